@@ -224,7 +224,7 @@ def upload(
     from producer.upload import Uploader, UploadOptions, all_answered
     from producer.upload_inputs import list_inputs
     from shared.errors import BadInput, NotFound
-    from shared.output_files import check_output_file
+    from shared.output_files import check_output_files
     from shared.server.connection import check, connect
     from shared.settings import load_settings
 
@@ -234,8 +234,7 @@ def upload(
         raise NotFound(
             f"no file to send in {', '.join(map(str, paths))}: name image files, folders of them, or zip archives."
         )
-    if out is not None:
-        check_output_file(out, flag="--out")
+    check_output_files({"--out": out})
     # At the start an unavailable server is an error; later the upload waits for the server.
     check(connect(settings.redis_url), settings.redis_url)
     options = UploadOptions(line=line, queue=queue, wait=wait, timeout_s=timeout)

@@ -7,7 +7,6 @@ may be wrong.
 
 from __future__ import annotations
 
-import os
 import stat
 import zipfile
 import zlib
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from shared.errors import BadImage, NotFound
 from shared.file_walk import walk
+from shared.printable import printable
 
 # Most images barely compress, and bitmaps of a flat scene perhaps 50 to 1; zip bombs reach 1000 to 1 and more.
 MAX_EXPANSION = 100
@@ -52,7 +52,7 @@ def list_inputs(paths: Iterable[Path]) -> Iterator[Input]:
         elif path.exists():
             yield from _expand(path)
         else:
-            raise NotFound(f"{_printable(str(path))}: no such file or folder.")
+            raise NotFound(f"{printable(path)}: no such file or folder.")
 
 
 class InputReader:
@@ -107,7 +107,7 @@ class InputReader:
 
 def _expand(path: Path) -> Iterator[Input]:
     """The file itself, or the members of an archive."""
-    name = _printable(str(path))
+    name = printable(path)
     if not path.is_file():
         yield Input(name, path, problem="not a regular file.")
         return
@@ -137,7 +137,7 @@ def _members(path: Path, name: str) -> Iterator[Input]:
         return
     for member in sorted(members, key=lambda member: member.filename):
         if not _is_hidden(member):
-            yield Input(f"{name}/{_printable(member.filename)}", path, member, _member_problem(member))
+            yield Input(f"{name}/{printable(member.filename)}", path, member, _member_problem(member))
 
 
 def _is_folder(member: zipfile.ZipInfo) -> bool:
@@ -158,8 +158,3 @@ def _member_problem(member: zipfile.ZipInfo) -> str | None:
     if kind not in (0, stat.S_IFREG):
         return "not a regular file but a link or device."
     return None
-
-
-def _printable(name: str) -> str:
-    """The name, with any bytes that are not UTF-8 replaced (Linux file names may be any bytes)."""
-    return os.fsencode(name).decode("utf-8", "replace")

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from shared.log_format import configure_logging
+from shared.printable import printable
 
 if TYPE_CHECKING:  # pydantic takes longer to import than `sortline --help` may take
     from shared.settings import Settings
 
 log = logging.getLogger("sortline.settings")
+
+_UNDECODED = re.compile("[\udc80-\udcff]+")  # bytes of a name that Python could not decode
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 
 RedisUrl = Annotated[str | None, typer.Option(help="Redis server, e.g. redis://host:6379/0")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
@@ -23,16 +28,26 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON instead of a 
 
 def print_json(value: Any) -> None:
     """Print one JSON document to standard output."""
-    print(json.dumps(value, indent=2, default=str, ensure_ascii=not _takes_unicode()))
+    print(_as_json(value, indent=2))
 
 
 def print_json_line(value: Any) -> None:
     """Print one JSON document to standard output, on one line, and flush."""
-    print(json.dumps(value, separators=(",", ":"), default=str, ensure_ascii=not _takes_unicode()), flush=True)
+    print(_as_json(value, separators=(",", ":")), flush=True)
+
+
+def _as_json(value: Any, *, indent: int | None = None, separators: tuple[str, str] | None = None) -> str:
+    """The JSON; characters that are not ASCII are escaped if standard output isn't UTF-8.
+
+    Names of files are made `printable` where Python could not decode them: JSON readers refuse lone surrogates.
+    """
+    text = json.dumps(value, indent=indent, separators=separators, default=str, ensure_ascii=False)
+    text = _UNDECODED.sub(lambda found: json.dumps(printable(found.group()), ensure_ascii=False)[1:-1], text)
+    return text if _takes_unicode() else _NOT_ASCII.sub(lambda found: json.dumps(found.group())[1:-1], text)
 
 
 def _takes_unicode() -> bool:
-    """Whether standard output is UTF-8. If it isn't, JSON escapes all characters that are not ASCII."""
+    """Whether standard output is UTF-8."""
     return (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
 
 

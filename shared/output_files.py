@@ -6,24 +6,51 @@ In: the path that a flag or setting names. Out: nothing, or BadSetting.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from shared.errors import BadSetting
 
+_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
-def check_output_file(path: Path, *, flag: str) -> None:
-    """Raise if the file can't be written. An existing file keeps its content; a new one is not left behind.
+
+def check_output_files(paths: Mapping[str, Path | None], *, images: Collection[Path] = ()) -> None:
+    """Raise if one of the files, by flag, can't be written; None is not asked for.
+
+    An existing file keeps its content; a new one is not left behind. An existing image is refused: with
+    `--out *.jpg` the shell puts the user's first image there. `--grid` writes an image itself, so it is only refused if
+    it is one of `images`, those that the command reads.
 
     Raises:
         BadSetting: names the flag, the path and the reason.
     """
-    try:
-        existed = path.exists()
-        path.open("ab").close()
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        raise unwritable_error(path, error, flag=flag) from error
+    seen: dict[Path, str] = {}
+    for flag, path in paths.items():
+        if path is None:
+            continue
+        if str(path) == "-":
+            raise BadSetting(f"{flag} - is no file. Name one; /dev/stdout is standard output.")
+        try:
+            _try_to_write(path)
+        except OSError as error:
+            raise unwritable_error(path, error, flag=flag) from error
+        if _is_image(path) and (flag != "--grid" or path.resolve() in map(Path.resolve, images)):
+            raise BadSetting(f"{flag} {path} is an image, which would be overwritten. Name another file.")
+        if (other := seen.setdefault(path.resolve(), flag)) != flag:
+            raise BadSetting(f"{other} and {flag} name the same file, {path}. Name two.")
+
+
+def _try_to_write(path: Path) -> None:
+    existed = path.exists()
+    if existed and not path.is_file() and not path.is_dir():
+        return  # a pipe would wait for a reader, or end when it is closed
+    path.open("ab").close()
+    if not existed:
+        path.unlink()
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in _IMAGE_SUFFIXES and path.is_file()
 
 
 def check_output_folder(path: Path, *, flag: str) -> None:

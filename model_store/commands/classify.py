@@ -46,9 +46,9 @@ def classify(
     from shared.settings import load_settings
 
     settings = load_settings(model=model, engine=engine, model_store=model_store)
-    _check_outputs(out=out, html=html, grid=grid)
-    bundle, runner = open_model(settings)
     found = list(find_images(paths))
+    _check_outputs(found, out=out, html=html, grid=grid)
+    bundle, runner = open_model(settings)
     answers = classify_files(found, bundle=bundle, engine=runner, settings=settings, camera=camera, top=top)
     if as_json or not sys.stdout.isatty():  # on a terminal, the printed lines show the progress
         answers = with_progress(answers, total=len(found), what="classifying")
@@ -60,18 +60,16 @@ def classify(
         raise typer.Exit(1)
 
 
-def _check_outputs(*, out: Path | None, html: Path | None, grid: Path | None) -> None:
+def _check_outputs(images: list[Path], *, out: Path | None, html: Path | None, grid: Path | None) -> None:
     """Raise before the first image is read if one of the output files can't be written."""
     from importlib.util import find_spec
 
     from shared.errors import NotFound
-    from shared.output_files import check_output_file
+    from shared.output_files import check_output_files
 
-    for flag, path, package in (("--out", out, None), ("--html", html, "jinja2"), ("--grid", grid, "matplotlib")):
-        if path is None:
-            continue
-        check_output_file(path, flag=flag)
-        if package is not None and not find_spec(package):
+    check_output_files({"--out": out, "--html": html, "--grid": grid}, images=images)
+    for flag, path, package in (("--html", html, "jinja2"), ("--grid", grid, "matplotlib")):
+        if path is not None and not find_spec(package):
             raise NotFound(f"{flag} needs {package}, which is not installed: run pip install 'sortline[train]'.")
 
 
@@ -114,11 +112,11 @@ def _print_answers(answers: Iterable[Classified]) -> int:
     for answer in answers:
         if answer.decision is None:
             failed += 1
-            typer.echo(f"{answer.path}: {answer.error}", err=True)
+            typer.echo(f"{answer.name}: {answer.error}", err=True)
         else:
             labels = ", ".join(f"{label} {probability:.3f}" for label, probability in answer.decision.labels)
             note = "  (uncertain)" if answer.decision.uncertain else ""
-            print(f"{answer.path}  {labels}  -> {answer.decision.lane}{note}")
+            print(f"{answer.name}  {labels}  -> {answer.decision.lane}{note}")
             for label, probability in answer.best:
                 print(f"    {probability:.3f}  {label}")
     return failed
@@ -131,7 +129,7 @@ def _print_answers_json(answers: Iterable[Classified], *, bundle: Bundle, engine
         labels = answer.decision.labels if answer.decision else ()
         images.append(
             {
-                "file": str(answer.path),
+                "file": answer.name,
                 "labels": _labels_json(labels),
                 "best": _labels_json(answer.best),
                 "lane": answer.decision.lane if answer.decision else None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from model_store.commands.options import EngineFlag, StoreFlag, load_labeled, open_model
+from model_store.commands.output import print_unused
 from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
@@ -42,13 +43,11 @@ def compare(
     from model_store.evaluation.compare import compare_versions
     from model_store.reports.comparison_output import warnings, write_csv, write_html
     from model_store.runtime.progress import show_progress
-    from shared.output_files import check_output_file
+    from shared.output_files import check_output_files
     from shared.settings import load_settings
 
     settings = load_settings(engine=engine, model_store=model_store)
-    for flag, path in (("--out", out), ("--html", html)):
-        if path is not None:
-            check_output_file(path, flag=flag)
+    check_output_files({"--out": out, "--html": html})
     limits = Limits.of(settings)
     models = [open_model(settings, spec) for spec in (a, b)]
     data = load_labeled(dataset, held_out=held_out)
@@ -58,8 +57,7 @@ def compare(
             write_csv(out, found)
         if html is not None:
             write_html(html, found, limits=limits.for_model(models[0][0].manifest), steps=steps)
-    for item in found.a.predictions.unreadable:
-        print(f"not used: {item.name}: {item.reason}", file=sys.stderr)
+    print_unused([{"file": item.name, "reason": item.reason} for item in found.a.predictions.unreadable], [])
     for warning in warnings(found):
         print(warning, file=sys.stderr)
     print_json(found.as_dict()) if as_json else _print_comparison(found)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_SHOWN_UNUSED = 10
 
 _SUMMARY = (("accuracy", "macro_f1", "map", "exact_match", "ece"), ("uncertain", "sure_accuracy", "sure_exact_match"))
 
@@ -29,11 +30,15 @@ def print_metrics(metrics: dict[str, Any], *, title: str) -> None:
 
 
 def print_unused(unreadable: list[dict[str, str]], unlabelled: list[str]) -> None:
-    """Print the files that were left out, with the reason, on standard error."""
-    for item in unreadable:
-        print(f"not used: {item['file']}: {item['reason']}", file=sys.stderr)
-    for name in unlabelled:
-        print(f"not used: {name}: an image without a label", file=sys.stderr)
+    """Print the first files that were left out, with the reason, on standard error."""
+    from shared.printable import printable
+
+    texts = [f"{item['file']}: {item['reason']}" for item in unreadable]
+    texts += [f"{name}: an image without a label" for name in unlabelled]
+    for text in texts[:_SHOWN_UNUSED]:
+        print(printable(f"not used: {text}"), file=sys.stderr)
+    if len(texts) > _SHOWN_UNUSED:
+        print(f"not used: {len(texts) - _SHOWN_UNUSED:,} more files; --json names them all", file=sys.stderr)
 
 
 def with_progress(items: Iterable[T], *, total: int, what: str) -> Iterator[T]:

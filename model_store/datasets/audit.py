@@ -30,6 +30,7 @@ from model_store.datasets.image_loading import DecodedSamples
 from model_store.datasets.label_tables import LABEL_SEPARATOR
 from model_store.datasets.near_duplicates import DuplicateKind, Duplicates, Pair, connected_groups, find_duplicates
 from model_store.runtime.progress import ProgressSteps
+from shared.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 IMBALANCE = 3.0
 # With fewer images, a class has at most four in validation, and one error changes its recall by a quarter.
 FEW_IMAGES = 20
-_SHOWN = 5  # file names printed per finding; the JSON has all of them
+_SHOWN = 2  # files or pairs printed per finding, so that it stays a line or two; the JSON has all of them
+_SHOWN_CLASSES = 10
 
 
 class _ReportModel(BaseModel):
@@ -120,11 +122,11 @@ class DatasetReport(_ReportModel):
 
         held_out = f", {self.held_out:,} held out" if self.held_out else ""
         title = f"{self.path}: {self.images:,} images to learn from ({self.mode}){held_out}"
-        console.print(Text(title), soft_wrap=True)  # whole lines, so that a file name can be searched for
+        console.print(Text(printable(title)), soft_wrap=True)  # whole lines, so that a file name can be searched for
         rows = [(name, f"{count:,}", f"{count / max(self.images, 1):.0%}") for name, count in self.per_class.items()]
         print_table(console, ("class", "images", "share"), rows)
         for text in self.warnings() or ["no duplicates, contradictions, unreadable files or rare classes"]:
-            console.print(Text(f"- {text}"), soft_wrap=True)
+            console.print(Text(printable(f"- {text}")), soft_wrap=True)
 
     def _warnings_of_labels(self) -> Iterable[str]:
         if self.imbalance is not None and self.imbalance > IMBALANCE:
@@ -134,8 +136,9 @@ class DatasetReport(_ReportModel):
                 "the most useful ones to add."
             )
         if rare := self.rare_classes:
-            counts = ", ".join(f"{name!r} {count}" for name, count in rare.items())
-            yield f"fewer than {FEW_IMAGES} images: {counts}. Their validation metrics will be imprecise."
+            counts = [f"{name!r} {count}" for name, count in rare.items()]
+            shown = _shortened(counts, shown=_SHOWN_CLASSES, separator=", ")
+            yield f"fewer than {FEW_IMAGES} images: {shown}. Their validation metrics will be imprecise."
         if self.mode == "multi" and not self.complete:
             yield (
                 "each folder states only one label, so it is unknown which other defects a bottle with a defect has. "
@@ -278,9 +281,16 @@ def _held_out_copies(groups: Iterable[Sequence[Sample]]) -> dict[str, str]:
 
 
 def _describe(conflict: Conflict) -> str:
-    return " but ".join(f"{name} is {LABEL_SEPARATOR.join(labels)}" for name, labels in conflict.labels.items())
+    """One file for each set of labels, and how many more there are."""
+    examples: dict[tuple[str, ...], str] = {}
+    for name, labels in conflict.labels.items():
+        examples.setdefault(labels, name)
+    told = " but ".join(f"{name} is {LABEL_SEPARATOR.join(labels)}" for labels, name in examples.items())
+    more = len(conflict.labels) - len(examples)
+    return told + (f" ({more:,} more of the same picture)" if more else "")
 
 
-def _shortened(texts: Sequence[str]) -> str:
-    more = len(texts) - _SHOWN
-    return "; ".join(texts[:_SHOWN]) + (f"; and {more:,} more (see `models check-dataset --json`)" if more > 0 else "")
+def _shortened(texts: Sequence[str], *, shown: int = _SHOWN, separator: str = "; ") -> str:
+    more = len(texts) - shown
+    rest = [f"and {more:,} more (see `models check-dataset --json`)"] if more > 0 else []
+    return separator.join([*texts[:shown], *rest])

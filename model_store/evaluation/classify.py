@@ -22,6 +22,7 @@ from model_store.datasets.dataset import IMAGE_SUFFIXES
 from shared.errors import BadImage
 from shared.file_walk import walk
 from shared.images.crop_regions import ANY_CAMERA
+from shared.printable import printable
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ class Classified:
     decision: Decision | None = None
     best: tuple[tuple[str, float], ...] = ()
     error: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The path in a form that can be printed and written."""
+        return printable(self.path)
 
 
 def find_images(paths: Iterable[Path]) -> Iterator[Path]:

@@ -22,6 +22,7 @@ from model_store.evaluation.metrics import ScoredPredictions, compute_metrics, l
 from model_store.runtime.progress import ProgressSteps
 from shared.arrays import Indices
 from shared.errors import BadSetting
+from shared.printable import printable
 from shared.schemas import ModelRef
 
 METRICS = ("accuracy", "exact_match", "macro_f1", "map", "ece", "uncertain", "sure_accuracy", "sure_exact_match")
@@ -127,7 +128,7 @@ class Comparison:
         """One image with both answers, in the form of `--json`."""
         sample = self.a.predictions.samples[row]
         return {
-            "file": sample.name,
+            "file": printable(sample.name),
             "truth": list(sample.labels),
             "a": self.a.answer(row),
             "b": self.b.answer(row),

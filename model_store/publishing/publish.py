@@ -54,6 +54,7 @@ from model_store.training.prepared_data import PreparedData
 from model_store.training.transfer import TrainedModel
 from shared.arrays import Bools, Indices
 from shared.errors import BadBundle, SortlineError
+from shared.printable import printable
 
 _PACKAGES = ("sortline", "tensorflow", "tf-keras", "tensorflow-hub", "ai-edge-litert", "numpy", "pillow", "simplejpeg")
 # The names of the crops in a manifest. They are part of the bundle format, which older readers know.
@@ -204,7 +205,7 @@ def _calibration_info(training: Training) -> CalibrationInfo:
 def _report(manifest: Manifest, training: Training) -> ReportData:
     data, rows = training.data, training.data.split.validation
     validation = ValidationPredictions(
-        names=tuple(sample.name for sample in data.samples(rows)),
+        names=tuple(printable(sample.name) for sample in data.samples(rows)),
         labels=tuple(data.labels(rows)),
         thumbnails=thumbnails(LazySubset(data.pictures.images, rows)),
         probabilities=training.decisions.after,

@@ -21,6 +21,7 @@ from shared.errors import BadImage
 from shared.images.arrays import Pixels
 from shared.images.decoding import decode_image
 from shared.output_files import unwritable_error
+from shared.printable import printable
 
 # About as many images as a phone can show. The CSV has all answers.
 MAX_SHOWN = 500
@@ -37,8 +38,7 @@ def write_csv(path: Path, answers: Sequence[Classified]) -> None:
         BadSetting: the file can't be written.
     """
     try:
-        # A file's name may not be valid UTF-8. Its bytes are then written as they are on the disk.
-        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(_COLUMNS)
             writer.writerows(_csv_row(answer) for answer in answers)
@@ -79,9 +79,9 @@ def write_grid(path: Path, answers: Sequence[Classified], *, model: str, decoder
 def _csv_row(answer: Classified) -> list[str]:
     decision = answer.decision
     if decision is None:
-        return [str(answer.path), "", "", "", "", answer.error or ""]
+        return [answer.name, "", "", "", "", answer.error or ""]
     return [
-        str(answer.path),
+        answer.name,
         "|".join(label for label, _ in decision.labels),
         "|".join(f"{probability:.4f}" for _, probability in decision.labels),
         decision.lane,
@@ -100,13 +100,12 @@ def _cells(answers: Sequence[Classified], decoder: ImageDecoder) -> list[GridCel
 
 
 def _cell(answer: Classified, decoder: ImageDecoder) -> GridCell:
-    name = str(answer.path).encode(errors="replace").decode()
     decision = answer.decision
     if decision is None:
-        return GridCell(name, _BLANK, (answer.error or "",), "not classified", _ERROR)
+        return GridCell(answer.name, _BLANK, (printable(answer.error or ""),), "not classified", _ERROR)
     labels = " + ".join(f"{label} {probability:.2f}" for label, probability in decision.labels)
     word, color = ("uncertain", _UNCERTAIN) if decision.uncertain else ("sure", _SURE)
-    return GridCell(name, _thumbnail(answer.path, decoder), (labels, f"lane: {decision.lane}"), word, color)
+    return GridCell(answer.name, _thumbnail(answer.path, decoder), (labels, f"lane: {decision.lane}"), word, color)
 
 
 def _thumbnail(path: Path, decoder: ImageDecoder) -> Pixels:

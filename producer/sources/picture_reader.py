@@ -11,6 +11,7 @@ from producer.sources.base import SourceFrame
 from producer.sources.capture_time import CaptureTimes
 from producer.sources.file_version import SentFile
 from producer.sources.picture_files import looks_whole
+from shared.printable import printable
 
 _FRAME_ID_CHARS = 256  # maximum length of an ImageJob's frame_id
 
@@ -82,19 +83,13 @@ class PictureReader:
         captured_at: float | None = None,
         too_old: bool = False,
     ) -> SourceFrame:
-        name = printable(file.name)
+        name = _shortened(printable(file.name))
         key = self._salt + file.key
         return SourceFrame(
             name, name, data, problem, captured_at=captured_at, too_old=too_old, file=file, picture_key=key
         )
 
 
-def printable(name: str) -> str:
-    """A file's name in a form that can be sent and logged.
-
-    Bytes that aren't UTF-8, and control characters, become `\\x` codes. Of a path that is too long for a
-    frame_id, the end is kept.
-    """
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-    return text if len(text) <= _FRAME_ID_CHARS else "…" + text[1 - _FRAME_ID_CHARS :]
+def _shortened(name: str) -> str:
+    """The end of a path that is too long for a frame_id."""
+    return name if len(name) <= _FRAME_ID_CHARS else "…" + name[1 - _FRAME_ID_CHARS :]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from shared.errors import BadSetting
-from shared.output_files import check_output_file, check_output_folder
+from shared.output_files import check_output_files, check_output_folder
 
 
 def test_a_file_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
     there, new = tmp_path / "there.csv", tmp_path / "new.csv"
     there.write_text("kept")
-    for path in (there, new):
-        check_output_file(path, flag="--out")
+    check_output_files({"--out": there, "--html": new, "--grid": None})
     assert there.read_text() == "kept"
     assert [path.name for path in tmp_path.iterdir()] == ["there.csv"]
 
@@ -25,7 +25,39 @@ def test_a_file_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BadSetting, match=rf"--out .* can't be written: {reason}"):
-        check_output_file(tmp_path / name, flag="--out")
+        check_output_files({"--out": tmp_path / name})
+
+
+def test_a_dash_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadSetting, match="--out - is no file"):
+        check_output_files({"--out": Path("-")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_outputs_need_two_files(tmp_path: Path) -> None:
+    one, same = tmp_path / "a.html", tmp_path / "b" / ".." / "a.html"
+    (tmp_path / "b").mkdir()
+    with pytest.raises(BadSetting, match="--out and --html name the same file"):
+        check_output_files({"--out": one, "--html": same})
+
+
+def test_an_image_is_not_overwritten(tmp_path: Path) -> None:
+    """With `--out *.jpg` the first image is the value of --out."""
+    image, grid = tmp_path / "image.jpg", tmp_path / "grid.png"
+    (tmp_path / "b").mkdir()
+    for path in (image, grid):
+        path.touch()
+    with pytest.raises(BadSetting, match=r"--out .*image.jpg is an image, which would be overwritten"):
+        check_output_files({"--out": image})
+    check_output_files({"--grid": grid}, images=[image])
+    with pytest.raises(BadSetting, match=r"--grid .*grid.png is an image"):
+        check_output_files({"--grid": tmp_path / "b" / ".." / "grid.png"}, images=[image, grid])
+
+
+def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    check_output_files({"--out": tmp_path / "pipe"})
 
 
 def test_a_folder_is_made_and_tried(tmp_path: Path) -> None:

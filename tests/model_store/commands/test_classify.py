@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +45,10 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def classify(store: ModelStore, *arguments: object) -> Result:
+def classify(store: ModelStore, *arguments: object, as_json: bool = True) -> Result:
     app = typer.Typer()
     add_to(app)
-    flags = ["--model-store", store.root, "--engine", "litert", "--json"]
+    flags = ["--model-store", store.root, "--engine", "litert", *(["--json"] if as_json else [])]
     return CliRunner().invoke(app, ["classify", *map(str, [*arguments, *flags])])
 
 
@@ -83,15 +84,22 @@ def test_only_the_first_images_are_drawn(
     assert page.count("data:image/jpeg;base64,") == 2
 
 
-def test_a_file_name_that_is_not_utf8_is_written(tmp_path: Path) -> None:
-    path = tmp_path / b"latin1_\xfc.png".decode(errors="surrogateescape")
-    answers = [Classified(path, error="no picture")]
+def test_a_name_that_cannot_be_printed_is_written_in_codes(tmp_path: Path) -> None:
+    path = tmp_path / b"latin1_\xfc\n\x1b.png".decode(errors="surrogateescape")
+    answers = [Classified(path, error="no\npicture")]
     decoder = ImageDecoder(8, "stretch", (), max_bytes=1, max_px=1, max_decode_bytes=1, max_decode_s=1)
     classified_output.write_csv(tmp_path / "a.csv", answers)
     classified_output.write_html(tmp_path / "a.html", answers, model="caps@1", decoder=decoder)
     classified_output.write_grid(tmp_path / "a.png", answers, model="caps@1", decoder=decoder)
-    assert b"latin1_\xfc.png,,,,,no picture" in (tmp_path / "a.csv").read_bytes()
-    assert "latin1_?.png" in (tmp_path / "a.html").read_text()
+    assert r"latin1_\xfc\n\x1b.png,,,,," in (tmp_path / "a.csv").read_text()
+    assert r"latin1_\xfc\n\x1b.png" in (tmp_path / "a.html").read_text()
+
+
+def test_names_are_printed_in_one_form(store: ModelStore, images: Path) -> None:
+    odd = images / b"latin1_\xfc\n.png".decode(errors="surrogateescape")
+    (images / "c.png").rename(odd)
+    assert r"latin1_\xfc\n.png" in json.loads(classify(store, odd).stdout)["images"][0]["file"]
+    assert r"latin1_\xfc\n.png  " in classify(store, odd, as_json=False).stdout
 
 
 @pytest.mark.parametrize("flag", ["--out", "--html", "--grid"])
