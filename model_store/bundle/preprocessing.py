@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from model_store.bundle.manifest import SAMPLE_BITS_KEY, Manifest
+from model_store.bundle.manifest import IMAGES_BY_BITS_KEY, SAMPLE_BITS_KEY, Manifest
 from shared.images.arrays import Pixels
 from shared.images.crop_regions import Fit, Region, region_of
 from shared.images.decode_cost import is_costly
@@ -95,6 +95,18 @@ def sample_bits_for(manifest: Manifest, setting: int) -> int:
     """How many bits samples in 16-bit files use: the setting, else the model's own; 0 if neither is set."""
     trained_with: int = manifest.training.settings.get(SAMPLE_BITS_KEY, 0)
     return setting or trained_with
+
+
+def sample_bits_warning(manifest: Manifest, setting: int) -> str | None:
+    """A warning if the setting reads images at a number of bits at which the model's training read none; else None."""
+    trained_at = manifest.training.settings.get(IMAGES_BY_BITS_KEY, {})
+    if not setting or not trained_at or str(setting) in trained_at:
+        return None
+    return (
+        f"sample_bits is {setting}, but {manifest.name}@{manifest.version} was trained on images of "
+        f"{' and '.join(trained_at)} bits per sample. 16-bit files look too dark or too bright to it. Unset "
+        "sample_bits, unless the camera was changed."
+    )
 
 
 def decoder_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,12 +58,15 @@ def open_model(settings: Settings, spec: str | None = None) -> tuple[Bundle, Eng
     Without `spec`, `chosen_model` chooses the model.
     """
     from model_store.bundle.files import open_bundle
+    from model_store.bundle.preprocessing import sample_bits_warning
     from model_store.engines.loading import open_engine
     from model_store.registry.chosen_model import chosen_model
     from model_store.registry.store import open_store
 
     store = open_store(settings)
     bundle = open_bundle(store.resolve(spec or chosen_model(settings, store)))
+    if warning := sample_bits_warning(bundle.manifest, settings.sample_bits):
+        print(f"sortline: {warning}", file=sys.stderr)
     engine = open_engine(
         bundle,
         settings.engine,

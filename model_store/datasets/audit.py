@@ -90,6 +90,7 @@ class DatasetReport(_ReportModel):
     per_class: dict[str, int]
     per_label_set: dict[str, int]  # joined by `|`
     per_camera: dict[str, int]  # where the dataset names cameras
+    images_by_sample_bits: dict[int, int]  # of more than 8 bits per sample: how many were read at which number
     imbalance: float | None  # largest class over smallest; None when a class has no image
     unreadable: tuple[UnreadableFile, ...]
     unlabelled: tuple[str, ...]
@@ -149,6 +150,12 @@ class DatasetReport(_ReportModel):
         if self.unreadable:
             files = [f"{item.file} ({item.reason})" for item in self.unreadable]
             yield f"unreadable, not used: {_shortened(files)}"
+        if len(self.images_by_sample_bits) > 1:
+            counts = [f"{bits} bits {count:,}" for bits, count in self.images_by_sample_bits.items()]
+            yield (
+                f"images of more than 8 bits per sample were read at different numbers of bits: {', '.join(counts)}. "
+                "If one camera took them, set sample_bits to the number that it gives."
+            )
         if self.unlabelled:
             yield f"images without a label, not used: {_shortened(self.unlabelled)}"
         if self.groups:
@@ -204,6 +211,7 @@ def audit_dataset(
         per_class=per_class,
         per_label_set=_count(LABEL_SEPARATOR.join(sample.labels) for sample in decoded.samples),
         per_camera=_count(sample.camera for sample in decoded.samples if sample.camera is not None),
+        images_by_sample_bits=dict(sorted(Counter(decoded.sample_bits).items())),
         imbalance=_imbalance(per_class),
         held_out=len(samples) - len(decoded.samples),
         unreadable=_unreadable_files([decoded, *([held_out] if held_out else [])]),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from model_store.bundle.files import open_bundle
 from model_store.bundle.manifest import Manifest
-from model_store.bundle.preprocessing import decoder_of
+from model_store.bundle.preprocessing import decoder_of, sample_bits_warning
 from model_store.engines.loading import open_engine
 from model_store.engines.protocol import Engine
 from model_store.registry.chosen_model import chosen_model
@@ -20,6 +21,8 @@ from worker.models.decider import Decider
 from worker.models.model import Decoder, Model
 from worker.state.batch_cost import BatchCost
 from worker.state.pixel_buffer import BATCHES_HELD, PixelBuffer
+
+log = logging.getLogger("sortline.worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,8 @@ def load_bundle(folder: Path, settings: Settings, *, background: bool = False) -
     (30 ms).
     """
     bundle = open_bundle(folder)
+    if warning := sample_bits_warning(bundle.manifest, settings.sample_bits):
+        log.warning("%s", warning)
     engine = open_engine(
         bundle,
         settings.engine,

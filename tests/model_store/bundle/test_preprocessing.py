@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from model_store.bundle.manifest import SAMPLE_BITS_KEY, Manifest
-from model_store.bundle.preprocessing import decoder_of
+from model_store.bundle.manifest import IMAGES_BY_BITS_KEY, SAMPLE_BITS_KEY, Manifest
+from model_store.bundle.preprocessing import decoder_of, sample_bits_warning
 from shared.errors import BadImage
 from shared.images.crop_regions import ANY_CAMERA, Region
 from shared.images.decoding import decode_image
@@ -156,3 +156,14 @@ def test_samples_have_the_bits_that_the_model_was_trained_with(tmp_path: Path) -
     process = RecordedDecoderProcess()
     decoder_of(trained, Settings(), decoder_process=process)(deep_picture(3000, 1500), "top")  # type: ignore[arg-type]
     assert process.options[0]["sample_bits"] == 12
+
+
+def test_a_setting_that_reads_images_unlike_the_training_is_told(tmp_path: Path) -> None:
+    plain = manifest(tmp_path)
+    settings = plain.training.settings | {IMAGES_BY_BITS_KEY: {"10": 3, "12": 400}}
+    trained = plain.model_copy(update={"training": plain.training.model_copy(update={"settings": settings})})
+    told = sample_bits_warning(trained, 16)
+    assert told is not None
+    assert f"sample_bits is 16, but {trained.name}@{trained.version} was trained on images of 10 and 12 bits" in told
+    assert [sample_bits_warning(trained, bits) for bits in (0, 10, 12)] == [None] * 3
+    assert sample_bits_warning(plain, 16) is None

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
@@ -40,6 +41,16 @@ def frame(number: int, *, mirrored: bool = False, quality: int | None = None) ->
         out = io.BytesIO()
         turned = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image
         turned.save(out, "JPEG", quality=quality or 85)
+    return out.getvalue()
+
+
+def png_16(data: bytes, *, bits: int) -> bytes:
+    """The frame in gray, with one white pixel, as a camera that gives this number of bits stores it."""
+    with Image.open(io.BytesIO(data)) as image:
+        gray = np.asarray(image.convert("L")).astype(np.uint16) << (bits - 8)
+    gray[0, 0] = (1 << bits) - 1
+    out = io.BytesIO()
+    Image.fromarray(gray).save(out, "PNG")
     return out.getvalue()
 
 
@@ -111,6 +122,16 @@ def test_imbalance_and_rare_classes_are_reported(tmp_path: Path) -> None:
     text = shown(report)
     assert "'good' has 4.4 times the images of '[b]'" in text
     assert "fewer than 20 images: '[b]' 5, 'no cap' 7" in text
+
+
+def test_images_that_were_read_at_different_bits_are_told(tmp_path: Path) -> None:
+    """A picture without a white spot at 12 bits may have one at 10."""
+    rows = {f"{number}.png": (png_16(frame(number), bits=bits), "good") for number, bits in enumerate((12, 12, 10))}
+    folder = write(tmp_path / "set", bottles(12) | rows)
+    report = report_of(folder)
+    assert report.images_by_sample_bits == {10: 1, 12: 2}
+    assert "at different numbers of bits: 10 bits 1, 12 bits 2. If one camera took them, set" in shown(report)
+    assert "bits" not in shown(report_of(write(tmp_path / "other", bottles(12))))
 
 
 def test_cameras_are_counted(tmp_path: Path) -> None:

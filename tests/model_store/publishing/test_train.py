@@ -223,10 +223,13 @@ def test_a_model_of_12_bits_reads_them_as_it_was_trained(
     answers = bench.json("classify", *pictures.values(), "--model", "deep", "--top", 2)["images"]
     assert answers[0]["best"] == answers[1]["best"]
     assert bench.json("evaluate", dataset, "--model", "deep")["accuracy"] == 1
-    monkeypatch.setenv("SORTLINE_SAMPLE_BITS", "16")  # the setting wins
+    monkeypatch.setenv("SORTLINE_SAMPLE_BITS", "16")  # the setting wins, but says so
     assert (
         bench.json("classify", pictures[12], "--model", "deep", "--top", 2)["images"][0]["best"] != answers[0]["best"]
     )
+    flags = ["--model", "deep", "--model-store", str(bench.store.root)]
+    told = CliRunner().invoke(commands(), ["classify", str(pictures[12]), *flags]).stderr
+    assert "sample_bits is 16, but deep@1 was trained on images of 12 bits" in told
 
 
 @pytest.mark.parametrize("images", [3, CALIBRATION_IMAGES, 900])

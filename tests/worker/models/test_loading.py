@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from model_store.bundle.files import Bundle
+from model_store.bundle.manifest import IMAGES_BY_BITS_KEY, MANIFEST_FILE
 from model_store.registry.store import ModelStore
 from shared.settings import Settings
 from tests.worker import kit
@@ -61,3 +64,16 @@ def test_a_model_knows_the_cost_of_an_image_before_its_first_job(settings: Setti
     assert model.cost.estimate(1) == 0.0
     measure(model)
     assert 0.0 < model.cost.estimate(1) <= model.cost.estimate(16)
+
+
+def test_images_that_are_read_unlike_in_the_training_are_told(
+    settings: Settings, tiny_models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = shutil.copytree(ModelStore(tiny_models).resolve("tiny"), tmp_path / "version")
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    manifest["training"]["settings"][IMAGES_BY_BITS_KEY] = {"12": 3}
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+    load_bundle(folder, settings.model_copy(update={"sample_bits": 12}))
+    assert "sample_bits" not in caplog.text
+    load_bundle(folder, settings.model_copy(update={"sample_bits": 16}))
+    assert "sample_bits is 16, but tiny@1 was trained on images of 12 bits per sample" in caplog.text
