@@ -6,6 +6,7 @@ In: a dataset's path and TrainOptions. Out: the published bundle's folder, and a
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -129,8 +130,19 @@ def _told_epochs(name: str, *, cache: Path, steps: ProgressSteps) -> Iterator[On
         def on_epoch(epoch: Epoch) -> None:
             steps.tell(str(epoch))
             write(epoch)
+            _check_loss(epoch)
 
         yield on_epoch
+
+
+def _check_loss(epoch: Epoch) -> None:
+    """Raise if the training has diverged: no later epoch recovers from that."""
+    loss = epoch.values["loss"]
+    if not math.isfinite(loss):
+        raise BadSetting(
+            f"the loss became {loss} in {epoch.phase} epoch {epoch.number + 1}: the training has diverged, and nothing "
+            "is published. Set a lower --learning-rate."
+        )
 
 
 def check_writable(store: ModelStore, name: str, *, cache: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from model_store.bundle.files import open_bundle
 from model_store.bundle.manifest import FP32_FILE, INT8_FILE
 from model_store.export.exporter import export
+from model_store.training.history import Epoch
 from shared.errors import BadBundle, BadDataset, BadSetting, StoreUnavailable
 from tests.model_store.publishing.kit import Bench
 from tests.model_store.tiny_backbone import write_class_folders
@@ -34,6 +36,16 @@ def test_a_dataset_that_cannot_be_trained_on_is_refused_at_the_start(bench: Benc
 def test_an_impossible_learning_rate_is_refused(bench: Bench, folders: Path, flags: tuple[object, ...]) -> None:
     with pytest.raises(BadSetting, match=r"--learning-rate \S+ should be above 0 and at most 1"):
         bench.train(folders, *flags)
+
+
+def test_a_training_that_diverges_ends_at_once(bench: Bench, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverged(phase: str, number: int, epochs: int, values: dict[str, float]) -> Epoch:
+        return Epoch(phase, number, epochs, values | {"loss": math.nan})
+
+    monkeypatch.setattr("model_store.training.head.Epoch", diverged)
+    with pytest.raises(BadSetting, match=r"loss became nan in head epoch 1: .* Set a lower --learning-rate"):
+        bench.train(folders, "--name", "diverged", "--learning-rate", 1)
+    assert bench.store.versions("diverged") == []
 
 
 def test_a_model_whose_export_is_broken_is_kept_and_can_be_published(
