@@ -6,7 +6,7 @@ that goes by the setting `model`: `classify`, `evaluate`, `models show`, `bench`
 
 from __future__ import annotations
 
-from model_store.registry.reader import ReadableStore
+from model_store.registry.reader import ReadableStore, first_of
 from shared.errors import NotFound
 from shared.settings import Settings
 
@@ -28,7 +28,7 @@ def chosen_model(settings: Settings, store: ReadableStore, *, flag: str = "--mod
         return names[0]
     if not names:
         raise NotFound(store.not_found_message(f"the default model {settings.model!r} doesn't exist"))
-    choices = ", ".join(f"{flag}{name}" for name in names)
+    choices = first_of([f"{flag}{name}" for name in names])
     raise NotFound(
         f"no model is named, and none of the {len(names)} models in the model store {store.location} is called "
         f"{settings.model!r}, the default. Choose one: {choices}; or set SORTLINE_MODEL."

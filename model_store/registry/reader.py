@@ -6,6 +6,7 @@ read at any time. `store.ModelStore` adds the operations that change a store.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -25,6 +26,7 @@ ENDED_CANARY_FILE = "canary-ended.json"
 
 # The current version can be pruned between reading `current` and opening it; then `current` has changed.
 _RESOLVE_ATTEMPTS = 5
+_CHOICES_SHOWN = 10
 
 
 class ReadableStore:
@@ -182,10 +184,17 @@ class ReadableStore:
         return self.storage.fetch(name, version)
 
     def not_found_message(self, what: str) -> str:
-        """The message for something missing: `what` is missing, which versions exist, and what to do."""
-        there = [f"{name}@{version}" for name in self.names() for version in self.versions(name)]
-        has = f"it has {', '.join(there)}. Name one of them, or train" if there else "it is empty. Train"
+        """The message for something missing: `what` is missing, which versions exist, newest first, and what to do."""
+        there = [f"{name}@{version}" for name in self.names() for version in reversed(self.versions(name))]
+        has = f"it has {first_of(there)}. Name one of them, or train" if there else "it is empty. Train"
         return f"{what} in the model store {self.location}: {has} one with `sortline train`."
+
+
+def first_of(choices: Sequence[str]) -> str:
+    """The first choices for a message, and how many more there are."""
+    more = len(choices) - _CHOICES_SHOWN
+    shown = ", ".join(choices[:_CHOICES_SHOWN])
+    return f"{shown} and {more:,} more (see `sortline models list`)" if more > 0 else shown
 
 
 def parse_spec(spec: str) -> tuple[str, int | None]:

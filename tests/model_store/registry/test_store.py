@@ -56,6 +56,15 @@ def test_not_found_lists_the_existing_versions(store: ModelStore, tiny_bundle: P
             store.resolve(spec)
 
 
+def test_of_many_versions_the_newest_are_listed(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ModelStore, "names", lambda _: ["tiny"])
+    monkeypatch.setattr(ModelStore, "versions", lambda *_: list(range(1, 201)))
+    told = store.not_found_message("model tiny@300 does not exist")
+    assert "it has tiny@200, tiny@199, tiny@198, " in told
+    assert "tiny@191 and 190 more (see `sortline models list`). Name one of them" in told
+    assert "tiny@190" not in told
+
+
 @pytest.mark.parametrize(
     "spec", ["", "@1", "tiny@", "tiny@x", "tiny@0", "tiny@-1", "tiny@²", "../tiny", "a/b", ".lock"]
 )
