@@ -68,8 +68,15 @@ def show_progress() -> Iterator[ProgressSteps]:
     if not sys.stderr.isatty():
         yield ProgressSteps(tell=print_line)
         return
-    with os.fdopen(os.dup(2), "w") as stderr:
-        columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with os.fdopen(os.dup(2), "w", encoding=sys.stderr.encoding, errors="backslashreplace") as stderr:
+        # rich draws its bars in ASCII if it has to, but not its spinner.
+        is_unicode = sys.stderr.encoding.lower().startswith("utf")
+        columns = (
+            SpinnerColumn("dots" if is_unicode else "line"),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+        )
         console = Console(file=stderr, markup=False, highlight=False, emoji=False)
         with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
             yield ProgressSteps(progress, tell=console.print)  # above the bars
