@@ -1,11 +1,13 @@
 """The files of a dataset, in a folder or in a zip that is never unpacked.
 
-Names are relative, with `/`. In a folder, links are followed. The members of a zip are read into memory one at a time
-and up to a limit, so that none is written outside a folder and none unpacks without end.
+Names are relative, with `/`, and read as UTF-8 in any locale, as labels.csv is. In a folder, links are followed. The
+members of a zip are read into memory one at a time and up to a limit, so that none is written outside a folder and none
+unpacks without end.
 """
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -68,7 +70,7 @@ class _Folder:
     empty_folders: tuple[str, ...]
 
     def read(self, name: str) -> bytes:
-        file = self.path / name
+        file = self.path / os.fsdecode(name.encode("utf-8", "surrogateescape"))
         try:
             if (size_bytes := file.stat().st_size) > MAX_FILE_BYTES:
                 raise _too_large(name, size_bytes)
@@ -100,10 +102,14 @@ class _Zip:
 def _folder(path: Path) -> _Folder:
     names: list[str] = []
     for files in walk(path):
-        names += [file.relative_to(path).as_posix() for file in files]
+        names += [_as_utf8(file.relative_to(path).as_posix()) for file in files]
         _check_count(path, len(names))
-    tops = {entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+    tops = {_as_utf8(entry.name) for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
     return _Folder(path, tuple(sorted(names)), _without_files(tops, names))
+
+
+def _as_utf8(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
 def _zip(path: Path) -> _Zip:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -298,3 +301,27 @@ def test_the_fingerprint_depends_on_contents_and_labels(tmp_path: Path) -> None:
     (relabeled / "labels.csv").write_text(table.replace("d.png,no cap", "d.png,pigmented"))
     fingerprints = [_decode(load_dataset(folder)).fingerprint for folder in (first, renamed, relabeled)]
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+
+
+def test_names_are_utf_8_in_any_locale(tmp_path: Path) -> None:
+    """Folder names are labels, and labels.csv, which is UTF-8, names files."""
+    (tmp_path / "kein Dëckel").mkdir()
+    for name in ("kein Dëckel/fläsche.jpg", "üben.jpg"):
+        (tmp_path / name).write_bytes(b"bytes of " + name.encode())
+    (tmp_path / "labels.csv").write_text(
+        "filename,labels\nüben.jpg,good\nkein Dëckel/fläsche.jpg,kein Dëckel\n", "utf-8"
+    )
+    program = """
+import sys
+from pathlib import Path
+from model_store.datasets.dataset import load_dataset
+data = load_dataset(Path(sys.argv[1]))
+for sample in data.samples:
+    sys.stdout.buffer.write(data.files.read(sample.name) + f" {sample.labels[0]}\\n".encode())
+"""
+    environment = os.environ | {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], env=environment, capture_output=True, check=True)
+    assert sorted(done.stdout.decode().splitlines()) == [
+        "bytes of kein Dëckel/fläsche.jpg kein Dëckel",
+        "bytes of üben.jpg good",
+    ]
