@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,6 +18,8 @@ BOTTLES = PROJECT / "producer" / "bottles"
 # Longer than anything here takes on a busy machine: reached only when a test fails.
 PATIENCE_S = 60.0
 POLL_INTERVAL_S = 0.01
+# Variables with which Python opens files as ASCII, as it opens them as Latin-1 or GBK in some locales of users.
+ASCII_LOCALE = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 
 
 def wait_until(
@@ -59,11 +61,15 @@ def needed_tool(tool: str, *, package: str) -> str:
     return path
 
 
-def run_python(program: str, *arguments: str, exit_code: int = 0) -> str:
-    """Run a program in an interpreter of its own, in the project's folder. Returns what it prints."""
+def run_python(program: str, *arguments: str, exit_code: int = 0, environment: Mapping[str, str] | None = None) -> str:
+    """Run a program in an interpreter of its own, in the project's folder. Returns what it prints.
+
+    `environment` holds variables to add to this process's.
+    """
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         cwd=PROJECT,
+        env=os.environ | (environment or {}),
         capture_output=True,
         text=True,
         timeout=4 * PATIENCE_S,

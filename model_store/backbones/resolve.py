@@ -149,7 +149,7 @@ def _fetch(source: sources.Source, folder: Path, *, check_outputs: _CheckOutputs
             trainable=info.trainable,
         )
         _weights_digest(record)  # refuses a module without weights before it enters the cache
-        (staging / _RECORD_FILE).write_text(record.model_dump_json(indent=2))
+        (staging / _RECORD_FILE).write_text(record.model_dump_json(indent=2), encoding="utf-8")
         _move_into_cache(staging, folder)
 
 

@@ -299,4 +299,4 @@ def package_versions() -> dict[str, str]:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Turn a folder into a bundle: write its manifest, with the digests of all other files."""
     complete = manifest.model_copy(update={"files": file_digests(folder)})
-    (folder / MANIFEST_FILE).write_text(complete.model_dump_json(indent=2))
+    (folder / MANIFEST_FILE).write_text(complete.model_dump_json(indent=2), encoding="utf-8")

@@ -271,7 +271,7 @@ def copy_bundle(folder: Path, name: str) -> Callable[[Path, int], None]:
         for file in bundle.manifest.files:
             copy_file(folder / file, staging / file)
         manifest = bundle.manifest.model_copy(update={"name": name, "version": version})
-        (staging / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2))
+        (staging / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
 
     return build
 
@@ -305,4 +305,4 @@ def _check_and_set_parent(staging: Path, name: str, version: int, *, parent: int
     manifest = open_expected(staging, name, version).manifest
     if manifest.parent != parent:
         updated = manifest.model_copy(update={"parent": parent})
-        (staging / MANIFEST_FILE).write_text(updated.model_dump_json(indent=2))
+        (staging / MANIFEST_FILE).write_text(updated.model_dump_json(indent=2), encoding="utf-8")

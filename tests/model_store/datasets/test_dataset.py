@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import pytest
 from model_store.datasets.dataset import Dataset, check_trainable, load_dataset, training_mode
 from model_store.datasets.image_loading import DecodedSamples, Limits, decode_samples
 from shared.errors import BadDataset
+from tests.kit import ASCII_LOCALE, run_python
 from tests.model_store.tiny_backbone import SIZE_PX, picture, write_class_folders, write_labeled
 
 ROWS = {"a.png": "good", "b.png": "no cap|pigmented", "c.png": "pigmented", "d.png": "no cap"}
@@ -319,9 +317,8 @@ data = load_dataset(Path(sys.argv[1]))
 for sample in data.samples:
     sys.stdout.buffer.write(data.files.read(sample.name) + f" {sample.labels[0]}\\n".encode())
 """
-    environment = os.environ | {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-    done = subprocess.run([sys.executable, "-c", program, tmp_path], env=environment, capture_output=True, check=True)
-    assert sorted(done.stdout.decode().splitlines()) == [
+    printed = run_python(program, str(tmp_path), environment=ASCII_LOCALE)
+    assert sorted(printed.splitlines()) == [
         "bytes of kein Dëckel/fläsche.jpg kein Dëckel",
         "bytes of üben.jpg good",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import threading
@@ -16,7 +17,7 @@ from model_store.bundle.manifest import GOLDEN_FILE, INT8_FILE, MANIFEST_FILE
 from model_store.registry.store import ModelStore, copy_bundle, open_store, parse_spec
 from shared.errors import BadBundle, BadSetting, NotFound, StoreUnavailable
 from shared.settings import Settings
-from tests.kit import run_python, wait_until
+from tests.kit import ASCII_LOCALE, run_python, wait_until
 from tests.model_store.tiny_bundle import copy_build
 
 
@@ -294,3 +295,18 @@ def test_a_plain_folder_needs_no_fsspec(tmp_path: Path) -> None:
         f"open_store(Settings(model_store={str(tmp_path)!r})).names(); sys.exit('fsspec' in sys.modules)"
     )
     run_python(program)
+
+
+def test_a_manifest_is_utf_8_in_any_locale(store: ModelStore, copied: Path) -> None:
+    manifest = json.loads((copied / MANIFEST_FILE).read_text())
+    manifest["training"]["settings"]["labels"] = "Flaschen für München.txt"
+    (copied / MANIFEST_FILE).write_text(json.dumps(manifest))
+    program = """
+import sys
+from pathlib import Path
+from model_store.registry.store import ModelStore, copy_bundle
+ModelStore(Path(sys.argv[1])).publish("tiny", copy_bundle(Path(sys.argv[2]), "tiny"))
+"""
+    run_python(program, str(store.root), str(copied), environment=ASCII_LOCALE)
+    published = open_bundle(store.resolve("tiny")).manifest
+    assert published.training.settings["labels"] == "Flaschen für München.txt"

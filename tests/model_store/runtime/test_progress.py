@@ -10,13 +10,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.kit import ASCII_LOCALE
+
 _STEPS = """
 from model_store.runtime.progress import show_progress
 with show_progress() as steps, steps.step("Reading the images", total=2) as on_progress:
     steps.tell("one line")
     on_progress(2)
 """
-_POSIX = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 
 
 def read_all(terminal: int) -> Iterator[bytes]:
@@ -29,7 +30,7 @@ def read_all(terminal: int) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize(
-    ("locale", "is_ascii"), [(_POSIX, True), ({"PYTHONIOENCODING": "ascii"}, True), ({"PYTHONUTF8": "1"}, False)]
+    ("locale", "is_ascii"), [(ASCII_LOCALE, True), ({"PYTHONIOENCODING": "ascii"}, True), ({"PYTHONUTF8": "1"}, False)]
 )
 def test_a_terminal_without_unicode_gets_ascii(locale: dict[str, str], is_ascii: bool) -> None:
     terminal, side = pty.openpty()

@@ -16,6 +16,7 @@ import pytest
 from producer import submit
 from shared import keys
 from shared.jobs import MAX_ATTEMPTS, MAX_ATTEMPTS_FIELD, MAX_CRASHES, MAX_LOSSES
+from tests.kit import ASCII_LOCALE, run_python
 from worker.rq import scripts
 from worker.steps.admit import MAX_CALL_BYTES
 
@@ -151,3 +152,8 @@ def test_numbers_are_the_same_on_both_sides(script: str, local: str, number: int
 
 def test_the_wakeup_list_is_as_long_on_both_sides() -> None:
     assert f"redis_call('LTRIM', wakeup, 0, {submit.WAKEUP_TOKENS - 1})" in lua("common")
+
+
+def test_scripts_are_read_in_any_locale() -> None:
+    program = "from worker.rq import scripts; print(ascii(scripts.source('claim')))"
+    assert run_python(program, environment=ASCII_LOCALE).strip() == ascii(scripts.source("claim"))

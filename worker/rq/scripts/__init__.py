@@ -19,5 +19,5 @@ def load_repeatable(connection: RawConnection, name: str) -> RepeatableScript:
 
 def source(name: str) -> str:
     """The text that the server runs. The server knows it by its SHA-1."""
-    folder = files(__name__)
-    return folder.joinpath("common.lua").read_text() + folder.joinpath(f"{name}.lua").read_text()
+    parts = (files(__name__).joinpath(file) for file in ("common.lua", f"{name}.lua"))
+    return "".join(part.read_text(encoding="utf-8") for part in parts)
