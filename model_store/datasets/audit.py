@@ -18,6 +18,7 @@ folder per label (`Dataset.complete` is False): a photograph in both `no cap` an
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -140,6 +141,11 @@ class DatasetReport(_ReportModel):
             counts = [f"{name!r} {count}" for name, count in rare.items()]
             shown = _shortened(counts, shown=_SHOWN_CLASSES, separator=", ")
             yield f"fewer than {FEW_IMAGES} images: {shown}. Their validation metrics will be imprecise."
+        for names in _similar_names(self.per_class):
+            yield (
+                f"the names {', '.join(map(repr, names))} differ only in case, blanks and hyphens. If they mean the "
+                "same, give them one name."
+            )
         if self.mode == "multi" and not self.complete:
             yield (
                 "each folder states only one label, so it is unknown which other defects a bottle with a defect has. "
@@ -286,6 +292,13 @@ def _held_out_copies(groups: Iterable[Sequence[Sample]]) -> dict[str, str]:
         if held_out is not None:
             copies |= {sample.name: held_out for sample in group if not sample.held_out}
     return copies
+
+
+def _similar_names(names: Iterable[str]) -> list[list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(re.sub(r"[\s_-]", "", name.casefold()), []).append(name)
+    return [similar for similar in found.values() if len(similar) > 1]
 
 
 def _describe(conflict: Conflict) -> str:

@@ -124,6 +124,14 @@ def test_imbalance_and_rare_classes_are_reported(tmp_path: Path) -> None:
     assert "fewer than 20 images: '[b]' 5, 'no cap' 7" in text
 
 
+def test_names_that_may_mean_the_same_are_told(tmp_path: Path) -> None:
+    names = ("no cap", "No-Cap", "good", "no_cap", "cap")
+    rows = {f"{number}.jpg": (frame(number), names[number % 5]) for number in range(10)}
+    text = shown(report_of(write(tmp_path / "set", rows)))
+    assert "the names 'No-Cap', 'no cap', 'no_cap' differ only in case, blanks and hyphens." in text
+    assert "'cap'," not in text.partition("the names")[2]
+
+
 def test_images_that_were_read_at_different_bits_are_told(tmp_path: Path) -> None:
     """A picture without a white spot at 12 bits may have one at 10."""
     rows = {f"{number}.png": (png_16(frame(number), bits=bits), "good") for number, bits in enumerate((12, 12, 10))}
