@@ -154,8 +154,7 @@ class DatasetReport(_ReportModel):
 
     def _warnings_of_images(self) -> Iterable[str]:
         if self.unreadable:
-            files = [f"{item.file} ({item.reason})" for item in self.unreadable]
-            yield f"unreadable, not used: {_shortened(files)}"
+            yield f"unreadable, not used: {_shortened(self._unreadable_by_reason())}"
         if len(self.images_by_sample_bits) > 1:
             counts = [f"{bits} bits {count:,}" for bits, count in self.images_by_sample_bits.items()]
             yield (
@@ -182,6 +181,13 @@ class DatasetReport(_ReportModel):
                 f"{len(self.crowded):,} images are too similar to many others to tell copies from other bottles: "
                 f"{_shortened(self.crowded)}. If they are copies, the validation metrics are too optimistic."
             )
+
+    def _unreadable_by_reason(self) -> list[str]:
+        files: dict[str, list[str]] = {}
+        for item in self.unreadable:
+            files.setdefault(item.reason, []).append(item.file)
+        more = {reason: f" and {len(names) - 1:,} more" if len(names) > 1 else "" for reason, names in files.items()}
+        return [f"{names[0]}{more[reason]} ({reason})" for reason, names in files.items()]
 
 
 def audit_dataset(

@@ -42,7 +42,7 @@ def train_and_publish(
     cache: Path,
     limits: Limits,
     steps: ProgressSteps | None = None,
-    show: Callable[[DatasetReport], None] | None = None,
+    show: Callable[[DatasetReport], None] = lambda report: None,
 ) -> PublishedVersion:
     """Train on the dataset at `path`, check the exports, and publish them as the model's next version.
 
@@ -75,9 +75,8 @@ def train_and_publish(
         seed=options.seed,
         cache=cache,
         steps=steps,
+        show=show,
     )
-    if show is not None:
-        show(data.report)
     with _told_epochs(options.name, cache=cache, steps=steps) as on_epoch:
         model = _train(options, backbone, network, data, cache=cache, steps=steps, on_epoch=on_epoch)
     validation = data.frames(data.split.validation)

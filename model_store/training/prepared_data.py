@@ -6,7 +6,7 @@ In: a dataset, the user's choices, and the backbone that will be used. Out: a Pr
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -63,8 +63,11 @@ class PreparedData:
         seed: int,
         cache: Path,
         steps: ProgressSteps,
+        show: Callable[[DatasetReport], None] = lambda report: None,
     ) -> PreparedData:
         """Decode all images, check them, and split them.
+
+        `show` is called with the report before the dataset is refused: the report says why too few images are usable.
 
         Raises:
             BadDataset: the dataset can't be trained on; says why.
@@ -87,6 +90,7 @@ class PreparedData:
             )
             pictures, held_out_pictures = decode(usable), decode(held_out)
         report = audit_dataset(dataset, pictures, held_out=held_out_pictures, mode=mode, steps=steps)
+        show(report)
         excluded, samples = set(report.excluded), pictures.samples
         rows = np.array([index for index, sample in enumerate(samples) if sample.name not in excluded], np.intp)
         check_trainable(dataset, [samples[index] for index in rows], mode)

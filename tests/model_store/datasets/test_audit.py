@@ -251,7 +251,7 @@ def test_unusable_files_are_listed(tmp_path: Path) -> None:
     assert [item.file for item in report.unreadable] == [f"{number}.png" for number in range(7)]
     assert report.unlabelled == ("forgotten.jpg",)
     text = shown(report)
-    assert "0.png (" in text and "1.png (" in text and "and 5 more" in text and "2.png" not in text
+    assert "not used: 0.png and 6 more (not an accepted image" in text and "1.png" not in text
     assert "images without a label, not used: forgotten.jpg" in text
 
 

@@ -210,8 +210,11 @@ def test_a_model_of_12_bits_reads_them_as_it_was_trained(
         (dataset / name).mkdir(parents=True)
         for seed in range(12):
             (dataset / name / f"{seed:02}.png").write_bytes(deep_picture(level, seed, bits=12))
-    with pytest.raises(BadDataset, match="has 0 usable"):  # unclear bits: not trained on as black
-        bench.train(dataset, "--name", "deep")
+    flags = ["--backbone", str(bench.backbone), "--cache-dir", str(bench.root), "--model-store", str(bench.store.root)]
+    refused = CliRunner().invoke(commands(), ["train", str(dataset), *flags])
+    assert isinstance(refused.exception, BadDataset)  # unclear bits: not trained on as black
+    assert "not used: good/00.png and" in refused.stderr
+    assert "Set sample_bits to the number of bits" in refused.stderr
     monkeypatch.setenv("SORTLINE_SAMPLE_BITS", "12")
     trained = bench.train(dataset, "--name", "deep")
     settings = trained["training"]["settings"]
