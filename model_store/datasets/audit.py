@@ -166,9 +166,10 @@ class DatasetReport(_ReportModel):
         if self.groups:
             count = sum(map(len, self.groups))
             pairs = [f"{one.first} = {one.second} ({one.kind}, {one.turn})" for one in self.duplicates]
+            photographs = f"{len(self.groups):,} photograph{'s' if len(self.groups) > 1 else ''}"
             yield (
-                f"{count:,} images show only {len(self.groups):,} photographs: {_shortened(pairs)}. A split keeps "
-                "all images of a photograph on one side."
+                f"{count:,} images show only {photographs}: {_shortened(pairs)}. A split keeps all images of a "
+                "photograph on one side."
             )
         for excluded, what in ((True, "not trained on"), (False, "kept; please check them")):
             conflicts = [_describe(one) for one in self.conflicts if one.excluded is excluded]
