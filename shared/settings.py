@@ -401,5 +401,6 @@ def _describe(error: ValidationError, flags: dict[str, Any]) -> str:
             continue
         where = ".".join(str(part) for part in problem["loc"]) or name
         value = masked(repr(problem["input"]))
-        lines.append(f"setting {where} = {value} (from {origin(name, flags)}): {problem['msg']}.")
+        why = problem["msg"].removeprefix("Value error, ")  # pydantic's words before ours
+        lines.append(f"setting {where} = {value} (from {origin(name, flags)}): {why}.")
     return "\n".join(lines)

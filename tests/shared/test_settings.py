@@ -75,6 +75,10 @@ def test_a_bad_value_is_named_with_its_origin(monkeypatch: pytest.MonkeyPatch) -
         load_settings()
     with pytest.raises(BadSetting, match=r"max_batch = 0 \(from flag\).*greater than or equal to 1"):
         load_settings(max_batch=0)
+    with pytest.raises(
+        BadSetting, match=r"sample_bits = 7 \(from flag\): use the number of bits that the camera gives"
+    ):
+        load_settings(sample_bits=7)
 
 
 def test_every_bad_value_is_named_at_once() -> None:
