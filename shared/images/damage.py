@@ -26,7 +26,7 @@ def undecodable(data: bytes, content_type: str, *, error: Exception) -> BadImage
     if bits > 8:
         return BadImage("unsupported", f"this JPEG has {bits} bits per sample: send 8, or a 16-bit PNG or TIFF.")
     layout = read_layout(data) if content_type == "image/tiff" else None
-    if layout is None or not layout.samples:
+    if layout is None or not (layout.width_px and layout.samples):
         return BadImage("corrupt", f"{what} (its header can't be read).")
     bits = layout.bits // layout.samples
     return BadImage(

@@ -107,9 +107,10 @@ def test_a_white_spot_proves_the_bits() -> None:
 
 def test_packed_12_bits_are_read_as_such() -> None:
     """TIFF's own form of 12 bits: two samples in three bytes."""
-    assert np.array_equal(read(bare_tiff(packed_12(shifted(12)), bits=[12])), GRAY)
-    negative = bare_tiff(packed_12(4095 - shifted(12)), bits=[12], photometric=WHITE_IS_ZERO)
-    assert np.array_equal(read(negative), GRAY)
+    for order in "<>":
+        assert np.array_equal(read(bare_tiff(packed_12(shifted(12)), bits=[12], order=order)), GRAY)
+        negative = bare_tiff(packed_12(4095 - shifted(12)), bits=[12], photometric=WHITE_IS_ZERO, order=order)
+        assert np.array_equal(read(negative), GRAY)
 
 
 @pytest.mark.parametrize("order", "<>")
@@ -148,6 +149,7 @@ def test_kinds_that_are_not_known_are_named() -> None:
         error = refusal(bare_tiff(shifted(16), bits=bits))
         assert told in str(error)
         assert "8 or 16 bits per sample" in str(error)
+    assert "its header can't be read" in str(refusal(b"II*\0\x08\0\0\0" + bytes(40)))
 
 
 def test_a_jpeg_of_12_bits_is_named() -> None:
