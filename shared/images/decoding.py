@@ -17,8 +17,8 @@ JPEG, PNG, WebP, BMP and TIFF are recognized by their first bytes, never by a fi
     16 bits       the upper eight of the bits that each sample uses, often 10 or 12; `sample_bits` finds out how many,
                   and refuses a picture for which that is unclear
     float, 32 bits  full scale is the smallest of 1 (floats only), 255, what `sample_bits` finds, and 2^31 - 1 (integers
-                  only) that holds every value; a picture with a value below 0, above full scale or not a number is
-                  refused
+                  only) that holds every value, up to rounding; a picture with a value below 0, above full scale or not
+                  a number is refused, and so are floats whose largest is above 1 but below 2
     color profile  ignored: values are taken as sRGB
 
 Pillow decodes. Plain JPEGs, as cameras send them, are decoded faster by `jpeg`, with the same pixels and refusals.
@@ -104,7 +104,8 @@ def decode_image(
 
     `region` is the part of the upright picture to keep; None keeps all of it. `fit` says how that part becomes a
     square. `sample_bits` is the number of bits that the samples of 16-bit files use; 0 means what each file says.
-    `on_sample_bits` is called for a picture of more than 8 bits per sample, with the number of bits it was read at.
+    `on_sample_bits` is called for a picture of more than 8 bits per sample, with the number of bits that its samples
+    use by the rules of `sample_bits`; not if these were not needed (floats from 0 to 1), or if all samples are zero.
 
     May be called from many threads: the codec and the resizing run without the interpreter lock. A large image
     waits until it fits into `max_decode_bytes` beside the others that this process is decoding. An image that according
@@ -312,13 +313,13 @@ def _to_fitted_rgb(opened: _Opened, size_px: int, options: _DecodeOptions) -> Im
     frame.load()  # must come first: a PNG's transparency and orientation may follow its pixels
     mend_palette(frame)
     full_scale = full_scale_of(frame, source)
-    if source.stored_bits > 8 and options.on_sample_bits is not None:
-        options.on_sample_bits(full_scale.bit_length())
+    if full_scale.used_bits is not None and options.on_sample_bits is not None:
+        options.on_sample_bits(full_scale.used_bits)
     turn = _turn(frame)
     part = in_pixels(box[2:] if box else frame.size, stored_sides(turn, options.region))
     size = fitted_size(part, size_px, options.fit)
     resized = frame.size != size or part != (0, 0, *size)
-    image = to_resizable(frame, premultiplied=resized, full_scale=full_scale, is_negative=source.is_negative)
+    image = to_resizable(frame, premultiplied=resized, white=full_scale.white, is_negative=source.is_negative)
     if resized:
         image = image.resize(size, _FILTER, box=part, reducing_gap=_REDUCING_GAP)
     # Resize first, then turn and convert the small image. Resizing commutes with turning, because `size` is the size of

@@ -4,13 +4,14 @@ In: what a file says about its samples, the samples themselves, and the setting 
 or BadImage if it is unclear. Pure. Called by `modes`.
 
 If a 12-bit picture is read as 16 bits, it is nearly black, and the model still gives an answer. If a dark 16-bit
-picture is read as 12 bits, it is far too bright. So the number is never guessed. The first rule that applies decides:
+picture is read as 12 bits, it is far too bright. So an unclear picture is refused. The first rule that applies decides:
 
     1. the file stores fewer than 16 bits per sample (TIFF's BitsPerSample, e.g. 12): that number
-    2. the setting `sample_bits` is set, or else the model was trained with one: that number
+    2. the setting `sample_bits` is set, or else the model was trained with one number: that number
     3. the file has a tag: PNG's sBIT, or TIFF's MaxSampleValue or SMaxSampleValue if all its bits are ones, e.g. 4095
-    4. the brightest sample proves the number: if it needs more than 14 bits, 16, or 15 if the samples have a sign; if
-       it is exactly white at 8, 10, 12 or 14 bits, that number. If all samples are zero, any number gives black
+    4. the brightest sample shows the number: if it needs more than 14 bits, 16, or 15 if the samples have a sign; if
+       it is exactly white at 8, 10, 12 or 14 bits (255, 1023, 4095 or 16383), that number. If all samples are zero, any
+       number gives black
 """
 
 from __future__ import annotations
@@ -120,4 +121,4 @@ def _by_tag(samples: Samples, source: SampleSource) -> int | None:
 def _by_largest(largest: int, *, is_signed: bool) -> int | None:
     if not largest or largest >> _USUAL_BITS[-1]:
         return FULL_BITS - is_signed
-    return next((bits for bits in _USUAL_BITS if not largest >> bits and largest >> (bits - 8) == 255), None)
+    return next((bits for bits in _USUAL_BITS if largest == (1 << bits) - 1), None)

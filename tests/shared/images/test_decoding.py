@@ -338,6 +338,9 @@ def test_16_bit_rgb_png_keeps_the_upper_eight() -> None:
         ([0.0, 0.5, 1.0], [0, 128, 255]),
         ([0.0, 100.0, 255.0], [0, 100, 255]),
         ([0.0, 25700.0, 65535.0], [0, 100, 255]),
+        ([0.0, 0.5, 1.001], [0, 128, 255]),
+        ([0.0, 100.0, 255.4], [0, 100, 255]),
+        ([0.0, 1.0, 2.0], [0, 1, 2]),
     ],
 )
 def test_float_tiff_takes_the_smallest_full_scale(values: list[float], expected: list[int]) -> None:
@@ -354,7 +357,7 @@ def test_32_bit_tiff_takes_the_smallest_full_scale(values: list[int], expected: 
     assert decode_image(encode(image, "TIFF"), size_px=3)[0, :, 0].tolist() == expected
 
 
-@pytest.mark.parametrize("odd", [-0.1, 1e9, float("nan"), float("inf")])
+@pytest.mark.parametrize("odd", [-0.1, 1.01, 1.99, 255.6, 1e9, float("nan"), float("inf")])
 def test_floats_without_a_full_scale_are_refused(odd: float) -> None:
     values = np.zeros((4, 4), np.float32)
     values[2, 2] = odd

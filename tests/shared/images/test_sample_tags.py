@@ -100,9 +100,17 @@ def test_samples_whose_bits_are_unclear_are_refused(dtype: str) -> None:
 def test_a_white_spot_proves_the_bits() -> None:
     white = GRAY.copy()
     white[3, 4] = 255
-    for dtype in ("<u2", "<i2", "<i4"):
-        values = (white.astype(np.int64) << 4).astype(dtype)
+    for dtype in ("<u2", "<i2", "<i4", "<f4"):
+        values = (white.astype(np.int64) * 4095 // 255).astype(dtype)
         assert np.abs(read(tiff(values)).astype(int) - white).max() <= 1
+
+
+@pytest.mark.parametrize("largest", [255.5, 255.6, 255.99])
+def test_floats_just_above_white_do_not_become_black(largest: float) -> None:
+    values = GRAY.astype("<f4")
+    values[3, 4] = largest
+    assert "only go up to 256" in str(refusal(tiff(values)))
+    assert "go up to 256, which is more than 8 bits" in str(refusal(tiff(values), sample_bits=8))
 
 
 def test_packed_12_bits_are_read_as_such() -> None:
@@ -191,7 +199,16 @@ def test_the_number_of_bits_is_reported() -> None:
     read(png(shifted(16)), on_sample_bits=reported.append)
     decode_image(encode(bottle(), "PNG"), size_px=8, on_sample_bits=reported.append)
     decode_image(encode(bottle(), "JPEG"), size_px=8, on_sample_bits=reported.append)
-    assert reported == [12, 16]
+    read(bare_tiff(packed_12(shifted(12)), bits=[12]), on_sample_bits=reported.append)
+    read(png(np.stack([shifted(16)] * 3, axis=-1), color_type=2), on_sample_bits=reported.append)
+    assert reported == [12, 16, 12, 16]
+
+
+def test_numbers_that_nobody_had_to_find_out_are_not_reported() -> None:
+    reported: list[int] = []
+    for values in (np.zeros_like(GRAY, "<u2"), GRAY / np.float32(255), GRAY.astype("<f4"), GRAY.astype("<i4") << 20):
+        read(tiff(values.astype("<f4") if values.dtype.kind == "f" else values), on_sample_bits=reported.append)
+    assert not reported
 
 
 def test_a_decoder_process_reads_the_same(tmp_path: Path) -> None:
