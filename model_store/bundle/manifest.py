@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from model_store.bundle.policy import GOOD, Mode, Policy
 from shared.images.crop_regions import Fit, Region
+from shared.images.sample_bits import FULL_BITS
 from shared.schemas import Name
 
 MANIFEST_FILE = "manifest.json"
@@ -16,8 +17,8 @@ INT8_FILE = "model.int8.tflite"
 FP32_FILE = "model.fp32.tflite"
 GOLDEN_FILE = "golden.npz"
 REPORT_DIR = "report"
-# Keys of `training.settings`, present only if the dataset had images of more than 8 bits per sample: the setting
-# `sample_bits` of the training, if it was set; and by number of bits, how many images were read at that number.
+# Keys of `training.settings`, present only if the dataset had images of more than 8 bits per sample: the number of bits
+# at which the model's 16-bit images are read, if there is one number for all; and by number, how many were read at it.
 SAMPLE_BITS_KEY = "sample_bits"
 IMAGES_BY_BITS_KEY = "images_by_sample_bits"
 
@@ -43,6 +44,15 @@ class TrainingInfo(_Section):
     fine_tune: str
     settings: dict[str, Any] = Field(default_factory=dict)
     packages: dict[str, str] = Field(default_factory=dict)  # name: version
+
+    @field_validator("settings")
+    @classmethod
+    def _sample_bits_are_a_number_of_bits(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """Check it now: otherwise a wrong number would only be noticed when the first 16-bit image came."""
+        bits = value.get(SAMPLE_BITS_KEY, FULL_BITS)
+        if type(bits) is not int or not 8 <= bits <= FULL_BITS:
+            raise ValueError(f"{SAMPLE_BITS_KEY} {bits!r} should be a whole number from 8 to {FULL_BITS}")
+        return value
 
 
 class CalibrationInfo(_Section):

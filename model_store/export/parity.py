@@ -35,7 +35,7 @@ RELOAD_TOLERANCE = 1e-5
 # Rounding errors grow with the values that are rounded: a network that was trained from random weights has larger
 # logits, and responds more to a crop that moves by a hundredth of a pixel (differences of up to 2.9e-3 were measured).
 # So LiteRT may exceed FLOAT_TOLERANCE if its logits differ by at most this share of the largest logit (some 0.01 in
-# probability) and no sure decision changes. A wrong export differs by much more.
+# probability) and no label changes that the model was sure of. A wrong export differs by much more.
 _LOGIT_SHARE = 0.005
 # Probabilities closer to 0 or 1 than this have no exact logits in float32, and such differences don't matter.
 _MIN_PROBABILITY = 1e-4
@@ -144,11 +144,13 @@ def check_parity(
     share = _logit_share(predictions.trained, predictions.fp32)
     if not share <= _LOGIT_SHARE:
         raise _differs_error("fp32", difference, f"{share:.1%} of the largest logit, allowed {_LOGIT_SHARE:.1%}")
-    if changed := _changed_decisions(predictions, classes=classes, mode=mode, policy=policy):
+    if changed := _changed_sure_labels(predictions, classes=classes, mode=mode, policy=policy):
         raise _differs_error("fp32", difference, f"which changes the labels of {changed} images")
+    if not _agreed(predictions).any():  # no image could be golden
+        raise _differs_error("fp32", difference, f"and on every image by more than {FLOAT_TOLERANCE}")
     return (
         f"the probabilities of LiteRT fp32 differ by up to {difference:.4f}: this is rounding, {share:.2%} of the "
-        "largest logit, and no sure decision changes.",
+        "largest logit, and no label changes that the model was sure of.",
     )
 
 
@@ -174,14 +176,21 @@ def _logits(probabilities: Floats) -> Doubles:
     return np.asarray(np.log(clipped / (1 - clipped)))
 
 
-def _changed_decisions(predictions: ExportPredictions, *, classes: tuple[str, ...], mode: Mode, policy: Policy) -> int:
-    """The number of images that get different labels from the two, and that neither sends to a person."""
+def _changed_sure_labels(
+    predictions: ExportPredictions, *, classes: tuple[str, ...], mode: Mode, policy: Policy
+) -> int:
+    """The number of images whose labels the trained model is sure of, and that get other labels from the export."""
     trained, fp32 = (
         score(probabilities, [()] * len(probabilities), classes=classes, mode=mode, policy=policy)
         for probabilities in (predictions.trained, predictions.fp32)
     )
     differ = (trained.decided != fp32.decided).any(axis=1)
-    return int((differ & ~trained.uncertain & ~fp32.uncertain).sum())
+    return int((differ & ~trained.uncertain).sum())
+
+
+def _agreed(predictions: ExportPredictions) -> Bools:
+    """On which images LiteRT differs from TensorFlow by no more than `replay_golden` allows, [N]."""
+    return np.asarray(np.abs(predictions.fp32 - predictions.trained).max(axis=1) <= FLOAT_TOLERANCE)
 
 
 def choose_golden(
@@ -195,11 +204,11 @@ def choose_golden(
     """Choose up to 16 images whose labels are so clear that another CPU's rounding cannot change them.
 
     They cover as many distinct label sets as possible, also where the images come sorted by class. Images on which
-    LiteRT differs from TensorFlow by more than `replay_golden` allows are left out, unless there are no others.
+    LiteRT differs from TensorFlow by more than `replay_golden` allows are left out; `check_parity` refuses a model that
+    has no others.
     """
     margins = _decision_margins(predictions.int8, classes=classes, mode=mode, policy=policy)
-    differences = np.abs(predictions.fp32 - predictions.trained).max(axis=1)
-    agreed = differences <= max(FLOAT_TOLERANCE, differences.min())
+    agreed = _agreed(predictions)
     clear = np.flatnonzero(agreed & (margins > 2 * INT8_TOLERANCE))
     if not len(clear):  # no image is clear: take the clearest one
         clear = np.array([np.where(agreed, margins, -1).argmax()])

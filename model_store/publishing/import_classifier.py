@@ -31,7 +31,7 @@ from model_store.export.exporter import export
 from model_store.export.parity import check_parity, choose_golden, measure_parity, predict_all
 from model_store.export.quantization import CALIBRATION_IMAGES
 from model_store.publishing.class_labels import ClassLabels, labels_for, read_labels
-from model_store.publishing.publish import package_versions, write_manifest
+from model_store.publishing.publish import package_versions, sample_bits_info, write_manifest
 from model_store.publishing.train import check_writable
 from model_store.registry.store import ModelStore, copy_bundle
 from model_store.runtime.progress import ProgressSteps
@@ -70,7 +70,7 @@ class ImportedClassifier:
     path: Path
     manifest: Manifest
     scores: str  # the module's outputs: logits or probabilities
-    notes: tuple[str, ...]  # what was changed in the labels
+    notes: tuple[str, ...]  # what was changed in the labels, and remarks on the exports
     unreadable: int  # images that could not be read
     seconds: dict[str, float]  # by step
 
@@ -81,6 +81,7 @@ class _Images(NamedTuple):
     calibration: Pixels
     parity: Pixels
     pictures: DecodedSamples
+    sample_bits: int  # the setting; 0: as each file says
 
 
 def import_classifier(
@@ -103,14 +104,14 @@ def import_classifier(
     policy = policy_of(labels.names, options.lanes)
     images = _images(options.calibration, size_px=module.input_size_px, limits=limits, steps=steps)
     with scratch_folder("sortline-import-") as folder:
-        parity = _export(folder, module, labels, policy=policy, images=images, steps=steps)
+        parity, notes = _export(folder, module, labels, policy=policy, images=images, steps=steps)
         manifest = _manifest(options, module, labels, policy=policy, images=images, parity=parity)
         write_manifest(folder, manifest)
         with steps.step("Publishing"):
             path = store.publish(options.name, copy_bundle(folder, options.name), promote=options.promote)
     published = Manifest.model_validate_json((path / MANIFEST_FILE).read_bytes())
     return ImportedClassifier(
-        path, published, module.gives, labels.notes, len(images.pictures.unreadable), steps.seconds
+        path, published, module.gives, (*labels.notes, *notes), len(images.pictures.unreadable), steps.seconds
     )
 
 
@@ -160,13 +161,13 @@ def _images(path: Path, *, size_px: int, limits: Limits, steps: ProgressSteps) -
             "Give a folder or zip of images like those that the model will see. Their labels don't matter."
         )
     calibrating = min(CALIBRATION_IMAGES, usable // 2)
-    return _Images(pictures.images[:calibrating], pictures.images[calibrating:], pictures)
+    return _Images(pictures.images[:calibrating], pictures.images[calibrating:], pictures, limits.sample_bits)
 
 
 def _export(
     folder: Path, module: Backbone, labels: ClassLabels, *, policy: Policy, images: _Images, steps: ProgressSteps
-) -> dict[str, float]:
-    """Write the models and golden.npz into `folder`. Returns the parity."""
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Write the models and golden.npz into `folder`. Returns the parity, and notes for the user."""
     layer = import_hub().KerasLayer(str(module.path), trainable=False)
     served = serving_module(layer, size_px=module.input_size_px, softmax=module.gives == "logits")
     try:
@@ -179,10 +180,10 @@ def _export(
     with steps.step("Comparing the exports with the classifier"):
         predictions = predict_all(served, folder, images.parity, classes_count=len(labels.names))
         parity = measure_parity(predictions, classes=labels.names, mode="single", policy=policy)
-        check_parity(predictions, classes=labels.names, mode="single", policy=policy)
+        notes = check_parity(predictions, classes=labels.names, mode="single", policy=policy)
         golden = choose_golden(images.parity, predictions, classes=labels.names, mode="single", policy=policy)
         write_golden(folder, golden)
-    return parity
+    return parity, notes
 
 
 def _manifest(
@@ -216,7 +217,8 @@ def _manifest(
                 "labels": options.labels,
                 "calibration_images": len(images.calibration),
                 "calibration_fingerprint": images.pictures.fingerprint,
-            },
+            }
+            | sample_bits_info(images.pictures, setting=images.sample_bits),
             packages=package_versions(),
         ),
         dataset=DatasetInfo(fingerprint=_NO_IMAGES, images=0, train=0, validation=0, per_label={}),

@@ -36,7 +36,7 @@ from model_store.bundle.manifest import (
 )
 from model_store.bundle.training_digests import write_training_digests
 from model_store.datasets.dataset import count_labels
-from model_store.datasets.image_loading import Unreadable
+from model_store.datasets.image_loading import DecodedSamples, Unreadable
 from model_store.datasets.lazy_images import LazySubset
 from model_store.evaluation.metrics import compute_metrics, reliability
 from model_store.export.exporter import export, serving_module
@@ -235,7 +235,7 @@ def _manifest(training: Training, *, parity: dict[str, float]) -> Manifest:
         backbone=BackboneInfo(
             handle=backbone.handle, sha256=backbone.sha256, feature_width=training.model.extractor.feature_width
         ),
-        training=_training_info(training),
+        training=training_info(training),
         dataset=_dataset_info(data),
         metrics=compute_metrics(
             training.decisions.score_out_of_fold(labels, label_mask=training.validation_label_mask)
@@ -246,7 +246,7 @@ def _manifest(training: Training, *, parity: dict[str, float]) -> Manifest:
     )
 
 
-def _training_info(training: Training) -> TrainingInfo:
+def training_info(training: Training) -> TrainingInfo:
     """`batch_size`, `epochs` and the first settings are the head's; `tuning` is there if layers were trained.
 
     The keys and values of `settings` are part of the bundle format.
@@ -260,7 +260,7 @@ def _training_info(training: Training) -> TrainingInfo:
         "reasons": list(plan.reasons),
         "objective": options.objective.replace("confidence", "sure"),
         "best_epochs": {phase.name: phase.best_epoch for phase in model.phases},
-    } | _sample_bits_info(training.data)
+    } | sample_bits_info(training.data.pictures, setting=training.data.sample_bits)
     return TrainingInfo(
         seed=options.seed,
         epochs=options.epochs,
@@ -271,13 +271,19 @@ def _training_info(training: Training) -> TrainingInfo:
     )
 
 
-def _sample_bits_info(data: PreparedData) -> dict[str, Any]:
-    """How images of more than 8 bits per sample were read; empty if there were none."""
-    counts = Counter(data.pictures.sample_bits)
+def sample_bits_info(pictures: DecodedSamples, *, setting: int) -> dict[str, Any]:
+    """The keys of `training.settings` about images of more than 8 bits per sample; empty if there were none.
+
+    Without the setting, the model's images are read at the number of bits that most of the dataset's have. A stray one
+    among images of 8 bits decides nothing.
+    """
+    counts = Counter(pictures.sample_bits)
     if not counts:
         return {}
-    setting = {SAMPLE_BITS_KEY: data.sample_bits} if data.sample_bits else {}
-    return setting | {IMAGES_BY_BITS_KEY: {str(bits): counts[bits] for bits in sorted(counts)}}
+    (common, images), *others = counts.most_common()
+    bits = setting or (common if not others and 2 * images > len(pictures.samples) else 0)
+    number = {SAMPLE_BITS_KEY: bits} if bits else {}
+    return number | {IMAGES_BY_BITS_KEY: {str(bits): counts[bits] for bits in sorted(counts)}}
 
 
 def _dataset_info(data: PreparedData) -> DatasetInfo:

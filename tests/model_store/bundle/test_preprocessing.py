@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from model_store.bundle.files import parse_manifest
 from model_store.bundle.manifest import IMAGES_BY_BITS_KEY, SAMPLE_BITS_KEY, Manifest
 from model_store.bundle.preprocessing import decoder_of, sample_bits_warning
-from shared.errors import BadImage
+from shared.errors import BadBundle, BadImage
 from shared.images.crop_regions import ANY_CAMERA, Region
 from shared.images.decoding import decode_image
 from shared.settings import Settings
@@ -141,6 +142,14 @@ def deep_picture(width: int, height: int) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(np.full((height, width), 100 << 4, np.uint16)).save(stream, "PNG")
     return stream.getvalue()
+
+
+@pytest.mark.parametrize("bits", ["12", 12.0, 7, 17, 0, None, True])
+def test_a_bundle_whose_sample_bits_are_no_number_of_bits_is_refused(tmp_path: Path, bits: object) -> None:
+    values = json.loads(manifest(tmp_path).model_dump_json())
+    values["training"]["settings"][SAMPLE_BITS_KEY] = bits
+    with pytest.raises(BadBundle, match=r"sample_bits \S+ should be a whole number from 8 to 16"):
+        parse_manifest(json.dumps(values).encode(), location="manifest.json")
 
 
 def test_samples_have_the_bits_that_the_model_was_trained_with(tmp_path: Path) -> None:

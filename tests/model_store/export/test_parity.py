@@ -102,6 +102,26 @@ def test_a_difference_that_changes_a_sure_decision_is_no_rounding() -> None:
         check_parity(given, classes=CLASSES, mode="multi", policy=policy)
 
 
+def test_a_sure_answer_that_becomes_an_unsure_other_one_is_no_rounding() -> None:
+    policy = POLICY.model_copy(update={"uncertain_margin": 0.001})
+    trained = rows((0.001, 0.999), (0.498, 0.001))
+    fp32 = trained.copy()
+    fp32[1] = shifted(trained[1], 0.0095)
+    assert 0.5 < fp32[1, 1] < 0.501
+    with pytest.raises(BadBundle, match="which changes the labels of 1 images"):
+        check_parity(answers(trained, trained)._replace(fp32=fp32), classes=CLASSES, mode="multi", policy=policy)
+
+
+def test_an_export_that_differs_on_every_image_is_not_published() -> None:
+    """Workers replay golden images, and allow FLOAT_TOLERANCE: with none to replay they would refuse the model."""
+    trained = rows((0.001, 0.4), (0.001, 0.3))
+    fp32 = shifted(trained, 0.02)
+    with pytest.raises(BadBundle, match=r"fp32 differ by 0.004\d+ from .* on every image by more than 0.001"):
+        checked(answers(trained, trained)._replace(fp32=fp32))
+    fp32[1] = trained[1]
+    assert checked(answers(trained, trained)._replace(fp32=fp32))
+
+
 def test_golden_images_are_those_on_which_litert_and_tensorflow_agree() -> None:
     trained = rows((0.1, 0.1), (0.9, 0.1), (0.1, 0.9))
     fp32 = trained.copy()

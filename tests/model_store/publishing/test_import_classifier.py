@@ -133,6 +133,22 @@ def test_a_thousand_classes_do_not_fill_the_screen(bench: Bench, imported: dict[
     assert bench.run("models", "verify", "imagenet").exit_code == 0
 
 
+def test_the_bits_of_the_images_and_the_notes_on_the_exports_are_told(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_classifier(bench.root / "deep", classes=4)
+    (tmp_path / "labels.txt").write_text("good\ncan\nbottle\njar\n")
+    for index in range(8):
+        values = np.random.default_rng(index).integers(0, 3000, (SIZE_PX, SIZE_PX), np.uint16)
+        Image.fromarray(values).save(tmp_path / f"{index}.png")
+    monkeypatch.setattr("model_store.publishing.import_classifier.check_parity", lambda *_, **__: ("rounding",))
+    monkeypatch.setenv("SORTLINE_SAMPLE_BITS", "12")
+    imported = bench.imported(folder, tmp_path / "labels.txt", "--name", "deep", "--calibration", tmp_path)
+    assert imported["notes"][-1] == "rounding"
+    settings = open_bundle(Path(imported["path"])).manifest.training.settings
+    assert (settings["sample_bits"], settings["images_by_sample_bits"]) == (12, {"12": 8})
+
+
 def test_probabilities_are_not_changed(bench: Bench) -> None:
     folder = save_classifier(bench.root / "softmax", classes=4, scores="probabilities")
     (bench.root / "four.txt").write_text("good\ncan\nwater bottle\nglass=jar\n")

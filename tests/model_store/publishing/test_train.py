@@ -19,9 +19,11 @@ from typer.testing import CliRunner
 from model_store.bundle.files import open_bundle
 from model_store.bundle.golden import read_golden
 from model_store.bundle.manifest import FP32_FILE, INT8_FILE
+from model_store.datasets.dataset import Sample
+from model_store.datasets.image_loading import DecodedSamples
 from model_store.engines.loading import open_engine
 from model_store.export.quantization import CALIBRATION_IMAGES, sensitive_operators
-from model_store.publishing.publish import _training_info, spread_over
+from model_store.publishing.publish import sample_bits_info, spread_over, training_info
 from model_store.publishing.train_options import TrainOptions
 from model_store.training.crop_geometry import UPRIGHT_SIZE
 from model_store.training.fine_tuning import SETTINGS
@@ -89,9 +91,9 @@ def test_manifests_keep_the_names_of_the_bundle_format() -> None:
         head_settings=HeadSettings(),
         fine_tune_settings=SETTINGS["top"],
     )
-    data = SimpleNamespace(pictures=SimpleNamespace(sample_bits=()))
+    data = SimpleNamespace(pictures=SimpleNamespace(sample_bits=()), sample_bits=0)
     training: Any = SimpleNamespace(options=TrainOptions(objective="confidence:0.95"), model=model, data=data)
-    settings = _training_info(training).settings
+    settings = training_info(training).settings
     assert list(settings) == [
         *("epochs", "batch_size", "learning_rate", "decays", "label_smoothing", "views", "weight_decay"),
         *("kernel_initializer", "standardised", "class_weights", "best_epoch", "patience", "tuning"),
@@ -233,6 +235,26 @@ def test_a_model_of_12_bits_reads_them_as_it_was_trained(
     flags = ["--model", "deep", "--model-store", str(bench.store.root)]
     told = CliRunner().invoke(commands(), ["classify", str(pictures[12]), *flags]).stderr
     assert "sample_bits is 16, but deep@1 was trained on images of 12 bits" in told
+
+
+@pytest.mark.parametrize(
+    ("sample_bits", "images", "setting", "number"),
+    [
+        ((12,) * 6, 10, 0, 12),
+        ((16,) * 10, 10, 0, 16),
+        ((12,), 10, 0, None),  # a stray one among images of 8 bits
+        ((12,) * 5 + (10,), 6, 0, None),
+        ((12,), 10, 12, 12),
+    ],
+)
+def test_most_images_decide_at_how_many_bits_a_model_reads_its_own(
+    sample_bits: tuple[int, ...], images: int, setting: int, number: int | None
+) -> None:
+    samples = tuple(Sample(f"{index}.png", ()) for index in range(images))
+    pictures = DecodedSamples(samples, np.empty((images, 1, 1, 3), np.uint8), (), "", sample_bits=sample_bits)
+    info = sample_bits_info(pictures, setting=setting)
+    assert info.get("sample_bits") == number
+    assert sum(info["images_by_sample_bits"].values()) == len(sample_bits)
 
 
 @pytest.mark.parametrize("images", [3, CALIBRATION_IMAGES, 900])
