@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from model_store.datasets.image_loading import Limits
 from model_store.publishing.publish import PublishedVersion, Training, publish
 from model_store.publishing.train_options import TrainOptions
 from model_store.registry.store import ModelStore
-from model_store.reports.tensorboard import LOGS_DIR, live_events
+from model_store.reports.tensorboard import live_events
 from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.scratch import cache_write_errors, scratch_folder
 from model_store.training.decision_tuning import tune_decisions
@@ -77,12 +76,12 @@ def train_and_publish(
         steps=steps,
         show=show,
     )
-    with _told_epochs(options.name, cache=cache, steps=steps) as on_epoch:
+    with _epoch_reporting(options.name, cache=cache, steps=steps) as on_epoch:
         model = _train(options, backbone, network, data, cache=cache, steps=steps, on_epoch=on_epoch)
-    validation = data.frames(data.split.validation)
-    logits = logits_of(model.head, extract_features(model.extractor, validation.images))
-    decisions = tune_decisions(logits, validation.targets, classes=data.classes, mode=mode, objective=objective)
-    return publish(Training(options, backbone, data, model, decisions), store=store, steps=steps)
+        validation = data.frames(data.split.validation)
+        logits = logits_of(model.head, extract_features(model.extractor, validation.images))
+        decisions = tune_decisions(logits, validation.targets, classes=data.classes, mode=mode, objective=objective)
+        return publish(Training(options, backbone, data, model, decisions), store=store, steps=steps)
 
 
 def _train(
@@ -118,16 +117,14 @@ def _train(
 
 
 @contextlib.contextmanager
-def _told_epochs(name: str, *, cache: Path, steps: ProgressSteps) -> Iterator[OnEpoch]:
+def _epoch_reporting(name: str, *, cache: Path, steps: ProgressSteps) -> Iterator[OnEpoch]:
     """Yield a function that shows each epoch to the user, as a line, and writes it for TensorBoard."""
-    with cache_write_errors(cache):
-        (cache / LOGS_DIR).mkdir(parents=True, exist_ok=True)
-        logs = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=cache / LOGS_DIR))
-    steps.tell(f"to watch the training: tensorboard --logdir {logs}")
-    with live_events(logs) as write:
+    with live_events(cache, name, print_line=steps.print_line) as write:
 
         def on_epoch(epoch: Epoch) -> None:
-            steps.tell(str(epoch))
+            if epoch.number == 0:
+                steps.print_line(f"{epoch.phase}:")
+            steps.print_line(str(epoch))
             write(epoch)
             _check_loss(epoch)
 

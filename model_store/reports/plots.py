@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store.bundle.policy import Mode
 from model_store.evaluation.metrics import Bins, ScoredPredictions, reliability
 from model_store.reports.data import ValidationPredictions
-from model_store.training.history import Phase
+from model_store.training.history import Phase, accuracy_title
 from shared.arrays import Doubles
 
 _DPI = 100
@@ -40,11 +41,11 @@ _PANELS_A_ROW = 4
 _NAME_LENGTH = 24
 
 
-def draw_curves(path: Path, phases: Sequence[Phase]) -> None:
+def draw_curves(path: Path, phases: Sequence[Phase], *, mode: Mode) -> None:
     """Accuracy and loss by epoch, one phase after the other, and the learning rate where it is known."""
     rates = any("learning_rate" in phase.history for phase in phases)
     with _picture(path, 13 if rates else 9, 3.6) as figure:
-        for position, (name, title) in enumerate((("acc", "accuracy"), ("loss", "loss")), start=1):
+        for position, (name, title) in enumerate((("acc", accuracy_title(mode)), ("loss", "loss")), start=1):
             axes = figure.add_subplot(1, 3 if rates else 2, position)
             _curve(axes, phases, name, label="training", color=_BLUE)
             _curve(axes, phases, f"val_{name}", label="validation", color=_ORANGE)

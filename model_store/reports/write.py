@@ -30,7 +30,7 @@ def write_report(folder: Path, data: ReportData) -> None:
     """
     folder.mkdir(parents=True)
     if data.phases:
-        draw_curves(folder / "curves.png", data.phases)
+        draw_curves(folder / "curves.png", data.phases, mode=data.manifest.mode)
     if data.validation is not None and (scored := data.scored) is not None:
         draw_confusion(folder / "confusion.png", scored)
         draw_thresholds(folder / "thresholds.png", scored)

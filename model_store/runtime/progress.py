@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import time
@@ -20,14 +21,16 @@ OnProgress = Callable[[int], None]
 class ProgressSteps:
     """The named steps of one long command, shown while they run, and timed."""
 
-    def __init__(self, progress: Progress | None = None, *, tell: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self, progress: Progress | None = None, *, print_line: Callable[[str], None] = lambda text: None
+    ) -> None:
         """
         Args:
             progress: shows each step; None: a line of text says that a step begins, and others how far it is.
-            tell: shows a line of text.
+            print_line: shows a line of text.
         """
         self._progress = progress
-        self.tell = tell
+        self.print_line = print_line
         self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
@@ -45,7 +48,7 @@ class ProgressSteps:
 
     def _tell_step(self, title: str, total: int | None) -> OnProgress:
         """Tell that a step begins; the returned function tells from time to time how far it is."""
-        lines = ProgressLines(self.tell)
+        lines = ProgressLines(self.print_line)
         lines.show(title)
         if not total:
             return ignore_progress
@@ -66,7 +69,7 @@ def show_progress() -> Iterator[ProgressSteps]:
     They are drawn through a duplicate of descriptor 2, because `native_output.quiet_native` redirects descriptor 2.
     """
     if not sys.stderr.isatty():
-        yield ProgressSteps(tell=print_line)
+        yield ProgressSteps(print_line=print_line)
         return
     with os.fdopen(os.dup(2), "w", encoding=sys.stderr.encoding, errors="backslashreplace") as stderr:
         # rich draws its bars in ASCII if it has to, but not its spinner.
@@ -79,7 +82,7 @@ def show_progress() -> Iterator[ProgressSteps]:
         )
         console = Console(file=stderr, markup=False, highlight=False, emoji=False)
         with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-            yield ProgressSteps(progress, tell=console.print)  # above the bars
+            yield ProgressSteps(progress, print_line=functools.partial(console.print, soft_wrap=True))  # above the bars
 
 
 def ignore_progress(_: int) -> None:

@@ -126,7 +126,7 @@ def fine_tune(
         for name, value in zip(history, (*trained, loss, accuracy), strict=True):
             history[name].append(float(value))
         values = {name: numbers[-1] for name, numbers in history.items()} | {"learning_rate": learning_rates[epoch]}
-        on_epoch(Epoch(FINE_TUNING_PHASE, epoch, settings.epochs, values))
+        on_epoch(Epoch(FINE_TUNING_PHASE, epoch, settings.epochs, head.mode, values))
         if loss < best_loss:
             best_loss, best_epoch, kept = loss, epoch, run.weights()
     if settings.own_statistics and best_epoch < 0:

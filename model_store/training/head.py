@@ -145,7 +145,7 @@ def train_head(
     def report(epoch: int, logs: dict[str, float]) -> None:
         on_progress(1)
         values = {name: float(value) for name, value in logs.items()} | {"learning_rate": rates[epoch]}
-        on_epoch(Epoch(HEAD_PHASE, epoch, settings.epochs, values))
+        on_epoch(Epoch(HEAD_PHASE, epoch, settings.epochs, mode, values))
 
     reporter = keras.callbacks.LambdaCallback(on_epoch_end=report)
     stopper = keras.callbacks.EarlyStopping(patience=settings.patience or settings.epochs, restore_best_weights=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from model_store.bundle.policy import Mode
+
 # `loss`, `acc`, `val_loss`, `val_acc`, and `learning_rate` at the start of the epoch: one value per epoch.
 History = dict[str, list[float]]
 
@@ -37,19 +39,28 @@ class Epoch:
         phase: HEAD_PHASE or FINE_TUNING_PHASE.
         number: from 0.
         epochs: how many the phase has at most.
+        mode: the head's.
         values: by name, the names being those of `History`.
     """
 
     phase: str
     number: int
     epochs: int
+    mode: Mode
     values: Mapping[str, float]
 
     def __str__(self) -> str:
-        """One line, much as Keras prints it."""
-        titles = {"loss": "loss", "acc": "accuracy", "val_loss": "val_loss", "val_acc": "val_accuracy"}
-        shown = [f"{title}: {self.values[name]:.4f}" for name, title in titles.items() if name in self.values]
-        return " - ".join([f"{self.phase}: epoch {self.number + 1}/{self.epochs}", *shown])
+        """One line of at most 80 characters, much as Keras prints it. It doesn't name the phase."""
+        values = self.values
+        return (
+            f"epoch {self.number + 1}/{self.epochs} - loss: {values['loss']:.4f} (val {values['val_loss']:.4f}) - "
+            f"{accuracy_title(self.mode)}: {values['acc']:.3f} (val {values['val_acc']:.3f})"
+        )
+
+
+def accuracy_title(mode: Mode) -> str:
+    """What `acc` in a History is: in `multi` each label of an image is decided separately, and counts separately."""
+    return "label accuracy" if mode == "multi" else "accuracy"
 
 
 OnEpoch = Callable[[Epoch], None]

@@ -1,9 +1,11 @@
-"""Made-up answers of a mostly correct model, for reports; with a fixed seed."""
+"""Made-up answers of a mostly correct model, for reports, with a fixed seed; and a reader of TensorBoard's files."""
 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from model_store.bundle.manifest import BackboneInfo, CalibrationInfo, DatasetIn
 from model_store.bundle.policy import GOOD, Mode, Policy
 from model_store.evaluation.metrics import evaluate
 from model_store.reports.data import Phase, ReportData, ValidationPredictions
+from model_store.runtime.tensorflow_imports import import_tensorflow
 
 _SIZE_PX = 24
 
@@ -95,3 +98,15 @@ def _phase(number: int) -> Phase:
     rising = [1 - value / 2 for value in falling]
     history = {"loss": falling, "acc": rising, "val_loss": falling, "val_acc": rising}
     return Phase(f"phase {number}", history | ({"learning_rate": [1e-3, 1e-4, 0.0]} if number else {}), best_epoch=1)
+
+
+def events(folder: Path) -> dict[str, list[tuple[int, object]]]:
+    """The (step, tensor) pairs by tag, as TensorFlow reads them."""
+    tf = import_tensorflow()
+    found: dict[str, list[tuple[int, object]]] = defaultdict(list)
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        for record in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in record.summary.value:
+                plugin = value.metadata.plugin_data.plugin_name
+                found[f"{plugin}:{value.tag}"].append((record.step, tf.make_ndarray(value.tensor)))
+    return found

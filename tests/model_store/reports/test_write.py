@@ -22,11 +22,9 @@ from model_store.reports.data import ReportData, thumbnails
 from model_store.reports.image_grids import MAX_SAMPLES, error_confidence, mistake_thumbnails, sample_thumbnails
 from model_store.reports.page import write_page
 from model_store.reports.plots import confusion_counts, draw_confusion, draw_thresholds
-from model_store.reports.tensorboard import histogram, live_events
+from model_store.reports.tensorboard import histogram
 from model_store.reports.write import write_report
-from model_store.runtime.tensorflow_imports import import_tensorflow
-from model_store.training.history import Epoch
-from tests.model_store.reports.report_data import manifest_of, report_data, validation_predictions
+from tests.model_store.reports.report_data import events, manifest_of, report_data, validation_predictions
 
 pytestmark = pytest.mark.training
 
@@ -240,18 +238,6 @@ def test_thumbnails() -> None:
     np.testing.assert_array_equal(thumbnails(small, size_px=60), small)
 
 
-def events(folder: Path) -> dict[str, list[tuple[int, object]]]:
-    """The (step, tensor) pairs by tag, as TensorFlow reads them."""
-    tf = import_tensorflow()
-    found: dict[str, list[tuple[int, object]]] = defaultdict(list)
-    for path in sorted(folder.glob("events.out.tfevents.*")):
-        for record in tf.compat.v1.train.summary_iterator(str(path)):
-            for value in record.summary.value:
-                plugin = value.metadata.plugin_data.plugin_name
-                found[f"{plugin}:{value.tag}"].append((record.step, tf.make_ndarray(value.tensor)))
-    return found
-
-
 def test_tensorboard_finds_curves_pictures_and_histograms(report: Path) -> None:
     train, validation = (events(report / "logs" / name) for name in ("train", "validation"))
     assert train.keys() == {
@@ -289,16 +275,3 @@ def test_a_report_does_not_overwrite_another(report: Path, tmp_path: Path) -> No
     shutil.copytree(report, tmp_path / "copy")
     with pytest.raises(FileExistsError):
         write_report(tmp_path / "copy", report_data(CLASSES, "multi"))
-
-
-def test_epochs_are_written_while_the_training_runs(tmp_path: Path) -> None:
-    folder = tmp_path / "live"
-    first = {"loss": 0.5, "acc": 0.25, "val_loss": 0.75, "val_acc": 0.5, "learning_rate": 0.01}
-    with live_events(folder) as on_epoch:
-        on_epoch(Epoch("head", 0, 2, first))
-        on_epoch(Epoch("fine-tuning", 0, 1, {"loss": 0.25, "acc": 0.5, "val_loss": 0.5, "val_acc": 0.75}))
-        train, validation = (events(folder / name) for name in ("train", "validation"))
-        assert train["scalars:epoch_loss"] == [(0, 0.5), (1, 0.25)]
-        assert [step for step, _ in train["scalars:epoch_learning_rate"]] == [0]
-        assert validation["scalars:epoch_acc"] == [(0, 0.5), (1, 0.75)]
-    assert not folder.exists()

@@ -172,6 +172,5 @@ def test_every_epoch_of_every_phase_is_reported(opaque: Bench) -> None:
     for phase in model.phases:
         for name, values in phase.history.items():
             assert [epoch.values[name] for epoch in reported if epoch.phase == phase.name] == values
-    number = r"\d+\.\d{4}"
-    line = f"fine-tuning: epoch 3/3 - loss: {number} - accuracy: {number} - val_loss: {number} - val_accuracy: {number}"
+    line = r"epoch 3/3 - loss: \d+\.\d{4} \(val \d+\.\d{4}\) - accuracy: \d\.\d{3} \(val \d\.\d{3}\)"
     assert re.fullmatch(line, str(reported[-1]))

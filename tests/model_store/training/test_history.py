@@ -1,0 +1,17 @@
+"""The line that shows an epoch."""
+
+from __future__ import annotations
+
+import pytest
+
+from model_store.bundle.policy import Mode
+from model_store.training.history import Epoch
+
+
+@pytest.mark.parametrize("mode", ["single", "multi"])
+def test_the_line_of_an_epoch_fits_a_terminal(mode: Mode) -> None:
+    values = {"loss": 12.34567, "acc": 0.98765, "val_loss": 23.45678, "val_acc": 0.87654}
+    line = str(Epoch("fine-tuning", 99, 120, mode, values))
+    name = "label accuracy" if mode == "multi" else "accuracy"
+    assert line == f"epoch 100/120 - loss: 12.3457 (val 23.4568) - {name}: 0.988 (val 0.877)"
+    assert len(line) <= 80
