@@ -67,16 +67,17 @@ class Options:
 
 def run_all(names: Sequence[str], options: Options, *, out: Path, as_json: bool) -> None:
     """Run the benchmarks, print the tables, write the files. Starts an embedded server unless `options` name one."""
-    check_output_folder(out, flag="--out")
     machine = describe_machine()  # before the benchmarks load it
+    settings = _settings(names, options)
     if options.redis_url is not None:
-        settings = _settings(names, options, options.redis_url)
         with server_errors(settings.redis_url):
             _refuse_used(settings)
+            check_output_folder(out, flag="--out")  # made only when nothing else can be refused
             document = _run(settings, _chosen(names, options), machine)
     else:
+        check_output_folder(out, flag="--out")
         with embedded_server() as url:
-            document = _run(_settings(names, options, url), _chosen(names, options), machine)
+            document = _run(settings.model_copy(update={"redis_url": url}), _chosen(names, options), machine)
     path = _write(document, out)
     if as_json:
         print_json(document)
@@ -86,10 +87,10 @@ def run_all(names: Sequence[str], options: Options, *, out: Path, as_json: bool)
     print(f"written to {path}", file=sys.stderr)
 
 
-def _settings(names: Sequence[str], options: Options, redis_url: str) -> Settings:
+def _settings(names: Sequence[str], options: Options) -> Settings:
     """The settings for the benchmarks and the processes they start; if one runs a model, with that model's name."""
     settings = load_settings(
-        model=options.model, engine=options.engine, max_batch=options.max_batch, redis_url=redis_url
+        model=options.model, engine=options.engine, max_batch=options.max_batch, redis_url=options.redis_url
     )
     if not _WITH_MODEL.intersection(names):
         return settings

@@ -25,7 +25,7 @@ from model_store.bundle.int8_gate import default_cpu_engine
 from model_store.bundle.manifest import MANIFEST_FILE, BackboneInfo, DatasetInfo, Manifest, TrainingInfo
 from model_store.bundle.policy import Policy
 from model_store.datasets.dataset import IMAGE_SUFFIXES, Sample
-from model_store.datasets.dataset_files import open_files
+from model_store.datasets.dataset_files import DatasetFiles, open_files
 from model_store.datasets.image_loading import DecodedSamples, Limits, decode_samples
 from model_store.export.exporter import export
 from model_store.export.parity import check_parity, choose_golden, measure_parity, predict_all
@@ -97,12 +97,13 @@ def import_classifier(
         BadBundle: an export differs from the module; nothing is published.
     """
     steps = steps or ProgressSteps()
-    check_writable(store, options.name, cache=cache)
+    files = open_files(options.calibration)
     lines = read_labels(options.labels, steps=steps)
+    check_writable(store, options.name, cache=cache)
     module = resolve_classifier(options.handle, cache=cache, steps=steps)
     labels = labels_for(lines, outputs=module.feature_width, location=options.labels)
     policy = policy_of(labels.names, options.lanes)
-    images = _images(options.calibration, size_px=module.input_size_px, limits=limits, steps=steps)
+    images = _images(files, size_px=module.input_size_px, limits=limits, steps=steps)
     with scratch_folder("sortline-import-") as folder:
         parity, notes = _export(folder, module, labels, policy=policy, images=images, steps=steps)
         manifest = _manifest(options, module, labels, policy=policy, images=images, parity=parity)
@@ -146,9 +147,8 @@ def serving_module(layer: Any, *, size_px: int, softmax: bool) -> Any:
     return module
 
 
-def _images(path: Path, *, size_px: int, limits: Limits, steps: ProgressSteps) -> _Images:
+def _images(files: DatasetFiles, *, size_px: int, limits: Limits, steps: ProgressSteps) -> _Images:
     """Some images for the calibration and others for the parity check, shuffled, always in the same order."""
-    files = open_files(path)
     names = [name for name in files.names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
     wanted = np.random.default_rng(_SEED).permutation(len(names))[: CALIBRATION_IMAGES + _PARITY_IMAGES]
     samples = [Sample(names[index], ()) for index in wanted]
@@ -157,8 +157,8 @@ def _images(path: Path, *, size_px: int, limits: Limits, steps: ProgressSteps) -
     usable = len(pictures.images)
     if usable < _MIN_IMAGES:
         raise BadDataset(
-            f"--calibration {path} has {usable} usable images; at least {_MIN_IMAGES} are needed, and 200 are better. "
-            "Give a folder or zip of images like those that the model will see. Their labels don't matter."
+            f"--calibration {files.path} has {usable} usable images; at least {_MIN_IMAGES} are needed, and 200 are "
+            "better. Give a folder or zip of images like those that the model will see. Their labels don't matter."
         )
     calibrating = min(CALIBRATION_IMAGES, usable // 2)
     return _Images(pictures.images[:calibrating], pictures.images[calibrating:], pictures, limits.sample_bits)

@@ -1,7 +1,7 @@
 """Makes a bundle from a trained model and publishes it: exports and compares it, writes the manifest and the report.
 
-In: a Training. Out: the published version. If anything fails once the model is saved, its folder is kept. Called by
-`train`; `import_classifier` uses parts of it.
+In: a Training. Out: the published version. If anything fails once the model is saved, or the user interrupts
+it, its folder is kept. Called by `train`; `import_classifier` uses parts of it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from model_store.backbones.resolve import Backbone
-from model_store.bundle.files import file_digests, read_manifest
+from model_store.bundle.files import file_digests, open_bundle, read_manifest
 from model_store.bundle.golden import write_golden
 from model_store.bundle.int8_gate import default_cpu_engine, int8_refusal_reason
 from model_store.bundle.manifest import (
@@ -38,7 +38,7 @@ from model_store.bundle.training_digests import write_training_digests
 from model_store.datasets.dataset import count_labels
 from model_store.datasets.image_loading import DecodedSamples, Unreadable
 from model_store.datasets.lazy_images import LazySubset
-from model_store.evaluation.metrics import compute_metrics, reliability
+from model_store.evaluation.metrics import compute_metrics
 from model_store.export.exporter import export, serving_module
 from model_store.export.parity import ExportPredictions, check_parity, choose_golden, measure_parity, predict_all
 from model_store.export.quantization import CALIBRATION_IMAGES
@@ -47,7 +47,7 @@ from model_store.registry.store import ModelStore, copy_bundle
 from model_store.reports.data import ReportData, ValidationPredictions, thumbnails
 from model_store.reports.write import write_report
 from model_store.runtime.progress import ProgressSteps
-from model_store.runtime.scratch import is_disk_error, scratch_folder
+from model_store.runtime.scratch import is_disk_error, scratch_error, scratch_folder
 from model_store.training.decision_tuning import DecisionTuning
 from model_store.training.feature_extractor import Crop
 from model_store.training.prepared_data import PreparedData
@@ -97,10 +97,10 @@ def publish(training: Training, *, store: ModelStore, steps: ProgressSteps) -> P
     Raises:
         BadBundle: an export failed, or differs from the trained model. The message says where the model is kept.
         StoreUnavailable: the store refused the version. The message says where the model is kept.
-        BadSetting: the scratch folder is full.
+        BadSetting: the scratch folder is full. If the model was saved before, the message says where it is kept.
     """
     data, decisions, name = training.data, training.decisions, training.options.name
-    with scratch_folder("sortline-export-") as folder, _kept_if_refused(folder):
+    with scratch_folder("sortline-export-") as folder, _kept_if_stopped(folder, steps=steps):
         exported = _export(folder, training, steps=steps)
         manifest = _manifest(training, parity=exported.parity)
         digests = np.array(data.pictures.digests)
@@ -127,22 +127,33 @@ def publish(training: Training, *, store: ModelStore, steps: ProgressSteps) -> P
 
 
 @contextlib.contextmanager
-def _kept_if_refused(folder: Path) -> Iterator[None]:
-    """If the block fails once `folder` holds the trained model, keep it under another name, and say so in the error."""
+def _kept_if_stopped(folder: Path, *, steps: ProgressSteps) -> Iterator[None]:
+    """If the block fails or is interrupted once `folder` holds the trained model, keep it, and tell the user where."""
     try:
         yield
-    except Exception as error:
-        if is_disk_error(error) or not (folder / SAVED_MODEL_DIR).is_dir():
+    except BaseException as error:
+        if not (folder / SAVED_MODEL_DIR / "saved_model.pb").is_file():  # TensorFlow writes it after the weights
             raise
-        kept = folder.rename(folder.with_name(folder.name.replace("export", "trained")))
-        if (kept / MANIFEST_FILE).is_file():
-            where = f"The trained model is kept: `sortline models publish {kept} --no-promote` publishes it as it is."
-        else:
-            where = f"The trained model is kept as a SavedModel: {kept / SAVED_MODEL_DIR}"
+        where = _keep(folder)
+        if not isinstance(error, Exception):  # Ctrl-C
+            steps.print_line(where)
+            raise
+        if is_disk_error(error):
+            error = scratch_error(error, folder=folder)
         if isinstance(error, SortlineError):
             raise type(error)(f"{error} {where}") from error
         first_line = (str(error).strip().splitlines() or [repr(error)])[0]  # the converter raises many types
         raise BadBundle(f"the trained model can't be exported: {first_line}. {where}") from error
+
+
+def _keep(folder: Path) -> str:
+    """Keep the folder under another name; returns a sentence that says what can be done with it."""
+    kept = folder.rename(folder.with_name(folder.name.replace("export", "trained")))
+    try:
+        open_bundle(kept)
+    except BadBundle:  # not complete
+        return f"The trained model is kept as a SavedModel: {kept / SAVED_MODEL_DIR}"
+    return f"The trained model is kept: `sortline models publish {kept} --no-promote` publishes it as it is."
 
 
 class _Exported(NamedTuple):
@@ -183,22 +194,13 @@ def spread_over(rows: Indices, count: int) -> Indices:
     return rows.take(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))
 
 
-def _calibration_info(training: Training) -> CalibrationInfo:
-    data, decisions = training.data, training.decisions
-    labels = data.labels(data.split.validation)
-    truth = np.array([[name in names for name in data.classes] for names in labels], bool)
-    mask = training.validation_label_mask
-    known = np.ones_like(truth) if mask is None else mask
-    before, after = (
-        reliability(probabilities, truth, known, mode=data.mode).error
-        for probabilities in (decisions.before, decisions.after)
-    )
+def _calibration_info(decisions: DecisionTuning) -> CalibrationInfo:
     return CalibrationInfo(
         scale=decisions.calibration.scale,
         shift=decisions.calibration.shift,
-        images=len(labels),
-        ece_before=round(before, 6),
-        ece_after=round(after, 6),
+        images=len(decisions.before),
+        ece_before=round(decisions.calibration_errors[0], 6),
+        ece_after=round(decisions.calibration_errors[1], 6),
     )
 
 
@@ -240,7 +242,7 @@ def _manifest(training: Training, *, parity: dict[str, float]) -> Manifest:
         metrics=compute_metrics(
             training.decisions.score_out_of_fold(labels, label_mask=training.validation_label_mask)
         ),
-        calibration=_calibration_info(training),
+        calibration=_calibration_info(training.decisions),
         parity=parity,
         files={},
     )

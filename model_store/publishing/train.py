@@ -56,11 +56,11 @@ def train_and_publish(
     """
     steps = steps or ProgressSteps()
     objective = _check_options(options)
-    check_writable(store, options.name, cache=cache)
     dataset = load_dataset(path)
     check_regions(options.regions, dataset)
     mode = training_mode(dataset, options.mode)
     objective.check(mode)
+    check_writable(store, options.name, cache=cache)  # makes folders, so it comes after all that may be refused at once
     backbone = resolve_backbone(options.backbone, cache=cache, steps=steps)
     with steps.step("Opening the backbone"):
         network = open_network(backbone)

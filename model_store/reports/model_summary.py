@@ -151,7 +151,7 @@ def _calibration(manifest: Manifest) -> tuple[tuple[str, str], ...]:
         )
     return (
         ("expected calibration error (ECE) before", format_score(calibration.ece_before)),
-        ("ECE after, on images it was not fitted to", format_score(calibration.ece_after)),
+        ("ECE after, out of fold (slightly too good: the lower was chosen)", format_score(calibration.ece_after)),
         ("images", f"{calibration.images:,}"),
         ("scale of the logits", _numbers(calibration.scale)),
         ("shift of the logits", _numbers(calibration.shift)),

@@ -49,10 +49,15 @@ def scratch_folder(prefix: str) -> Iterator[Path]:
     except Exception as error:
         if not is_disk_error(error):
             raise
-        raise BadSetting(
-            f"the scratch folder {folder or 'for temporary files'} can't be used: {describe_disk_error(error)}. Free "
-            "some space or get write permission there, or set the environment variable TMPDIR to another folder."
-        ) from error
+        raise scratch_error(error, folder=folder or "for temporary files") from error
+
+
+def scratch_error(error: Exception, *, folder: Path | str) -> BadSetting:
+    """The BadSetting for a disk error in a scratch folder."""
+    return BadSetting(
+        f"the scratch folder {folder} can't be used: {describe_disk_error(error)}. Free some space or get write "
+        "permission there, or set the environment variable TMPDIR to another folder."
+    )
 
 
 def is_disk_error(error: Exception) -> bool:

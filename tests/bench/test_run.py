@@ -17,6 +17,8 @@ from bench.commands import BENCHMARKS, USUAL
 from bench.measuring.record import OnProgress, Record
 from bench.output import plot
 from bench.run import Options, run_all
+from shared.errors import BadSetting, SortlineError
+from shared.server.connection import connect
 from shared.settings import Settings
 
 OPTIONS = Options(
@@ -81,6 +83,21 @@ def test_every_name_runs_its_benchmark_in_a_fixed_order(
     ran.clear()
     run_all(["swaps"], options, out=tmp_path, as_json=True)
     assert ran == ["swaps"]
+
+
+@pytest.mark.parametrize("server", [True, False])
+def test_what_is_refused_leaves_no_output_folder(
+    server: bool, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SORTLINE_MODEL_STORE", str(tmp_path / "models"))
+    options = replace(OPTIONS, redis_url=settings.redis_url if server else None)
+    with pytest.raises(SortlineError, match="sortline train"):
+        run_all(["engine"], options, out=tmp_path / "out", as_json=True)
+    if server:
+        connect(settings.redis_url).set("used", 1)
+        with pytest.raises(BadSetting, match="the database holds 1 keys"):
+            run_all(["idle"], options, out=tmp_path / "out", as_json=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_usual_ones_run_by_default() -> None:

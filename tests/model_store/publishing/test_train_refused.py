@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from model_store.bundle.files import open_bundle
 from model_store.bundle.manifest import FP32_FILE, INT8_FILE
+from model_store.bundle.policy import Mode
 from model_store.export.exporter import export
 from model_store.training.history import Epoch
-from shared.errors import BadBundle, BadDataset, BadSetting, StoreUnavailable
-from tests.model_store.publishing.kit import Bench
+from shared.errors import BadBundle, BadDataset, BadSetting, SortlineError, StoreUnavailable
+from tests.model_store.publishing.kit import Bench, commands
 from tests.model_store.tiny_backbone import write_class_folders
 
 pytestmark = pytest.mark.training
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+# The error that TensorFlow raises is not an OSError.
+FULL_BY_TENSORFLOW = RuntimeError("{{function_node SaveV2}} /x/variables.data; No space left on device [Op:SaveV2]")
 
 
 def test_a_dataset_that_cannot_be_trained_on_is_refused_at_the_start(bench: Bench, several: Path) -> None:
@@ -39,8 +48,8 @@ def test_an_impossible_learning_rate_is_refused(bench: Bench, folders: Path, fla
 
 
 def test_a_training_that_diverges_ends_at_once(bench: Bench, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def diverged(phase: str, number: int, epochs: int, values: dict[str, float]) -> Epoch:
-        return Epoch(phase, number, epochs, values | {"loss": math.nan})
+    def diverged(phase: str, number: int, epochs: int, mode: Mode, values: dict[str, float]) -> Epoch:
+        return Epoch(phase, number, epochs, mode, values | {"loss": math.nan})
 
     monkeypatch.setattr("model_store.training.head.Epoch", diverged)
     with pytest.raises(BadSetting, match=r"loss became nan in head epoch 1: .* Set a lower --learning-rate"):
@@ -81,6 +90,59 @@ def test_what_the_converter_refuses_is_kept_as_a_saved_model(
         bench.train(folders, "--name", "refused")
     (kept,) = tmp_path.glob("sortline-trained-*")
     assert (kept / "saved_model" / "saved_model.pb").is_file()
+
+
+@pytest.mark.parametrize(
+    "stop", [FULL, FULL_BY_TENSORFLOW, KeyboardInterrupt()], ids=["disk full", "disk full, by TensorFlow", "Ctrl-C"]
+)
+def test_a_saved_model_outlives_a_full_disk_and_an_interruption(
+    stop: BaseException, bench: Bench, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise stop
+
+    monkeypatch.setattr("model_store.export.quantization.to_int8", stopped)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    flags = ["--backbone", bench.backbone, "--cache-dir", bench.root / "cache", "--model-store", bench.store.root]
+    done = CliRunner().invoke(commands(), ["train", str(folders), *map(str, flags), "--name", "stopped"])
+    (kept,) = tmp_path.glob("sortline-trained-*")
+    assert (kept / "saved_model" / "saved_model.pb").is_file()
+    where = f"The trained model is kept as a SavedModel: {kept / 'saved_model'}"
+    if isinstance(stop, KeyboardInterrupt):
+        assert where in done.stderr.splitlines()
+    else:
+        assert isinstance(done.exception, BadSetting)
+        assert re.fullmatch(rf"the scratch folder \S+ can't be used: No space .*TMPDIR.* {where}", str(done.exception))
+
+
+@pytest.mark.parametrize("error", [FULL, FULL_BY_TENSORFLOW])
+def test_a_disk_that_is_full_before_the_model_is_saved_is_reported(
+    error: Exception, bench: Bench, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("model_store.publishing.publish.export", full)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(BadSetting, match=r"scratch folder .*sortline-export-\w+ can't be used: No space .*TMPDIR"):
+        bench.train(folders, "--name", "full")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_refused_command_leaves_no_trace_in_the_store(bench: Bench, several: Path) -> None:
+    with pytest.raises(BadDataset, match="nosuch does not exist"):
+        bench.train(bench.root / "nosuch", "--name", "trace")
+    with pytest.raises(BadSetting, match="no training image is of camera"):
+        bench.train(several, "--name", "trace", "--region", "cam-2=0,0,0.5,1")
+    labels = bench.root / "labels.txt"
+    labels.write_text("a\nb\n")
+    for images, its_labels in ((bench.root / "nosuch", labels), (several, bench.root / "nosuch.txt")):
+        with pytest.raises(SortlineError, match="nosuch"):
+            bench.json(
+                *("models", "import-classifier", "./classifier", "--name", "trace"),
+                *("--labels", its_labels, "--calibration", images),
+            )
+    assert not (bench.store.root / "trace").exists()
 
 
 def test_an_unwritable_store_or_cache_is_found_before_the_work(bench: Bench, several: Path, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +13,6 @@ from typer.testing import CliRunner
 
 from model_store.backbones.resolve import resolve_backbone
 from model_store.commands import add_to
-from model_store.publishing import publish
-from model_store.registry.store import ModelStore
-from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.scratch import cache_write_errors, scratch_folder
 from shared.errors import BadSetting, StoreUnavailable
 from tests.model_store.tiny_backbone import save_tiny_backbone, write_class_folders
@@ -64,16 +60,10 @@ def test_a_disk_that_fills_while_a_backbone_is_fetched_is_reported(
 
 
 @pytest.mark.parametrize("error", [FULL, FULL_BY_TENSORFLOW])
-def test_a_disk_that_fills_while_a_model_is_exported_is_reported(
-    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: Any, **__: Any) -> None:
+def test_a_disk_that_fills_in_a_scratch_folder_is_reported(error: Exception) -> None:
+    named = pytest.raises(BadSetting, match=r"scratch folder .*sortline-export-\w+ can't be used: No space .*TMPDIR")
+    with named, scratch_folder("sortline-export-"):
         raise error
-
-    monkeypatch.setattr(publish, "_export", full)
-    training: Any = SimpleNamespace(data=None, decisions=None, options=SimpleNamespace(name="bottles"))
-    with pytest.raises(BadSetting, match=r"scratch folder .*sortline-export-\w+ can't be used: No space .*TMPDIR"):
-        publish.publish(training, store=ModelStore(tmp_path / "models"), steps=ProgressSteps())
 
 
 def test_a_missing_scratch_folder_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
