@@ -52,10 +52,11 @@ def classify(
     answers = classify_files(found, bundle=bundle, engine=runner, settings=settings, camera=camera, top=top)
     if as_json or not sys.stdout.isatty():  # on a terminal, the printed lines show the progress
         answers = with_progress(answers, total=len(found), what="classifying")
-    kept: list[Classified] = []
-    answers = _keep(answers, kept)
+    written: list[Classified] = []
+    if out or html or grid:  # otherwise the answers need not stay in memory
+        answers = _copied_into(written, answers)
     failed = _print_answers_json(answers, bundle=bundle, engine=runner) if as_json else _print_answers(answers)
-    _write(kept, bundle, runner, settings=settings, out=out, html=html, grid=grid)
+    _write(written, bundle, runner, settings=settings, out=out, html=html, grid=grid)
     if failed:
         raise typer.Exit(1)
 
@@ -73,9 +74,9 @@ def _check_outputs(images: list[Path], *, out: Path | None, html: Path | None, g
             raise NotFound(f"{flag} needs {package}, which is not installed: run pip install 'sortline[train]'.")
 
 
-def _keep(answers: Iterable[Classified], kept: list[Classified]) -> Iterator[Classified]:
+def _copied_into(copies: list[Classified], answers: Iterable[Classified]) -> Iterator[Classified]:
     for answer in answers:
-        kept.append(answer)
+        copies.append(answer)
         yield answer
 
 

@@ -106,7 +106,7 @@ def check_training_installed() -> None:
         )
 
 
-def missing_classes_warning(store: ModelStore, name: str, version: int, previous: int | None) -> str | None:
+def missing_classes_warning(store: ModelStore, name: str, *, version: int, previous: int | None) -> str | None:
     """A warning if a version lacks classes of the previous one, which a line's policy may name; else None."""
     new, old = (None if number is None else store.manifest(name, number) for number in (version, previous))
     if new is None or old is None:

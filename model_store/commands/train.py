@@ -121,7 +121,7 @@ def train(
         )
     manifest = trained.manifest
     if options.promote and (
-        warning := missing_classes_warning(store, manifest.name, manifest.version, manifest.parent)
+        warning := missing_classes_warning(store, manifest.name, version=manifest.version, previous=manifest.parent)
     ):
         trained = replace(trained, notes=(*trained.notes, warning))
     if as_json:

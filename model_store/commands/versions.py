@@ -70,7 +70,7 @@ def promote(model: VersionArgument, model_store: StoreFlag = None, as_json: Json
     warnings = [
         warning
         for warning_of in (_lower_f1_warning, missing_classes_warning)
-        if (warning := warning_of(store, name, version, previous))
+        if (warning := warning_of(store, name, version=version, previous=previous))
     ]
     store.promote(name, version)
     for warning in warnings:
@@ -143,7 +143,7 @@ def _name_and_version(model: str) -> tuple[str, int]:
     return name, version
 
 
-def _lower_f1_warning(store: ModelStore, name: str, version: int, previous: int | None) -> str | None:
+def _lower_f1_warning(store: ModelStore, name: str, *, version: int, previous: int | None) -> str | None:
     """A warning if the promoted version has a lower macro F1 than the current one, by their manifests; else None."""
     scores = []
     for number in (version, previous):

@@ -176,12 +176,24 @@ def compare_versions(
         )
     run = partial(_compared_model, dataset, max_batch=max_batch, limits=limits, steps=steps)
     found = Comparison(dataset, run(*a), run(*b))
-    if found.a.predictions.samples != found.b.predictions.samples:
-        raise BadSetting(
-            "the two models were trained with different sample_bits, and one of them can't read some of these images. "
-            "Set sample_bits to the number of bits that the camera gives."
+    if differing := {*found.a.predictions.samples} ^ {*found.b.predictions.samples}:
+        raise _different_images_error(
+            sorted(sample.name for sample in differing),
+            [limits.for_model(bundle.manifest).sample_bits for bundle, _ in (a, b)],
         )
     return found
+
+
+def _different_images_error(names: list[str], sample_bits: list[int]) -> BadSetting:
+    """The error for images that only one of two models could read; `sample_bits` are the two models'."""
+    count = f"{len(names):,}"
+    if sample_bits[0] == sample_bits[1]:
+        return BadSetting(f"{count} files were changed while the two models ran, e.g. {names[0]}. Compare again.")
+    a, b = (f"at {bits} bits per sample" if bits else "at the bits that each file shows" for bits in sample_bits)
+    return BadSetting(
+        f"the two models read 16-bit images {a} and {b}, and only one of them can read {count} of these, e.g. "
+        f"{names[0]}. Set sample_bits to the number of bits that the camera gives."
+    )
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

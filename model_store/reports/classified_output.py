@@ -25,7 +25,8 @@ from shared.printable import printable
 
 # About as many images as a phone can show. The CSV has all answers.
 MAX_SHOWN = 500
-_COLUMNS = ("file", "labels", "probabilities", "lane", "uncertain", "error")
+# Names and forms are those of `results --csv`.
+_COLUMNS = ("file", "labels", "probability", "lane", "uncertain", "error")
 # Color is not the only sign: the verdict is also written below the image.
 _SURE, _UNCERTAIN, _ERROR = "#009E73", "#56B4E9", "#D55E00"
 _BLANK = np.full((THUMBNAIL_PX, THUMBNAIL_PX, 3), 200, np.uint8)
@@ -85,7 +86,7 @@ def _csv_row(answer: Classified) -> list[str]:
         "|".join(label for label, _ in decision.labels),
         "|".join(f"{probability:.4f}" for _, probability in decision.labels),
         decision.lane,
-        "yes" if decision.uncertain else "no",
+        "true" if decision.uncertain else "false",
         "",
     ]
 

@@ -21,7 +21,8 @@ from shared.output_files import unwritable_error
 
 # Images on the page. Each takes about 4 KB, so a phone can still open it. The CSV has all of them.
 MAX_SHOWN = 500
-_ANSWER_COLUMNS = ("labels", "probabilities", "lane", "right")
+# Names and forms are those of `results --csv`.
+_ANSWER_COLUMNS = ("labels", "probability", "lane", "right")
 _COLUMNS = ("file", "truth", *(f"{side}_{what}" for side in "ab" for what in _ANSWER_COLUMNS))
 
 
@@ -118,7 +119,7 @@ def _csv_rows(comparison: Comparison) -> Iterator[list[str]]:
                 "|".join(item["label"] for item in answer["labels"]),
                 "|".join(f"{item['probability']:.4f}" for item in answer["labels"]),
                 answer["lane"],
-                "yes" if answer["right"] else "no",
+                "true" if answer["right"] else "false",
             ]
         yield line
 

@@ -126,7 +126,7 @@ def draw_cells(path: Path, cells: Sequence[GridCell], *, title: str) -> None:
     for start, height_px in zip(starts, heights_px, strict=True):
         for column, index in enumerate(range(start, min(start + _COLUMNS, len(cells)))):
             left_px = _MARGIN_PX + column * (_CELL_PX + _MARGIN_PX)
-            _draw_cell(sheet, pen, cells[index], lines[index], at=(left_px, top_px), font=font)
+            _draw_cell(sheet, cells[index], lines=lines[index], at=(left_px, top_px), font=font)
         top_px += height_px
     sheet.save(path, "PNG")
 
@@ -148,14 +148,14 @@ def _lines(cell: GridCell, font: ImageFont.FreeTypeFont) -> list[tuple[str, str]
 
 def _draw_cell(
     sheet: Image.Image,
-    pen: ImageDraw.ImageDraw,
     cell: GridCell,
-    lines: Sequence[tuple[str, str]],
     *,
+    lines: Sequence[tuple[str, str]],
     at: tuple[int, int],
     font: ImageFont.FreeTypeFont,
 ) -> None:
     left_px, top_px = at
+    pen = ImageDraw.Draw(sheet)
     frame = (left_px, top_px, left_px + _SIDE_PX - 1, top_px + _SIDE_PX - 1)
     pen.rectangle(frame, fill=cell.color)
     picture = Image.fromarray(cell.pixels)

@@ -96,15 +96,15 @@ class PreparedData:
         check_trainable(dataset, [samples[index] for index in rows], mode)
         parts = _split(dataset, report, samples, rows, seed=seed)
         return cls(
-            dataset,
-            report,
-            mode,
-            dataset.classes_for(mode),
-            fit,
-            pictures,
-            parts,
-            held_out_pictures,
-            limits.sample_bits,
+            dataset=dataset,
+            report=report,
+            mode=mode,
+            classes=dataset.classes_for(mode),
+            fit=fit,
+            pictures=pictures,
+            split=parts,
+            held_out=held_out_pictures,
+            sample_bits=limits.sample_bits,
         )
 
     def samples(self, rows: Indices) -> list[Sample]:

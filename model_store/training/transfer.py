@@ -92,7 +92,16 @@ def train_model(
         BadSetting: the backbone can't be trained that way; says which ways it can.
     """
     _check(backbone, network, options)
-    inputs = _Inputs(backbone, network, train, validation, options, cache, steps, on_epoch)
+    inputs = _Inputs(
+        backbone,
+        network,
+        train=train,
+        validation=validation,
+        options=options,
+        cache=cache,
+        steps=steps,
+        on_epoch=on_epoch,
+    )
     extractors = _candidate_extractors(inputs)
     with steps.step("Computing features", total=len(extractors) * len(train.images)) as on_progress:
         features = {

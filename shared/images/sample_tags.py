@@ -1,6 +1,7 @@
 """Reads what a file says about the bits of its samples: how many it stores, and how many are used by its tags.
 
-In: an opened frame and its file. Out: a SampleSource, for `sample_bits`. Called only by `decoding`.
+In: an opened frame and its file. Out: a SampleSource, for `sample_bits`; and the frame with a palette that is read at
+the bits that its entries use. Called only by `decoding`.
 """
 
 from __future__ import annotations

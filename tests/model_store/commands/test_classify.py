@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,9 @@ def test_answers_as_csv_page_and_picture(store: ModelStore, images: Path, tmp_pa
     assert {Path(row["file"]).name for row in rows} == {*NAMES, "broken.png"}
     for row in rows:
         assert bool(row["error"]) == row["file"].endswith("broken.png")
-        assert bool(row["labels"]) == bool(row["lane"]) == (row["uncertain"] in ("yes", "no")) == (not row["error"])
+        assert bool(row["labels"]) == bool(row["lane"]) == (row["uncertain"] in ("true", "false")) == (not row["error"])
+        assert list(row) == ["file", "labels", "probability", "lane", "uncertain", "error"]  # as in `results --csv`
+        assert row["error"] or re.fullmatch(r"[01]\.\d{4}(\|[01]\.\d{4})*", row["probability"])
     page = html.read_text(encoding="utf-8")
     assert "caps@1 (litert): 4 images" in page
     assert "a &amp; &lt;b&gt;.png" in page

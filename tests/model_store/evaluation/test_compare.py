@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from model_store.bundle.files import Bundle
-from model_store.bundle.manifest import MANIFEST_FILE, Manifest
+from model_store.bundle.manifest import MANIFEST_FILE, SAMPLE_BITS_KEY, Manifest
 from model_store.bundle.policy import Policy
 from model_store.bundle.training_digests import write_training_digests
 from model_store.commands import add_to
@@ -254,7 +254,40 @@ def test_compare_on_the_command_line(store: ModelStore, dataset: Path, tmp_path:
     assert [row["file"] for row in rows] == [one["file"] for one in found["differences"]]
     for row, one in zip(rows, found["differences"], strict=True):
         assert row["b_labels"] == "|".join(item["label"] for item in one["b"]["labels"])
-        assert (row["a_lane"], row["a_right"]) == (one["a"]["lane"], "yes" if one["a"]["right"] else "no")
+        assert (row["a_lane"], row["a_right"]) == (one["a"]["lane"], "true" if one["a"]["right"] else "false")
+        assert row["b_probability"] == "|".join(f"{item['probability']:.4f}" for item in one["b"]["labels"])
+
+
+def read_at(bundle: Bundle, bits: int) -> Bundle:
+    training = bundle.manifest.training.model_copy(update={"settings": {SAMPLE_BITS_KEY: bits}})
+    return Bundle(bundle.path, bundle.manifest.model_copy(update={"training": training}))
+
+
+def test_images_that_only_one_of_two_models_can_read(tmp_path: Path) -> None:
+    dataset, made = three_images(tmp_path, "good", "no cap", "good"), bundle(tmp_path, CLASSES)
+    Image.fromarray(np.full((8, 8), 3000, np.uint16)).save(tmp_path / "three" / "1.png")
+    models = [(read_at(made, bits), Fixed([[0.9, 0.1, 0.1]] * 3)) for bits in (10, 12)]
+    with pytest.raises(BadSetting, match=r"at 10 bits per sample and at 12 .* can read 1 of these, e\.g\. 1\.png\."):
+        compare_versions(dataset, *models, max_batch=8, limits=Limits(), steps=ProgressSteps())  # type: ignore[arg-type]
+
+
+class Deleting(Fixed):
+    """Deletes a file when it is given the images."""
+
+    path = Path()
+
+    def predict(self, batch: np.ndarray) -> np.ndarray:
+        self.path.unlink()
+        return super().predict(batch)
+
+
+def test_files_that_vanish_between_the_models_are_named(tmp_path: Path) -> None:
+    dataset, made = three_images(tmp_path, "good", "no cap", "good"), bundle(tmp_path, CLASSES)
+    a = Deleting([[0.9, 0.1, 0.1]] * 3)
+    a.path = tmp_path / "three" / "1.png"
+    b = Fixed([[0.9, 0.1, 0.1]] * 2)
+    with pytest.raises(BadSetting, match=r"changed while the two models ran, e\.g\. 1\.png.* Compare again"):
+        compare_versions(dataset, (made, a), (made, b), max_batch=8, limits=Limits(), steps=ProgressSteps())  # type: ignore[arg-type]
 
 
 def evaluated(store: ModelStore, spec: str, dataset: Path) -> dict[str, Any]:
