@@ -12,7 +12,6 @@ from shared.images.decode_memory import MAX_DECODE_BYTES
 from shared.images.decoding import MAX_BYTES, MAX_PX
 from shared.policy_overrides import PolicyOverride
 from shared.settings import Settings, config_file, environment, load_settings, masked, misspelled_variables, origin
-from worker.parent.log import log_format
 
 
 @pytest.fixture(autouse=True)
@@ -134,9 +133,6 @@ def test_a_file_from_a_windows_editor_is_read() -> None:
     Path("sortline.toml").write_bytes(b"\xef\xbb\xbfmax_batch = 3\r\nqueues = 'live'\r\n")
     assert (load_settings().max_batch, load_settings().queues) == (3, "live")
     assert origin("max_batch", {}) == "sortline.toml"
-    assert log_format({"SORTLINE_CONFIG": "absent.toml"}) == "text"
-    Path("sortline.toml").write_bytes(b"\xef\xbb\xbflog_format = 'json'\r\n")
-    assert log_format({}) == "json"
 
 
 def test_a_file_that_cant_be_read_is_named() -> None:

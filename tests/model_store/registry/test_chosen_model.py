@@ -11,7 +11,6 @@ from model_store.registry.chosen_model import chosen_model
 from model_store.registry.store import ModelStore, copy_bundle
 from shared.errors import NotFound
 from shared.settings import Settings, load_settings
-from worker.models.loading import load_model
 
 
 @pytest.fixture
@@ -23,12 +22,10 @@ def store(tiny_bundle: Path, tmp_path: Path) -> ModelStore:
     return store
 
 
-def test_the_only_model_is_taken_and_served(store: ModelStore) -> None:
+def test_the_only_model_is_taken(store: ModelStore) -> None:
     shutil.rmtree(store.root / "tops")
     (store.root / "begun" / "000001").mkdir(parents=True)  # has no complete version
     assert chosen_model(Settings(), store) == "caps"
-    settings = load_settings(model_store=str(store.root), engine="litert", max_batch=1)
-    assert load_model(settings).manifest.name == "caps"
 
 
 def test_of_several_the_flags_are_shown(store: ModelStore) -> None:
@@ -47,7 +44,7 @@ def test_a_name_that_was_given_is_kept(store: ModelStore, monkeypatch: pytest.Mo
     monkeypatch.setenv("SORTLINE_MODEL", "bottles")
     assert chosen_model(load_settings(), store) == "bottles"
     with pytest.raises(NotFound, match=r"'bottles' has no current version.*it has caps@1"):
-        load_model(load_settings(model_store=str(store.root)))
+        store.resolve("bottles")
 
 
 def test_an_empty_store_says_so(tmp_path: Path) -> None:

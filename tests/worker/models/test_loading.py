@@ -11,11 +11,11 @@ import pytest
 
 from model_store.bundle.files import Bundle
 from model_store.bundle.manifest import IMAGES_BY_BITS_KEY, MANIFEST_FILE
-from model_store.registry.store import ModelStore
+from model_store.registry.store import ModelStore, copy_bundle
 from shared.settings import Settings
 from tests.worker import kit
 from worker.models import loading
-from worker.models.loading import as_model, load_bundle, measure
+from worker.models.loading import as_model, load_bundle, load_model, measure
 
 
 class Slow(kit.ToneEngine):
@@ -77,3 +77,10 @@ def test_images_that_are_read_unlike_in_the_training_are_told(
     assert "sample_bits" not in caplog.text
     load_bundle(folder, settings.model_copy(update={"sample_bits": 16}))
     assert "sample_bits is 16, but tiny@1 was trained on images of 12 bits per sample" in caplog.text
+
+
+def test_without_a_name_the_only_model_is_served(settings: Settings, tiny_models: Path, tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "models")
+    store.publish("caps", copy_bundle(ModelStore(tiny_models).resolve("tiny"), "caps"))
+    unnamed = Settings(redis_url=settings.redis_url, model_store=str(store.root), engine="litert", max_batch=1)
+    assert load_model(unnamed).manifest.name == "caps"

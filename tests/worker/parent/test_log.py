@@ -37,3 +37,10 @@ def test_the_log_format_is_text_if_the_settings_cannot_be_read(tmp_path: Path) -
     (tmp_path / "broken.toml").write_text("log_format =")
     assert log_format({"SORTLINE_CONFIG": str(tmp_path / "broken.toml")}) == "text"
     assert log_format({"SORTLINE_CONFIG": str(tmp_path / "none.toml")}) == "text"
+
+
+def test_a_file_from_a_windows_editor_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert log_format({"SORTLINE_CONFIG": "absent.toml"}) == "text"
+    Path("sortline.toml").write_bytes(b"\xef\xbb\xbflog_format = 'json'\r\n")
+    assert log_format({}) == "json"
