@@ -39,7 +39,7 @@ def compare(
 
     Example: sortline models compare bottles@2 bottles@3 --dataset photographs --html differences.html
     """
-    from model_store.datasets.image_loading import Limits
+    from model_store.datasets.image_loading import DecodeSettings
     from model_store.evaluation.compare import compare_versions
     from model_store.reports.comparison_output import warnings, write_csv, write_html
     from model_store.runtime.progress import show_progress
@@ -48,15 +48,17 @@ def compare(
 
     settings = load_settings(engine=engine, model_store=model_store)
     check_output_files({"--out": out, "--html": html})
-    limits = Limits.of(settings)
+    decode_settings = DecodeSettings.of(settings)
     models = [open_model(settings, spec) for spec in (a, b)]
     data = load_labeled(dataset, held_out=held_out)
     with show_progress() as steps:
-        found = compare_versions(data, *models, max_batch=settings.max_batch, limits=limits, steps=steps)
+        found = compare_versions(
+            data, *models, max_batch=settings.max_batch, decode_settings=decode_settings, steps=steps
+        )
         if out is not None:
             write_csv(out, found)
         if html is not None:
-            write_html(html, found, limits=limits.for_model(models[0][0].manifest), steps=steps)
+            write_html(html, found, decode_settings=decode_settings.for_model(models[0][0].manifest), steps=steps)
     print_unused([{"file": item.name, "reason": item.reason} for item in found.a.predictions.unreadable], [])
     for warning in warnings(found):
         print(warning, file=sys.stderr)

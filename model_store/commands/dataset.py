@@ -39,7 +39,7 @@ def check_dataset(
     """
     from model_store.datasets.audit import audit_dataset
     from model_store.datasets.dataset import check_trainable, load_dataset, training_mode
-    from model_store.datasets.image_loading import Limits, decode_samples
+    from model_store.datasets.image_loading import DecodeSettings, decode_samples
     from model_store.runtime.progress import show_progress
     from shared.settings import load_settings
     from shared.tables import plain_console
@@ -56,7 +56,7 @@ def check_dataset(
                     data.files,
                     samples,
                     size_px=_SIZE_PX,
-                    limits=Limits.of(settings),
+                    decode_settings=DecodeSettings.of(settings),
                     on_progress=on_progress,
                     scratch=settings.cache_path,
                 )

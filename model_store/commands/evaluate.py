@@ -27,7 +27,7 @@ def evaluate(
 
     Example: sortline evaluate producer/bottles --held-out --model bottles@3 --json
     """
-    from model_store.datasets.image_loading import Limits
+    from model_store.datasets.image_loading import DecodeSettings
     from model_store.evaluation.evaluate import evaluate_dataset, seen_warning
     from model_store.runtime.progress import show_progress
     from shared.settings import load_settings
@@ -37,7 +37,7 @@ def evaluate(
     bundle, runner = open_model(settings)
     with show_progress() as steps:
         metrics = evaluate_dataset(
-            data, bundle, runner, max_batch=settings.max_batch, limits=Limits.of(settings), steps=steps
+            data, bundle, runner, max_batch=settings.max_batch, decode_settings=DecodeSettings.of(settings), steps=steps
         )
     if warning := seen_warning(metrics["seen_in_training"], images=metrics["images"]):
         print(f"sortline: {warning}", file=sys.stderr)

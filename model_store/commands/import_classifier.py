@@ -42,7 +42,7 @@ def import_classifier(
     --labels https://storage.googleapis.com/download.tensorflow.org/data/ImageNetLabels.txt
     --calibration producer/bottles
     """
-    from model_store.datasets.image_loading import Limits
+    from model_store.datasets.image_loading import DecodeSettings
     from model_store.publishing.import_classifier import ImportOptions
     from model_store.publishing.import_classifier import import_classifier as fetch_and_publish
     from model_store.registry.store import open_store
@@ -57,7 +57,7 @@ def import_classifier(
             options,
             store=open_store(settings),
             cache=settings.cache_path,
-            limits=Limits.of(settings),
+            decode_settings=DecodeSettings.of(settings),
             steps=steps,
         )
     for note in imported.notes:

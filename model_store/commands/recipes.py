@@ -27,7 +27,7 @@ def compare_recipes(
 
     Example: sortline models compare-recipes producer/bottles --seeds 123,1,2
     """
-    from model_store.datasets.image_loading import Limits
+    from model_store.datasets.image_loading import DecodeSettings
     from model_store.runtime.progress import show_progress
     from model_store.training import recipe_comparison
     from shared.errors import BadSetting
@@ -39,7 +39,12 @@ def compare_recipes(
     numbers = [int(seed) for seed in seeds.split(",")]
     with show_progress() as steps:
         results = recipe_comparison.compare_recipes(
-            dataset, numbers, cache=settings.cache_path, limits=Limits.of(settings), backbone=backbone, steps=steps
+            dataset,
+            numbers,
+            cache=settings.cache_path,
+            decode_settings=DecodeSettings.of(settings),
+            backbone=backbone,
+            steps=steps,
         )
     print_json(results) if as_json else _print_recipes(results)
 
@@ -57,7 +62,7 @@ def time_head(
 
     Example: sortline models time-head producer/bottles
     """
-    from model_store.datasets.image_loading import Limits
+    from model_store.datasets.image_loading import DecodeSettings
     from model_store.runtime.progress import show_progress
     from model_store.training import recipe_comparison
     from shared.settings import load_settings
@@ -65,7 +70,12 @@ def time_head(
     settings = load_settings(cache_dir=cache_dir)
     with show_progress() as steps:
         timings = recipe_comparison.time_head(
-            dataset, cache=settings.cache_path, limits=Limits.of(settings), seed=seed, backbone=backbone, steps=steps
+            dataset,
+            cache=settings.cache_path,
+            decode_settings=DecodeSettings.of(settings),
+            seed=seed,
+            backbone=backbone,
+            steps=steps,
         )
     if as_json:
         print_json(timings)

@@ -84,7 +84,7 @@ def train(
 
     Example: sortline train producer/bottles --name bottles
     """
-    from model_store.datasets.image_loading import Limits
+    from model_store.datasets.image_loading import DecodeSettings
     from model_store.publishing.train import train_and_publish
     from model_store.publishing.train_options import TrainOptions
     from model_store.registry.store import open_store
@@ -115,7 +115,7 @@ def train(
             options,
             store=store,
             cache=settings.cache_path,
-            limits=Limits.of(settings),
+            decode_settings=DecodeSettings.of(settings),
             steps=steps,
             show=lambda report: report.show(plain_console(stderr=True)),
         )

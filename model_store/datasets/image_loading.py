@@ -40,10 +40,10 @@ MEMORY_BYTES = 1_000_000_000
 _AHEAD_PER_THREAD = 8
 
 
-class Limits(NamedTuple):
-    """Images above these limits are not decoded. With the settings' limits, training accepts what workers accept.
+class DecodeSettings(NamedTuple):
+    """How images are decoded, and how large they may be: the arguments of `decode_image` that come from the settings.
 
-    `sample_bits` is not a limit, but belongs to them: it says how 16-bit files are read, as in `decode_image`.
+    With the settings' values, training accepts what workers accept.
     """
 
     max_bytes: int = MAX_BYTES
@@ -53,7 +53,7 @@ class Limits(NamedTuple):
     sample_bits: int = 0
 
     @classmethod
-    def of(cls, settings: Settings) -> Limits:
+    def of(cls, settings: Settings) -> DecodeSettings:
         """The settings `max_image_bytes`, `max_image_px`, `max_decode_bytes`, `max_decode_s` and `sample_bits`."""
         return cls(
             settings.max_image_bytes,
@@ -63,8 +63,8 @@ class Limits(NamedTuple):
             settings.sample_bits,
         )
 
-    def for_model(self, manifest: Manifest) -> Limits:
-        """These limits with the `sample_bits` that this model's images need: the setting's, or else the model's own."""
+    def for_model(self, manifest: Manifest) -> DecodeSettings:
+        """These settings with the `sample_bits` that this model's images need: its own, unless the setting is set."""
         return self._replace(sample_bits=sample_bits_for(manifest, self.sample_bits))
 
 
@@ -115,7 +115,7 @@ def decode_samples(
     samples: Iterable[Sample],
     *,
     size_px: int,
-    limits: Limits,
+    decode_settings: DecodeSettings,
     on_progress: OnProgress,
     fit: Fit = "stretch",
     regions: Mapping[str, Region] | None = None,
@@ -127,7 +127,7 @@ def decode_samples(
         files: where the samples are read from.
         samples: the samples to decode.
         size_px: side of the decoded images.
-        limits: images above them count as unreadable.
+        decode_settings: images above their limits count as unreadable.
         on_progress: called for each sample.
         fit: how an image that isn't square is made square.
         regions: the part of an image to keep, by camera; `*` stands for every other camera. Images of a camera without
@@ -138,7 +138,9 @@ def decode_samples(
         BadSetting: `scratch` can't hold the images.
     """
     wanted = list(samples)
-    decode = functools.partial(_decode, files, size_px=size_px, limits=limits, fit=fit, regions=regions or {})
+    decode = functools.partial(
+        _decode, files, size_px=size_px, decode_settings=decode_settings, fit=fit, regions=regions or {}
+    )
     images = _allocate(len(wanted), size_px, scratch)
     decoded: list[_Decoded] = []
     unreadable: list[Unreadable] = []
@@ -203,7 +205,13 @@ def _decode_in_threads(
 
 
 def _decode(
-    files: DatasetFiles, sample: Sample, *, size_px: int, limits: Limits, fit: Fit, regions: Mapping[str, Region]
+    files: DatasetFiles,
+    sample: Sample,
+    *,
+    size_px: int,
+    decode_settings: DecodeSettings,
+    fit: Fit,
+    regions: Mapping[str, Region],
 ) -> _WithPixels | Unreadable:
     bits: list[int] = []
     try:
@@ -214,11 +222,11 @@ def _decode(
             size_px=size_px,
             region=region,
             fit=fit,
-            max_bytes=limits.max_bytes,
-            max_px=limits.max_px,
-            max_decode_bytes=limits.max_decode_bytes,
-            max_decode_s=limits.max_decode_s,
-            sample_bits=limits.sample_bits,
+            max_bytes=decode_settings.max_bytes,
+            max_px=decode_settings.max_px,
+            max_decode_bytes=decode_settings.max_decode_bytes,
+            max_decode_s=decode_settings.max_decode_s,
+            sample_bits=decode_settings.sample_bits,
             on_sample_bits=bits.append,
         )
     except BadImage as error:

@@ -15,7 +15,7 @@ import numpy as np
 
 from model_store.bundle.files import Bundle
 from model_store.datasets.dataset import Dataset
-from model_store.datasets.image_loading import Limits
+from model_store.datasets.image_loading import DecodeSettings
 from model_store.engines.protocol import Engine
 from model_store.evaluation.evaluate import DatasetPredictions, predict_dataset, seen_in_training
 from model_store.evaluation.metrics import ScoredPredictions, compute_metrics, label_mask_of, score
@@ -156,7 +156,7 @@ def compare_versions(
     b: tuple[Bundle, Engine],
     *,
     max_batch: int,
-    limits: Limits,
+    decode_settings: DecodeSettings,
     steps: ProgressSteps,
 ) -> Comparison:
     """Run both models on every image.
@@ -174,12 +174,12 @@ def compare_versions(
             f"the two models have no label in common: {list(classes_a)} and {list(classes_b)}. "
             "Compare versions that sort the same things."
         )
-    run = partial(_compared_model, dataset, max_batch=max_batch, limits=limits, steps=steps)
+    run = partial(_compared_model, dataset, max_batch=max_batch, decode_settings=decode_settings, steps=steps)
     found = Comparison(dataset, run(*a), run(*b))
     if differing := {*found.a.predictions.samples} ^ {*found.b.predictions.samples}:
         raise _different_images_error(
             sorted(sample.name for sample in differing),
-            [limits.for_model(bundle.manifest).sample_bits for bundle, _ in (a, b)],
+            [decode_settings.for_model(bundle.manifest).sample_bits for bundle, _ in (a, b)],
         )
     return found
 
@@ -211,11 +211,19 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
 
 def _compared_model(
-    dataset: Dataset, bundle: Bundle, engine: Engine, *, max_batch: int, limits: Limits, steps: ProgressSteps
+    dataset: Dataset,
+    bundle: Bundle,
+    engine: Engine,
+    *,
+    max_batch: int,
+    decode_settings: DecodeSettings,
+    steps: ProgressSteps,
 ) -> ComparedModel:
     manifest, ref = bundle.manifest, bundle.ref(engine.name)
     what = f"Classifying with {ref.name}@{ref.version}"
-    predictions = predict_dataset(dataset, bundle, engine, max_batch=max_batch, limits=limits, steps=steps, what=what)
+    predictions = predict_dataset(
+        dataset, bundle, engine, max_batch=max_batch, decode_settings=decode_settings, steps=steps, what=what
+    )
     scored = score(
         predictions.probabilities,
         predictions.labels,

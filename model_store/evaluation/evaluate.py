@@ -13,7 +13,7 @@ import numpy as np
 from model_store.bundle.files import Bundle
 from model_store.bundle.training_digests import read_training_digests
 from model_store.datasets.dataset import Dataset, Sample
-from model_store.datasets.image_loading import Limits, Unreadable, decode_samples
+from model_store.datasets.image_loading import DecodeSettings, Unreadable, decode_samples
 from model_store.engines.protocol import Engine
 from model_store.evaluation.metrics import check_labels_known, evaluate, label_mask_of
 from model_store.runtime.progress import ProgressSteps
@@ -49,7 +49,7 @@ def predict_dataset(
     engine: Engine,
     *,
     max_batch: int,
-    limits: Limits,
+    decode_settings: DecodeSettings,
     steps: ProgressSteps,
     what: str = "Classifying",
 ) -> DatasetPredictions:
@@ -71,7 +71,7 @@ def predict_dataset(
                 dataset.files,
                 chunk,
                 size_px=manifest.input_size_px,
-                limits=limits.for_model(manifest),
+                decode_settings=decode_settings.for_model(manifest),
                 fit=manifest.fit,
                 regions=manifest.regions,
                 on_progress=on_progress,
@@ -89,7 +89,13 @@ def predict_dataset(
 
 
 def evaluate_dataset(
-    dataset: Dataset, bundle: Bundle, engine: Engine, *, max_batch: int, limits: Limits, steps: ProgressSteps
+    dataset: Dataset,
+    bundle: Bundle,
+    engine: Engine,
+    *,
+    max_batch: int,
+    decode_settings: DecodeSettings,
+    steps: ProgressSteps,
 ) -> dict[str, Any]:
     """The metrics of `metrics.evaluate`, the model, and the files that could not be read.
 
@@ -103,7 +109,9 @@ def evaluate_dataset(
     manifest = bundle.manifest
     # Checked before the images are classified, which may take an hour.
     check_labels_known((sample.labels for sample in dataset.samples), manifest.classes)
-    predictions = predict_dataset(dataset, bundle, engine, max_batch=max_batch, limits=limits, steps=steps)
+    predictions = predict_dataset(
+        dataset, bundle, engine, max_batch=max_batch, decode_settings=decode_settings, steps=steps
+    )
     metrics = evaluate(
         predictions.probabilities,
         predictions.labels,

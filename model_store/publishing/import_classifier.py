@@ -26,7 +26,7 @@ from model_store.bundle.manifest import MANIFEST_FILE, BackboneInfo, DatasetInfo
 from model_store.bundle.policy import Policy
 from model_store.datasets.dataset import IMAGE_SUFFIXES, Sample
 from model_store.datasets.dataset_files import DatasetFiles, open_files
-from model_store.datasets.image_loading import DecodedSamples, Limits, decode_samples
+from model_store.datasets.image_loading import DecodedSamples, DecodeSettings, decode_samples
 from model_store.export.exporter import export
 from model_store.export.parity import check_parity, choose_golden, measure_parity, predict_all
 from model_store.export.quantization import CALIBRATION_IMAGES
@@ -85,7 +85,12 @@ class _Images(NamedTuple):
 
 
 def import_classifier(
-    options: ImportOptions, *, store: ModelStore, cache: Path, limits: Limits, steps: ProgressSteps | None = None
+    options: ImportOptions,
+    *,
+    store: ModelStore,
+    cache: Path,
+    decode_settings: DecodeSettings,
+    steps: ProgressSteps | None = None,
 ) -> ImportedClassifier:
     """Fetch the classifier, export it, check the exports against it, and publish it as a version.
 
@@ -103,7 +108,7 @@ def import_classifier(
     module = resolve_classifier(options.handle, cache=cache, steps=steps)
     labels = labels_for(lines, outputs=module.feature_width, location=options.labels)
     policy = policy_of(labels.names, options.lanes)
-    images = _images(files, size_px=module.input_size_px, limits=limits, steps=steps)
+    images = _images(files, size_px=module.input_size_px, decode_settings=decode_settings, steps=steps)
     with scratch_folder("sortline-import-") as folder:
         parity, notes = _export(folder, module, labels, policy=policy, images=images, steps=steps)
         manifest = _manifest(options, module, labels, policy=policy, images=images, parity=parity)
@@ -147,13 +152,15 @@ def serving_module(layer: Any, *, size_px: int, softmax: bool) -> Any:
     return module
 
 
-def _images(files: DatasetFiles, *, size_px: int, limits: Limits, steps: ProgressSteps) -> _Images:
+def _images(files: DatasetFiles, *, size_px: int, decode_settings: DecodeSettings, steps: ProgressSteps) -> _Images:
     """Some images for the calibration and others for the parity check, shuffled, always in the same order."""
     names = [name for name in files.names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
     wanted = np.random.default_rng(_SEED).permutation(len(names))[: CALIBRATION_IMAGES + _PARITY_IMAGES]
     samples = [Sample(names[index], ()) for index in wanted]
     with steps.step("Decoding images", total=len(samples)) as on_progress:
-        pictures = decode_samples(files, samples, size_px=size_px, limits=limits, on_progress=on_progress)
+        pictures = decode_samples(
+            files, samples, size_px=size_px, decode_settings=decode_settings, on_progress=on_progress
+        )
     usable = len(pictures.images)
     if usable < _MIN_IMAGES:
         raise BadDataset(
@@ -161,7 +168,7 @@ def _images(files: DatasetFiles, *, size_px: int, limits: Limits, steps: Progres
             "better. Give a folder or zip of images like those that the model will see. Their labels don't matter."
         )
     calibrating = min(CALIBRATION_IMAGES, usable // 2)
-    return _Images(pictures.images[:calibrating], pictures.images[calibrating:], pictures, limits.sample_bits)
+    return _Images(pictures.images[:calibrating], pictures.images[calibrating:], pictures, decode_settings.sample_bits)
 
 
 def _export(

@@ -14,7 +14,7 @@ from model_store.backbones.keras_graphs import Network, open_network
 from model_store.backbones.resolve import Backbone, resolve_backbone
 from model_store.datasets.audit import DatasetReport
 from model_store.datasets.dataset import load_dataset, training_mode
-from model_store.datasets.image_loading import Limits
+from model_store.datasets.image_loading import DecodeSettings
 from model_store.publishing.publish import PublishedVersion, Training, publish
 from model_store.publishing.train_options import TrainOptions
 from model_store.registry.store import ModelStore
@@ -39,13 +39,14 @@ def train_and_publish(
     *,
     store: ModelStore,
     cache: Path,
-    limits: Limits,
+    decode_settings: DecodeSettings,
     steps: ProgressSteps | None = None,
     show: Callable[[DatasetReport], None] = lambda report: None,
 ) -> PublishedVersion:
     """Train on the dataset at `path`, check the exports, and publish them as the model's next version.
 
-    Images beyond `limits` count as unreadable. `show` is called with the report on the dataset, before the training.
+    Images above the limits of `decode_settings` count as unreadable. `show` is called with the report on the dataset,
+    before the training.
 
     Raises:
         BadSetting: an unusable option, e.g. a region for a camera with no training images; or an unusable cache or
@@ -70,7 +71,7 @@ def train_and_publish(
         backbone=backbone,
         network=network,
         regions=options.regions,
-        limits=limits,
+        decode_settings=decode_settings,
         seed=options.seed,
         cache=cache,
         steps=steps,

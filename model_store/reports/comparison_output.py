@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from model_store.datasets.image_loading import Limits, decode_samples
+from model_store.datasets.image_loading import DecodeSettings, decode_samples
 from model_store.evaluation.compare import CLASS_METRICS, ComparedModel, Comparison
 from model_store.evaluation.evaluate import seen_warning
 from model_store.reports.data import THUMBNAIL_PX
@@ -41,10 +41,10 @@ def write_csv(path: Path, comparison: Comparison) -> None:
         raise unwritable_error(path, error, flag="--out") from error
 
 
-def write_html(path: Path, comparison: Comparison, *, limits: Limits, steps: ProgressSteps) -> None:
+def write_html(path: Path, comparison: Comparison, *, decode_settings: DecodeSettings, steps: ProgressSteps) -> None:
     """Write one self-contained page with the metrics and the differing images, at most MAX_SHOWN.
 
-    `limits` must be those of the comparison.
+    `decode_settings` must be those of the comparison.
 
     Raises:
         BadSetting: the file can't be written.
@@ -55,7 +55,12 @@ def write_html(path: Path, comparison: Comparison, *, limits: Limits, steps: Pro
     with steps.step("Drawing the images", total=len(samples)) as on_progress:
         # Whole images without distortion: they are for people, and the two models may crop different regions.
         images = decode_samples(
-            comparison.dataset.files, samples, size_px=THUMBNAIL_PX, limits=limits, fit="pad", on_progress=on_progress
+            comparison.dataset.files,
+            samples,
+            size_px=THUMBNAIL_PX,
+            decode_settings=decode_settings,
+            fit="pad",
+            on_progress=on_progress,
         ).images
     thumbnails = [_thumbnail(comparison, int(row), jpeg_uri(image)) for row, image in zip(shown, images, strict=True)]
     summary = comparison.as_dict()

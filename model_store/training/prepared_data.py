@@ -20,7 +20,7 @@ from model_store.bundle.policy import Mode
 from model_store.datasets.audit import DatasetReport, audit_dataset
 from model_store.datasets.dataset import Dataset, Sample, check_trainable
 from model_store.datasets.dataset_files import DatasetFiles
-from model_store.datasets.image_loading import DecodedSamples, Limits, decode_samples
+from model_store.datasets.image_loading import DecodedSamples, DecodeSettings, decode_samples
 from model_store.datasets.lazy_images import LazySubset
 from model_store.datasets.splitting import Split, split
 from model_store.evaluation.metrics import label_mask_of
@@ -59,7 +59,7 @@ class PreparedData:
         backbone: Backbone,
         network: Network | None,
         regions: Mapping[str, Region],
-        limits: Limits,
+        decode_settings: DecodeSettings,
         seed: int,
         cache: Path,
         steps: ProgressSteps,
@@ -82,7 +82,7 @@ class PreparedData:
                 decode_samples,
                 dataset.files,
                 size_px=size_px,
-                limits=limits,
+                decode_settings=decode_settings,
                 fit=fit,
                 regions=regions,
                 scratch=cache,
@@ -104,7 +104,7 @@ class PreparedData:
             pictures=pictures,
             split=parts,
             held_out=held_out_pictures,
-            sample_bits=limits.sample_bits,
+            sample_bits=decode_settings.sample_bits,
         )
 
     def samples(self, rows: Indices) -> list[Sample]:

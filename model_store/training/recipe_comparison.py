@@ -19,7 +19,7 @@ from model_store.backbones.keras_graphs import Network, open_network
 from model_store.backbones.resolve import DEFAULT_HANDLE, Backbone, resolve_backbone
 from model_store.bundle.policy import Mode, Policy
 from model_store.datasets.dataset import Dataset, Sample, load_dataset
-from model_store.datasets.image_loading import Limits, Unreadable, decode_samples
+from model_store.datasets.image_loading import DecodeSettings, Unreadable, decode_samples
 from model_store.datasets.splitting import Split, split
 from model_store.evaluation.metrics import evaluate
 from model_store.runtime.progress import ProgressSteps, ignore_progress
@@ -43,7 +43,7 @@ def compare_recipes(
     seeds: Sequence[int],
     *,
     cache: Path,
-    limits: Limits,
+    decode_settings: DecodeSettings,
     backbone: str = DEFAULT_HANDLE,
     steps: ProgressSteps | None = None,
 ) -> dict[str, Any]:
@@ -70,7 +70,13 @@ def compare_recipes(
     for mode, subset in subsets.items():
         try:
             experiment = _Experiment.prepare(
-                subset, mode, backbone=resolved, cache=cache, limits=limits, seed=seeds[0], steps=steps
+                subset,
+                mode,
+                backbone=resolved,
+                cache=cache,
+                decode_settings=decode_settings,
+                seed=seeds[0],
+                steps=steps,
             )
             result[mode] = _compare(experiment, seeds, steps=steps)
         except BadDataset as error:
@@ -82,7 +88,13 @@ def compare_recipes(
 
 
 def time_head(
-    path: Path, *, cache: Path, limits: Limits, seed: int, backbone: str = DEFAULT_HANDLE, steps: ProgressSteps
+    path: Path,
+    *,
+    cache: Path,
+    decode_settings: DecodeSettings,
+    seed: int,
+    backbone: str = DEFAULT_HANDLE,
+    steps: ProgressSteps,
 ) -> dict[str, Any]:
     """Time two ways to train the tutorial's head: run the backbone in every epoch, or compute the features only once.
 
@@ -97,7 +109,11 @@ def time_head(
     dataset = _one_label(load_dataset(path))
     with steps.step("Reading the images", total=len(dataset.samples)) as on_progress:
         pictures = decode_samples(
-            dataset.files, dataset.samples, size_px=resolved.input_size_px, limits=limits, on_progress=on_progress
+            dataset.files,
+            dataset.samples,
+            size_px=resolved.input_size_px,
+            decode_settings=decode_settings,
+            on_progress=on_progress,
         )
     labels = [sample.labels for sample in pictures.samples]
     targets = targets_of(labels, dataset.classes, "single")
@@ -204,7 +220,7 @@ class _Experiment:
         *,
         backbone: Backbone,
         cache: Path,
-        limits: Limits,
+        decode_settings: DecodeSettings,
         seed: int,
         steps: ProgressSteps,
     ) -> _Experiment:
@@ -220,7 +236,7 @@ class _Experiment:
             backbone=backbone,
             network=network,
             regions={},
-            limits=limits,
+            decode_settings=decode_settings,
             seed=seed,
             cache=cache,
             steps=steps,
@@ -232,7 +248,7 @@ class _Experiment:
                     dataset.files,
                     pictures.samples,
                     size_px=backbone.input_size_px,
-                    limits=limits,
+                    decode_settings=decode_settings,
                     on_progress=on_progress,
                     scratch=cache,
                 )

@@ -38,7 +38,7 @@ def test_each_step_of_a_training_is_a_line_without_a_terminal(capsys: pytest.Cap
 def test_a_long_step_tells_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared.progress._LINE_S", 0.0)
     told: list[str] = []
-    with ProgressSteps(tell=told.append).step("Computing features", total=8) as on_progress:
+    with ProgressSteps(print_line=told.append).step("Computing features", total=8) as on_progress:
         on_progress(2)
         on_progress(4)
     assert told == ["Computing features", "Computing features: 25%", "Computing features: 75%"]

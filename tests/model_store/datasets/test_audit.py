@@ -17,7 +17,7 @@ import sortline.cli
 from model_store.bundle.policy import Mode
 from model_store.datasets.audit import DatasetReport, audit_dataset
 from model_store.datasets.dataset import load_dataset, training_mode
-from model_store.datasets.image_loading import Limits, decode_samples
+from model_store.datasets.image_loading import DecodeSettings, decode_samples
 from model_store.datasets.splitting import split
 from tests.kit import BOTTLES
 
@@ -79,7 +79,7 @@ def report_of(path: Path, *, mode: Mode | None = None) -> DatasetReport:
             dataset.files,
             [sample for sample in dataset.samples if sample.held_out is wanted],
             size_px=SIZE_PX,
-            limits=Limits(),
+            decode_settings=DecodeSettings(),
             on_progress=lambda _: None,
         )
         for wanted in (False, True)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from model_store.datasets.dataset import Dataset, check_trainable, load_dataset, training_mode
-from model_store.datasets.image_loading import DecodedSamples, Limits, decode_samples
+from model_store.datasets.image_loading import DecodedSamples, DecodeSettings, decode_samples
 from shared.errors import BadDataset
 from tests.kit import ASCII_LOCALE, run_python
 from tests.model_store.tiny_backbone import SIZE_PX, picture, write_class_folders, write_labeled
@@ -20,7 +20,9 @@ ROWS = {"a.png": "good", "b.png": "no cap|pigmented", "c.png": "pigmented", "d.p
 
 
 def _decode(dataset: Dataset) -> DecodedSamples:
-    return decode_samples(dataset.files, dataset.samples, size_px=SIZE_PX, limits=Limits(), on_progress=lambda _: None)
+    return decode_samples(
+        dataset.files, dataset.samples, size_px=SIZE_PX, decode_settings=DecodeSettings(), on_progress=lambda _: None
+    )
 
 
 def _zip(folder: Path, target: Path, *, prefix: str = "") -> Path:

@@ -12,7 +12,7 @@ import pytest
 
 from model_store.datasets import image_loading
 from model_store.datasets.dataset import Dataset, load_dataset
-from model_store.datasets.image_loading import DecodedSamples, Limits, decode_samples
+from model_store.datasets.image_loading import DecodedSamples, DecodeSettings, decode_samples
 from shared.errors import BadSetting
 from shared.images.crop_regions import Region
 from shared.images.decoding import decode_image
@@ -30,7 +30,7 @@ def decode(
         dataset.files,
         dataset.samples,
         size_px=SIZE_PX,
-        limits=Limits(),
+        decode_settings=DecodeSettings(),
         on_progress=lambda _: None,
         scratch=scratch,
         regions=regions,
@@ -85,7 +85,7 @@ def test_pictures_are_padded_if_the_model_wants_it(tmp_path: Path) -> None:
         dataset.files,
         dataset.samples,
         size_px=SIZE_PX,
-        limits=Limits(),
+        decode_settings=DecodeSettings(),
         on_progress=lambda _: None,
         fit="pad",
         regions={"side": LEFT},
@@ -100,14 +100,17 @@ def test_images_larger_than_the_limits_are_unreadable(tmp_path: Path) -> None:
     dataset = load_dataset(write_labeled(tmp_path, ROWS))
     sizes = {name: (tmp_path / name).stat().st_size for name in ROWS}
     largest = max(sizes, key=sizes.__getitem__)
-    cases = [(Limits(max_bytes=sizes[largest] - 1), [largest]), (Limits(max_px=SIZE_PX**2 - 1), list(ROWS))]
-    for limits, unreadable in [*cases, (Limits(sizes[largest], SIZE_PX**2), [])]:
+    cases = [
+        (DecodeSettings(max_bytes=sizes[largest] - 1), [largest]),
+        (DecodeSettings(max_px=SIZE_PX**2 - 1), list(ROWS)),
+    ]
+    for decode_settings, unreadable in [*cases, (DecodeSettings(sizes[largest], SIZE_PX**2), [])]:
         pictures = decode_samples(
-            dataset.files, dataset.samples, size_px=SIZE_PX, limits=limits, on_progress=lambda _: None
+            dataset.files, dataset.samples, size_px=SIZE_PX, decode_settings=decode_settings, on_progress=lambda _: None
         )
         assert [one.name for one in pictures.unreadable] == unreadable
     settings = Settings(max_image_bytes=7, max_image_px=9, max_decode_bytes=11, max_decode_s=13, sample_bits=12)
-    assert Limits.of(settings) == (7, 9, 11, 13, 12)
+    assert DecodeSettings.of(settings) == (7, 9, 11, 13, 12)
 
 
 def test_the_camera_is_part_of_the_fingerprint(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from model_store.bundle.policy import Policy
 from model_store.bundle.training_digests import write_training_digests
 from model_store.commands import add_to
 from model_store.datasets.dataset import Dataset, load_dataset
-from model_store.datasets.image_loading import Limits
+from model_store.datasets.image_loading import DecodeSettings
 from model_store.engines.loading import open_engine
 from model_store.evaluation.compare import compare_versions, mcnemar
 from model_store.evaluation.evaluate import evaluate_dataset
@@ -141,7 +141,7 @@ def test_metrics_and_differences_of_known_answers(tmp_path: Path) -> None:
     b = Fixed([[0.9, 0.05, 0.05], [0.95, 0.05, 0.0], [0.02, 0.8, 0.9]])
     made = bundle(tmp_path, CLASSES)
     found = compare_versions(
-        dataset, (made, a), (made, b), max_batch=2, limits=Limits(), steps=ProgressSteps()
+        dataset, (made, a), (made, b), max_batch=2, decode_settings=DecodeSettings(), steps=ProgressSteps()
     ).as_dict()  # type: ignore[arg-type]
     assert found["right"] == {"both": 2, "only_a": 1, "only_b": 0, "neither": 0, "p_value": 1.0}
     assert found["figures"]["exact_match"] == {"a": 1.0, "b": pytest.approx(2 / 3, abs=1e-6), "difference": -0.333333}
@@ -163,7 +163,9 @@ def test_labels_that_only_one_version_knows(tmp_path: Path) -> None:
     a = Fixed([[0.9, 0.1], [0.1, 0.9], [0.95, 0.05]])
     b = Fixed([[0.02, 0.95, 0.03], [0.9, 0.05, 0.0], [0.0, 0.01, 0.99]])
     models = (bundle(tmp_path, ("good", "no cap")), a), (bundle(tmp_path, ("no cap", "good", "pigmented")), b)
-    found = compare_versions(dataset, *models, max_batch=8, limits=Limits(), steps=ProgressSteps()).as_dict()  # type: ignore[arg-type]
+    found = compare_versions(
+        dataset, *models, max_batch=8, decode_settings=DecodeSettings(), steps=ProgressSteps()
+    ).as_dict()  # type: ignore[arg-type]
     assert found["labels"] == {
         "shared": ["good", "no cap"],
         "only_a": [],
@@ -184,7 +186,9 @@ def test_macro_f1_and_map_are_over_the_shared_labels(tmp_path: Path) -> None:
     a = Fixed([[0.9, 0.1], [0.1, 0.9], [0.95, 0.05]])
     b = Fixed([[0.95, 0.03, 0.02], [0.05, 0.9, 0.9], [0.9, 0.05, 0.05]])
     models = (bundle(tmp_path, ("good", "no cap")), a), (bundle(tmp_path, ("good", "no cap", "pigmented")), b)
-    metrics = compare_versions(dataset, *models, max_batch=8, limits=Limits(), steps=ProgressSteps()).metrics()  # type: ignore[arg-type]
+    metrics = compare_versions(
+        dataset, *models, max_batch=8, decode_settings=DecodeSettings(), steps=ProgressSteps()
+    ).metrics()  # type: ignore[arg-type]
     # B's wrong `pigmented` makes that image wrong, but doesn't count for the shared labels.
     assert metrics["exact_match"]["b"] == pytest.approx(2 / 3, abs=1e-6)
     assert metrics["macro_f1"] == metrics["map"] == {"a": 1.0, "b": 1.0, "difference": 0.0}
@@ -195,7 +199,9 @@ def test_a_different_lane_with_the_same_labels_is_a_difference(tmp_path: Path) -
     answers = [[0.9, 0.05, 0.05], [0.1, 0.9, 0.05], [0.4, 0.6, 0.0]]
     usual, other = bundle(tmp_path, CLASSES), bundle(tmp_path, CLASSES, lanes={name: "chute" for name in CLASSES})
     models = (usual, Fixed(answers)), (other, Fixed(answers))
-    found = compare_versions(dataset, *models, max_batch=8, limits=Limits(), steps=ProgressSteps()).as_dict()  # type: ignore[arg-type]
+    found = compare_versions(
+        dataset, *models, max_batch=8, decode_settings=DecodeSettings(), steps=ProgressSteps()
+    ).as_dict()  # type: ignore[arg-type]
     lanes = {one["file"]: (one["a"]["lane"], one["b"]["lane"]) for one in found["differences"]}
     assert lanes.items() >= {("0.png", ("good", "chute")), ("1.png", ("no-cap", "chute"))}
     assert found["right"]["both"] == 3
@@ -214,7 +220,7 @@ def test_models_without_a_common_label_are_not_compared(tmp_path: Path) -> None:
             (single, Fixed([[1, 0]])),  # type: ignore[arg-type]
             (other, Fixed([[1, 0]])),  # type: ignore[arg-type]
             max_batch=1,
-            limits=Limits(),
+            decode_settings=DecodeSettings(),
             steps=ProgressSteps(),
         )
 
@@ -268,7 +274,7 @@ def test_images_that_only_one_of_two_models_can_read(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8), 3000, np.uint16)).save(tmp_path / "three" / "1.png")
     models = [(read_at(made, bits), Fixed([[0.9, 0.1, 0.1]] * 3)) for bits in (10, 12)]
     with pytest.raises(BadSetting, match=r"at 10 bits per sample and at 12 .* can read 1 of these, e\.g\. 1\.png\."):
-        compare_versions(dataset, *models, max_batch=8, limits=Limits(), steps=ProgressSteps())  # type: ignore[arg-type]
+        compare_versions(dataset, *models, max_batch=8, decode_settings=DecodeSettings(), steps=ProgressSteps())  # type: ignore[arg-type]
 
 
 class Deleting(Fixed):
@@ -287,14 +293,18 @@ def test_files_that_vanish_between_the_models_are_named(tmp_path: Path) -> None:
     a.path = tmp_path / "three" / "1.png"
     b = Fixed([[0.9, 0.1, 0.1]] * 2)
     with pytest.raises(BadSetting, match=r"changed while the two models ran, e\.g\. 1\.png.* Compare again"):
-        compare_versions(dataset, (made, a), (made, b), max_batch=8, limits=Limits(), steps=ProgressSteps())  # type: ignore[arg-type]
+        compare_versions(
+            dataset, (made, a), (made, b), max_batch=8, decode_settings=DecodeSettings(), steps=ProgressSteps()
+        )  # type: ignore[arg-type]
 
 
 def evaluated(store: ModelStore, spec: str, dataset: Path) -> dict[str, Any]:
     path = store.resolve(spec)
     opened = Bundle(path, Manifest.model_validate_json((path / MANIFEST_FILE).read_bytes()))
     engine = open_engine(opened, "litert-fp32", threads=1, max_batch=4)
-    return evaluate_dataset(load_dataset(dataset), opened, engine, max_batch=4, limits=Limits(), steps=ProgressSteps())
+    return evaluate_dataset(
+        load_dataset(dataset), opened, engine, max_batch=4, decode_settings=DecodeSettings(), steps=ProgressSteps()
+    )
 
 
 def test_a_label_that_the_model_does_not_know_is_refused_at_the_start(tmp_path: Path) -> None:
@@ -306,7 +316,7 @@ def test_a_label_that_the_model_does_not_know_is_refused_at_the_start(tmp_path: 
             bundle(tmp_path, ("good", "no cap")),
             engine,  # type: ignore[arg-type]
             max_batch=2,
-            limits=Limits(),
+            decode_settings=DecodeSettings(),
             steps=ProgressSteps(),
         )
     assert engine.given == 0

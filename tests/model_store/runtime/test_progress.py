@@ -15,7 +15,7 @@ from tests.kit import ASCII_LOCALE
 _STEPS = """
 from model_store.runtime.progress import show_progress
 with show_progress() as steps, steps.step("Reading the images", total=2) as on_progress:
-    steps.tell("one line")
+    steps.print_line("one line")
     on_progress(2)
 """
 

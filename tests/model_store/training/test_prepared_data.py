@@ -10,7 +10,7 @@ from PIL import Image
 
 from model_store.backbones.resolve import Backbone
 from model_store.datasets.dataset import Dataset, load_dataset
-from model_store.datasets.image_loading import Limits
+from model_store.datasets.image_loading import DecodeSettings
 from model_store.runtime.progress import ProgressSteps
 from model_store.training.prepared_data import PreparedData, check_regions, frame_sizes
 from shared.errors import BadSetting
@@ -66,7 +66,7 @@ def test_every_split_keeps_copies_together_and_contradictions_out(tmp_path: Path
         backbone=backbone,
         network=None,
         regions={},
-        limits=Limits(),
+        decode_settings=DecodeSettings(),
         seed=1,
         cache=tmp_path,
         steps=ProgressSteps(),

@@ -16,7 +16,7 @@ from model_store.bundle.files import Bundle, open_bundle, read_manifest
 from model_store.bundle.manifest import MANIFEST_FILE
 from model_store.bundle.policy import decide
 from model_store.datasets.dataset import load_dataset
-from model_store.datasets.image_loading import Limits
+from model_store.datasets.image_loading import DecodeSettings
 from model_store.engines.loading import open_engine
 from model_store.engines.protocol import Engine
 from model_store.evaluation.classify import classify_files
@@ -125,7 +125,7 @@ def evaluated(folder: Path, bundle: Bundle, engine: Engine) -> dict[str, Answer]
         rows.append(f"{camera}.png,good,{camera}")
     (folder / "labels.csv").write_text("\n".join(rows))
     predictions = predict_dataset(
-        load_dataset(folder), bundle, engine, max_batch=2, limits=Limits(), steps=ProgressSteps()
+        load_dataset(folder), bundle, engine, max_batch=2, decode_settings=DecodeSettings(), steps=ProgressSteps()
     )
     return {
         str(sample.camera): answer(row, bundle)
