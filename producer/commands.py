@@ -312,11 +312,10 @@ def results(
     )
     with closing(reader), ended_by_signals():
         known = [] if follow else reader.last(count)
+        show = display.result_printer(known, as_json=as_json, as_csv=as_csv)  # CSV has its header without results too
         if not follow and not known and count:
             display.note(
                 f"no results{f' of line {line}' if line else ''}{wanted.described}{'' if wanted.is_set else ' yet'}."
             )
-            return
-        show = display.result_printer(known, as_json=as_json, as_csv=as_csv)
         for result in reader.follow(threading.Event(), latest=count) if follow else known:
             show(result)

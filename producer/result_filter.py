@@ -21,7 +21,7 @@ class ResultFilter:
         known = [outcome.value for outcome in Outcome]
         for outcome in outcomes:
             if outcome not in known:
-                close = difflib.get_close_matches(outcome, known, n=1)
+                close = difflib.get_close_matches(outcome.lower(), known, n=1)
                 hint = f"did you mean {close[0]}?" if close else f"the outcomes are {', '.join(known)}."
                 raise BadSetting(f"--outcome {outcome!r} is not an outcome: {hint}")
         self._wanted = {"job": set(jobs), "outcome": set(outcomes), "lane": set(lanes)}

@@ -185,7 +185,7 @@ class WorkerService:
     def _work(self, pipeline: Pipeline) -> int:
         self._start(pipeline)
         condition = "" if self._has_server_answered else " once the Redis server answers"
-        log.info("worker %s sorts %s%s", self.name, self._settings.queues, condition)
+        log.info("worker %s sorts %s%s", self.name, ",".join(self._settings.queue_names), condition)
         if code := self._wait_for_end(pipeline):
             self._quit(pipeline, code)
         pipeline.join(JOIN_S)  # the lease thread may still give jobs back, and the archive may still write images

@@ -258,9 +258,13 @@ def test_results_of_some_jobs_outcomes_and_lanes(client: redis.Redis) -> None:
     assert jobs("--outcome", "sorted", "--lane", "reject") == ["job-28", "job-29"]
     none = run("results", "--outcome", "failed", "--lane", "manual")
     assert (none.stdout, none.stderr) == ("", "no results with outcome failed and lane manual.\n")
-    refusal = run("results", "--outcome", "lat").exception
-    assert isinstance(refusal, BadSetting)
-    assert str(refusal) == "--outcome 'lat' is not an outcome: did you mean late?"
+    header = run("results", "--csv", "--outcome", "failed").stdout
+    assert header.startswith("job_id,line,")
+    assert header.count("\n") == 1
+    for outcome in ("lat", "LATE"):
+        refusal = run("results", "--outcome", outcome).exception
+        assert isinstance(refusal, BadSetting)
+        assert str(refusal) == f"--outcome {outcome!r} is not an outcome: did you mean late?"
 
 
 def test_a_line_that_cannot_exist_has_no_results(client: redis.Redis) -> None:

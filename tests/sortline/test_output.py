@@ -94,11 +94,14 @@ def test_a_system_without_a_folder_for_temporary_files() -> None:
 def test_a_terminal_without_the_characters(
     run: Callable[..., subprocess.CompletedProcess[bytes]], command: str
 ) -> None:
-    done = run(f"$SL {command}", LC_ALL="POSIX", PYTHONIOENCODING="ascii", PYTHONUTF8="0", COLUMNS="20")
+    locale = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    done = run(f"$SL {command}", **locale, COLUMNS="20")
     assert done.returncode == 0, done.stderr
     assert done.stdout.isascii()
     if command.endswith("--json"):
         assert json.loads(done.stdout)
+    if command.startswith("classify"):
+        assert done.stdout.startswith(b"fl\\xe4sche \\u56fe.jpg  ")
 
 
 @pytest.mark.slow
