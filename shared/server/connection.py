@@ -60,8 +60,8 @@ def check(client: redis.Redis, redis_url: str) -> None:
 
     Raises:
         RedisUnavailable: the server can't be reached.
-        BadSetting: the server refuses the login, has no such database or belongs to a cluster, or only one of the
-            server and redis_url uses TLS.
+        BadSetting: the server refuses the login, has no such database, belongs to a cluster or is no Redis server, or
+            only one of the server and redis_url uses TLS.
     """
     # Not through the pool, which tries twice and so takes twice as long when no server answers.
     connection: Any = client.connection_pool.make_connection()  # redis has no types here
@@ -72,8 +72,7 @@ def check(client: redis.Redis, redis_url: str) -> None:
             about = _pairs(connection.read_response())
     except (AttributeError, TypeError, ValueError) as error:  # the client doesn't check what the answer consists of
         raise BadSetting(
-            f"the server at {masked(redis_url)} is not a Redis server: its answer to HELLO has no such form. Correct "
-            "redis_url."
+            f"the server at {masked(redis_url)} is not a Redis server: it doesn't answer HELLO as one. Correct redis_url."
         ) from error
     except RedisUnavailable as error:
         if isinstance(error.__cause__, (redis.exceptions.ResponseError, redis.exceptions.BusyLoadingError)):

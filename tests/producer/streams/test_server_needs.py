@@ -1,4 +1,4 @@
-"""The users that docs/ejector.md describes have all the rights that the readers need."""
+"""What readers need of a server: the rights that docs/ejector.md lists, and a URL that fits it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from producer.streams.group_reader import ResultGroupReader
 from producer.streams.notices import NoticeKind
 from producer.streams.reader import ResultReader
 from shared import keys
+from shared.errors import BadSetting
 from shared.settings import Settings
 from tests.kit import PROJECT
 from tests.producer.streams.kit import fill, patient_stop
@@ -55,3 +56,14 @@ def test_they_can_read_and_go_on_when_the_stream_is_lost(
         client.execute_command("ACL", "DELUSER", user)
     assert set(kinds) <= {NoticeKind.BEGAN_ANEW}
     assert len(USERS) == len(READERS)
+
+
+@pytest.mark.parametrize("user", READERS)
+def test_a_server_that_waiting_does_not_change_ends_them(
+    settings: Settings, stop: threading.Event, monkeypatch: pytest.MonkeyPatch, user: str
+) -> None:
+    """A port without TLS gives no answer at all, so a reader would wait for it."""
+    monkeypatch.setattr("shared.server.connection._CHECK_TIMEOUT_S", 0.2)
+    wrong = settings.model_copy(update={"redis_url": settings.redis_url.replace("redis://", "rediss://")})
+    with pytest.raises(BadSetting, match="does not speak TLS"):
+        next(READERS[user](wrong).follow(stop))
