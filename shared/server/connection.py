@@ -72,7 +72,7 @@ def check(client: redis.Redis, redis_url: str) -> None:
             about = _pairs(connection.read_response())
     except (AttributeError, TypeError, ValueError) as error:  # the client doesn't check what the answer consists of
         raise BadSetting(
-            f"the server at {masked(redis_url)} is not a Redis server: it doesn't answer HELLO as one. Correct redis_url."
+            f"the server at {masked(redis_url)} is not a Redis server: it can't answer HELLO. Correct redis_url."
         ) from error
     except RedisUnavailable as error:
         if isinstance(error.__cause__, (redis.exceptions.ResponseError, redis.exceptions.BusyLoadingError)):
