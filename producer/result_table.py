@@ -35,7 +35,7 @@ def csv_row(result: SortResult) -> dict[str, object]:
     return values | {
         "outcome": result.outcome.value,
         "labels": "|".join(label.label for label in result.labels),
-        "probability": "|".join(f"{label.probability:.4f}" for label in result.labels),
+        "probability": "|".join(str(label.probability) for label in result.labels),
         "uncertain": "true" if result.uncertain else "false",
         "model": f"{model.name}@{model.version} ({model.engine})" if model else "",
         **{f"{stage}_ms": duration_ms for stage, duration_ms in timings.items()},
@@ -43,12 +43,13 @@ def csv_row(result: SortResult) -> dict[str, object]:
 
 
 class CsvTable:
-    """Writes results as CSV, and flushes after each."""
+    """Writes results as CSV: the header at once, and each result at once."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
         self._writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         self._writer.writeheader()
+        file.flush()
 
     def show(self, result: SortResult) -> None:
         """Write one result."""

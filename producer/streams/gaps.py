@@ -15,7 +15,9 @@ from producer.streams.notices import Notice, NoticeKind
 from shared import keys
 from shared.server.error_translation import is_wrong_type
 
-_NO_KEY = "no such key"
+# What the server's errors say about a stream that does not exist. The last one is Redis 7.0's answer to XREADGROUP if
+# the stream is deleted while it waits.
+_NO_KEY = ("no such key", "key no longer exists")
 
 
 class StreamInfo(NamedTuple):
@@ -32,6 +34,13 @@ class StreamInfo(NamedTuple):
         return None if self.added is None else self.added - self.length
 
 
+class GroupInfo(NamedTuple):
+    """How far a group has read a stream. The arguments of `find_gap`."""
+
+    at: bytes
+    number: int | None
+
+
 class Gap(NamedTuple):
     """Reports entries that a reader can no longer get, and says after which entry it continues."""
 
@@ -44,17 +53,44 @@ def read_infos(client: redis.Redis, lines: Sequence[str]) -> list[StreamInfo | N
     with client.pipeline(transaction=False) as pipe:
         for line in lines:
             pipe.xinfo_stream(keys.results(line))
-        return [parse_info(answer) for answer in pipe.execute(raise_on_error=False)]
+        return [_info(answer) for answer in pipe.execute(raise_on_error=False)]
 
 
-def parse_info(answer: Any) -> StreamInfo | None:
-    """Parse the client's answer to XINFO STREAM, which may be an error. None for a key that is not a stream."""
+def read_group_info(client: redis.Redis, line: str, group: str) -> tuple[StreamInfo, GroupInfo] | None:
+    """Ask the server about the stream of a line and one of its groups; None if there is no such group.
+
+    Both are asked in one transaction: if another consumer read in between, the group would seem to be ahead of the
+    stream.
+
+    Raises:
+        redis.exceptions.ResponseError: there is no stream, or the key is not one.
+    """
+    with client.pipeline() as pipe:
+        pipe.xinfo_stream(keys.results(line))
+        pipe.xinfo_groups(keys.results(line))
+        stream, groups = pipe.execute()
+    for found in groups:
+        if found["name"].decode() == group:
+            return _parsed(stream), GroupInfo(found["last-delivered-id"], found.get("entries-read"))
+    return None
+
+
+def is_no_key(error: Exception) -> bool:
+    """Whether a command about a stream was refused because the stream does not exist."""
+    return any(text in str(error) for text in _NO_KEY)
+
+
+def _info(answer: Any) -> StreamInfo | None:
     if is_wrong_type(answer):
         return None
     if isinstance(answer, Exception):
-        if _NO_KEY in str(answer):
+        if is_no_key(answer):
             return StreamInfo()
         raise answer
+    return _parsed(answer)
+
+
+def _parsed(answer: Any) -> StreamInfo:
     first = answer["first-entry"]
     last = answer["last-generated-id"]
     return StreamInfo(

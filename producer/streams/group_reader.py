@@ -23,7 +23,7 @@ from producer.streams.entries import (
     RawEntry,
     RecentJobs,
 )
-from producer.streams.gaps import StreamInfo, find_gap, parse_info
+from producer.streams.gaps import find_gap, is_no_key, read_group_info
 from producer.streams.notices import Notice, NoticeKind, OnNotice, log_notice
 from shared import keys
 from shared.errors import BadSetting
@@ -34,7 +34,7 @@ from shared.settings import Settings, load_settings
 
 _RECENT_JOBS = 20_000
 _NO_GROUP, _GROUP_EXISTS = "NOGROUP", "BUSYGROUP"  # the first word of the server's errors
-_NO_EXPIRY = -1
+_LEAST_TAKE_OVER_S = 0.001
 
 
 class ResultGroupReader:
@@ -42,7 +42,8 @@ class ResultGroupReader:
 
     A result is acknowledged when the loop over `follow` asks for the next one. A result that a consumer got and did not
     acknowledge is delivered again: to the same consumer when it restarts under the same name, or to another consumer of
-    the group after `take_over_s`. A new group begins with new results.
+    the group after `take_over_s`. A new group begins with new results. That is reported, because it may be new only to
+    the server, which may have lost it while no consumer was running.
 
     Gaps, outages and duplicates are handled as in `ResultReader`. Duplicates are found among the results of this
     consumer only.
@@ -67,19 +68,22 @@ class ResultGroupReader:
             line: the line whose results are read.
             group: the name of the consumer group.
             consumer: this program's name, unique in the group; None means the name of the host.
-            take_over_s: how long a consumer may handle a result before another one takes it over.
+            take_over_s: how long a consumer may handle a result before another one takes it over; at most a week.
             on_notice: called with each Notice; the default logs it as a warning.
 
         Raises:
-            BadSetting: a name can't be used.
+            BadSetting: a name or `take_over_s` can't be used.
         """
         settings = settings or load_settings()
         consumer = socket.gethostname() if consumer is None else consumer
         for what, name in (("line", line), ("group", group), ("consumer", consumer)):
             if not is_name(name):
                 raise BadSetting(f"{what} = {name!r}: {NAME_RULE}.")
-        if take_over_s <= 0:
-            raise BadSetting(f"take_over_s = {take_over_s!r}: give a number of seconds above 0.")
+        if not _LEAST_TAKE_OVER_S <= take_over_s <= keys.STREAM_TTL_S:
+            raise BadSetting(
+                f"take_over_s = {take_over_s!r}: give a number of seconds from {_LEAST_TAKE_OVER_S} to "
+                f"{keys.STREAM_TTL_S:,} (a week)."
+            )
         self._url = settings.redis_url
         self._client = connect(settings.redis_url)
         self._line, self._stream = line, keys.results(line)
@@ -92,7 +96,7 @@ class ResultGroupReader:
         self._take_over_at = float("-inf")
         self._is_taking_over = False
         self._is_made = self._was_made = False
-        self._gap_at: bytes | None = None  # the group's position at the gap that was reported last
+        self._gap_after: bytes | None = None  # the entry before the last gap that was reported
 
     def __enter__(self) -> Self:
         return self
@@ -128,7 +132,7 @@ class ResultGroupReader:
                 self._make_group()
                 raw = self._own_entry() or self._taken_over() or self._new_entry()
             except redis.exceptions.ResponseError as error:
-                if not str(error).startswith(_NO_GROUP):
+                if not (str(error).startswith(_NO_GROUP) or is_no_key(error)):
                     raise
                 self._begin_again()
                 return []
@@ -154,11 +158,14 @@ class ResultGroupReader:
                 raise
         else:
             # This may have created the stream of a line that never has a result.
-            if self._client.ttl(self._stream) == _NO_EXPIRY:
-                self._client.expire(self._stream, keys.STREAM_TTL_S)
+            self._client.expire(self._stream, keys.STREAM_TTL_S)
             if self._was_made:
                 self._report(
                     NoticeKind.BEGAN_ANEW, "the server has lost the group. The stream is read again from its beginning."
+                )
+            else:
+                self._report(
+                    NoticeKind.NEW_GROUP, "this group is new. It begins with new results: older ones are not read."
                 )
         self._is_made = self._was_made = True
 
@@ -198,29 +205,18 @@ class ResultGroupReader:
         return cast("list[tuple[bytes, list[RawEntry]]]", answer)[0][1] if answer else []
 
     def _check_for_gap(self) -> None:
-        # In one transaction: another consumer may read a new entry between the two answers, and then the group would
-        # seem to be ahead of the stream.
-        with self._client.pipeline(transaction=True) as pipe:
-            pipe.xinfo_stream(self._stream)
-            pipe.xinfo_groups(self._stream)
-            stream, groups = pipe.execute(raise_on_error=False)
-        info = parse_info(stream)
-        if info is None or isinstance(groups, Exception):
-            return  # the server will refuse the read that follows, and say why
-        for group in groups:
-            if group["name"].decode() == self._group:
-                self._report_gap(group["last-delivered-id"], info, number=group.get("entries-read"))
+        """Report results that were trimmed before the group got them. The server continues with those that are left.
 
-    def _report_gap(self, at: bytes, info: StreamInfo, *, number: int | None) -> None:
-        gap = find_gap(self._line, at, info, number=number)
-        if gap is None or at == self._gap_at:
-            return
-        self._gap_at = at
-        # After trimming the server itself goes on with the oldest entry. Setting the position then could set it back
-        # behind what another consumer has read meanwhile.
-        if gap.notice.kind is not NoticeKind.TRIMMED:
-            self._client.xgroup_setid(self._stream, self._group, cast(Any, gap.go_on_after))
-        self._on_notice(gap.notice)
+        The group is stored in the stream, so it can't have a position in a stream that is gone.
+        """
+        infos = read_group_info(self._client, self._line, self._group)
+        if infos is None:
+            return  # the server refuses the read that follows, and then the group is made again
+        stream, group = infos
+        gap = find_gap(self._line, group.at, stream, number=group.number)
+        if gap is not None and gap.notice.kind is NoticeKind.TRIMMED and group.at != self._gap_after:
+            self._gap_after = group.at
+            self._on_notice(gap.notice)
 
     def _acknowledge(self, entry_id: bytes) -> None:
         with server_errors(self._url):

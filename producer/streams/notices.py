@@ -20,6 +20,7 @@ class NoticeKind(StrEnum):
     LOST_END = "lost_end"  # the server lost its latest results, which were read before
     UNREADABLE = "unreadable"  # a key that is not a stream, or an entry that is not a SortResult: it is skipped
     POSITION = "position"  # the position file is empty or can't be written
+    NEW_GROUP = "new_group"  # the server did not know the group: it begins with new results
     TAKEN_OVER = "taken_over"  # this consumer takes over results that another one did not acknowledge in time
 
 

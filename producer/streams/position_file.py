@@ -13,31 +13,33 @@ from shared.errors import BadSetting
 from shared.schemas import is_name
 
 _ENTRY_ID = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?")
+_GREATEST_PART = 2**64 - 1
 
 
 class PositionFile:
     """Reads and writes the file. Each write replaces the whole file, so it has either the old position or the new one.
 
     The file is not synced to the disk, which would take milliseconds for each result. After a power cut it may have an
-    older position, or be empty.
+    older position, or be empty or full of zero bytes.
     """
 
     def __init__(self, path: Path, on_notice: OnNotice) -> None:
         self._path = path
         self._on_notice = on_notice
         self._is_reported = False
+        self._written: dict[str, str] | None = None
 
     def load(self) -> dict[str, str]:
-        """Return the position; it is empty if the file does not exist yet, or is empty.
+        """Return the position; it is empty if the file does not exist yet, or has no content.
 
         Raises:
             BadSetting: the file can't be read or written, or is not a position file.
         """
         try:
-            text = self._path.read_text(encoding="utf-8")
+            text = self._path.read_text(encoding="utf-8").strip("\0")
         except FileNotFoundError:
             text = None
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a path with a zero byte
             raise BadSetting(f"the position file {self._path} can't be read: {error}. Name another file.") from error
         position = {} if not text else checked_position(_parse(text, self._path), where=str(self._path))
         if text == "":
@@ -47,12 +49,14 @@ class PositionFile:
         except OSError as error:
             raise BadSetting(
                 f"the position file {self._path} can't be written: {error.strerror}. Name a file in a folder that "
-                "exists and that you may write to."
+                "exists, that you may write to, and that has room."
             ) from error
         return position
 
-    def save(self, position: Mapping[str, str]) -> None:
-        """Write the position. If that fails, e.g. because the disk is full, the first failure is reported."""
+    def save(self, position: dict[str, str]) -> None:
+        """Write the position if it is a new one. Of failures, e.g. because the disk is full, the first is reported."""
+        if position == self._written:
+            return
         try:
             self._write(position)
         except OSError as error:
@@ -63,10 +67,11 @@ class PositionFile:
         else:
             self._is_reported = False
 
-    def _write(self, position: Mapping[str, str]) -> None:
+    def _write(self, position: dict[str, str]) -> None:
         aside = self._path.with_name(f"{self._path.name}.new")
         aside.write_text(json.dumps(position), encoding="utf-8")
         os.replace(aside, self._path)
+        self._written = position
 
 
 def checked_position(position: object, *, where: str) -> dict[str, str]:
@@ -76,13 +81,17 @@ def checked_position(position: object, *, where: str) -> dict[str, str]:
         BadSetting: it is not a mapping of line names to entry ids.
     """
     if isinstance(position, Mapping) and all(
-        isinstance(line, str) and is_name(line) and isinstance(at, str) and _ENTRY_ID.fullmatch(at)
+        isinstance(line, str) and is_name(line) and isinstance(at, str) and _is_entry_id(at)
         for line, at in position.items()
     ):
         return dict(position)
     raise BadSetting(
         f"{where}: {position!r:.200} is not a position, which maps lines to entry ids, e.g. {{'line-1': '1700-0'}}."
     )
+
+
+def _is_entry_id(text: str) -> bool:
+    return _ENTRY_ID.fullmatch(text) is not None and max(map(int, text.split("-"))) <= _GREATEST_PART
 
 
 def _parse(text: str, path: Path) -> object:

@@ -72,7 +72,7 @@ class ResultReader:
         *,
         line: str | None = None,
         position: Mapping[str, str] | None = None,
-        position_file: Path | None = None,
+        position_file: Path | str | None = None,
         only: Callable[[SortResult], bool] | None = None,
         drop_duplicates: bool = True,
         on_notice: OnNotice = log_notice,
@@ -82,8 +82,8 @@ class ResultReader:
         Args:
             settings: `redis_url` names the server; None means the settings of the environment.
             line: only this line; None means all lines that have results.
-            position: where to continue: the `position` of an earlier reader. A line that is not in it begins with new
-                results.
+            position: where to continue: the `position` of an earlier reader. If all lines are read, one that is not in
+                it is new, and is read from its beginning.
             position_file: keep the position in this file instead. Each reader needs a file of its own.
             only: yield only results for which this function returns True.
             drop_duplicates: leave out a result if its job is among those of the latest 20,000 results.
@@ -102,7 +102,7 @@ class ResultReader:
         self._line = line
         self._only = only
         self._on_notice = on_notice
-        self._file = None if position_file is None else PositionFile(position_file, on_notice)
+        self._file = None if position_file is None else PositionFile(Path(position_file), on_notice)
         given = self._file.load() if self._file else checked_position(position or {}, where="position")
         self._given = {line: at.encode() for line, at in given.items()}
         self._parser = EntryParser(on_notice)
@@ -184,12 +184,14 @@ class ResultReader:
         entries: list[Entry] = []
         check(self._client, self._url)  # the client itself does not notice that the other side expects TLS
         with server_errors(self._url):
-            # A line that is given and not on the server has lost its stream.
-            for line in sorted({*self._lines(), *(self._given if self._line is None else ())}):
-                if line in self._given:
-                    self._resume(line, self._given[line])
-                else:
+            # A line that got its first result while no reader of all lines was running has no position yet.
+            new_line_at = BEGINNING if self._given and self._line is None else None
+            for line in self._lines():
+                at = self._given.get(line, new_line_at)
+                if at is None:
                     entries += self._latest(line, count)
+                else:
+                    self._resume(line, at)
         self._has_begun = True
         entries.sort(key=_order)
         return entries[-count:] if count else []
@@ -297,9 +299,6 @@ class ResultReader:
     def _go_on_after(self, gap: Gap, followed: _Followed) -> None:
         followed.at = followed.handled = gap.go_on_after
         followed.number = None
-        if gap.notice.kind is NoticeKind.BEGAN_ANEW:
-            followed.recent.clear()
-        self._save()
         self._on_notice(gap.notice)
 
     def _skip(self, line: str) -> None:
@@ -309,10 +308,14 @@ class ResultReader:
             self._on_notice(Notice(NoticeKind.UNREADABLE, text, line))
 
     def _lines(self) -> list[str]:
+        """The lines to read: also those that have a position but no results any more, because that is a gap.
+
+        Another program may have put a name there that no line can have. No position file could be read that has it.
+        """
         if self._line is not None:
             return [self._line]
-        lines = cast("set[bytes]", self._client.smembers(keys.LINES))
-        return sorted(line.decode(errors="replace") for line in lines)
+        lines = {line.decode(errors="replace") for line in cast("set[bytes]", self._client.smembers(keys.LINES))}
+        return sorted(self._given.keys() | filter(is_name, lines))
 
 
 def _order(entry: Entry) -> tuple[int, int]:

@@ -1,7 +1,8 @@
-"""The program of docs/ejector.md, started as a reader of that page starts it."""
+"""The programs of docs/ejector.md, started as a reader of that page starts them."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from shared import keys
 from tests.kit import PATIENCE_S, PROJECT, wait_until
 from tests.producer.kit import publish, sort_result
 
@@ -20,14 +22,13 @@ pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture
-def program(tmp_path: Path) -> Path:
-    blocks = re.findall(
-        r"^```python\n(.*?)^```", (PROJECT / "docs" / "ejector.md").read_text(), re.MULTILINE | re.DOTALL
-    )
-    (source,) = blocks
-    file = tmp_path / "ejector.py"
-    file.write_text(source)
-    return file
+def programs(tmp_path: Path) -> Path:
+    """A folder with the programs of the page."""
+    page = (PROJECT / "docs" / "ejector.md").read_text()
+    sources = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    for name, source in zip(("ejector.py", "archive.py"), sources, strict=True):
+        (tmp_path / name).write_text(source)
+    return tmp_path
 
 
 def publish_frame(client: redis.Redis, frame_id: int, *, captured_at: float) -> None:
@@ -35,12 +36,12 @@ def publish_frame(client: redis.Redis, frame_id: int, *, captured_at: float) -> 
     publish(client, result)
 
 
-class Ejector:
-    """The program as a process."""
+class Program:
+    """One of the programs as a process. It follows `line-1`."""
 
-    def __init__(self, program: Path, redis_url: str) -> None:
+    def __init__(self, program: Path, redis_url: str, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, program, "line-1"],
+            [sys.executable, program, "line-1", *arguments],
             cwd=program.parent,
             env=os.environ | {"SORTLINE_REDIS_URL": redis_url},
             stdout=subprocess.PIPE,
@@ -52,26 +53,47 @@ class Ejector:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def end(self) -> str:
-        """Ask it to end. Returns what it printed to standard error."""
+    def end(self) -> tuple[str, str]:
+        """Ask it to end. Returns what it has printed since, to standard output and to standard error."""
         self.process.send_signal(signal.SIGTERM)
-        out, errors = self.process.communicate(timeout=PATIENCE_S)
-        assert (self.process.returncode, out) == (0, "")
-        return errors
+        printed = self.process.communicate(timeout=PATIENCE_S)
+        assert self.process.returncode == 0, printed
+        return printed
 
 
 def test_it_fires_or_lets_a_bottle_pass_and_continues_after_a_restart(
-    program: Path, client: redis.Redis, redis_url: str, tmp_path: Path
+    programs: Path, client: redis.Redis, redis_url: str
 ) -> None:
-    ejector = Ejector(program, redis_url)
-    wait_until((tmp_path / "line-1.position").exists, "the reader has begun")
-    wait_until(lambda: "line-1" in (tmp_path / "line-1.position").read_text(), "it knows where the stream ends")
+    ejector = Program(programs / "ejector.py", redis_url)
+    position_file = programs / "line-1.position"
+    wait_until(position_file.exists, "the reader has begun")
+    wait_until(lambda: "line-1" in position_file.read_text(), "it knows where the stream ends")
     publish_frame(client, 1, captured_at=time.time() + 60)
     assert re.fullmatch(r"frame 1: fire reject in \d+ ms", ejector.line())
     publish_frame(client, 2, captured_at=time.time() - 60)
     assert ejector.line() == "frame 2: let it pass"
-    assert ejector.end() == ""
+    assert ejector.end() == ("", "")
     publish_frame(client, 3, captured_at=time.time() - 60)
-    again = Ejector(program, redis_url)
+    again = Program(programs / "ejector.py", redis_url)
     assert again.line() == "frame 3: let it pass"
-    assert again.end() == ""
+    assert again.end() == ("", "")
+
+
+def test_two_programs_of_a_group_share_the_results(programs: Path, client: redis.Redis, redis_url: str) -> None:
+    stream, archive = keys.results("line-1"), programs / "archive.py"
+    first = Program(archive, redis_url, "first")
+    wait_until(lambda: client.exists(stream), "the first program makes the group")
+    second = Program(archive, redis_url, "second")
+    wait_until(lambda: len(client.xinfo_consumers(stream, "archive")) == 2, "both read")
+    for frame_id in range(9):
+        publish_frame(client, frame_id, captured_at=time.time())
+    wait_until(lambda: client.xinfo_groups(stream)[0]["entries-read"] == 9, "all results are read")
+    wait_until(lambda: client.xpending(stream, "archive")["pending"] == 0, "all results are acknowledged")
+    ended = [program.end() for program in (first, second)]
+    shown = [json.loads(line) for out, _ in ended for line in out.splitlines()]
+    assert sorted(result["frame_id"] for result in shown) == list(range(9))
+    assert [errors for _, errors in ended] == [
+        "sortline:results:line-1, group archive: this group is new. It begins with new results: older ones are not "
+        "read.\n",
+        "",
+    ]

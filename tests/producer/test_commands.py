@@ -21,12 +21,13 @@ from typer.testing import CliRunner, Result
 
 import producer.commands
 from producer import metrics
+from producer.result_table import COLUMNS
 from producer.sources import simulator
 from producer.sources.simulator import SimulatedSource
 from shared import keys
 from shared.clock import MAX_DEADLINE_S
 from shared.errors import BadSetting
-from shared.schemas import Outcome
+from shared.schemas import Label, Outcome
 from shared.server.embedded import embedded_server
 from tests.kit import BOTTLES, PROJECT, wait_until
 from tests.producer.kit import arguments, jpeg, publish, sort_result
@@ -228,7 +229,8 @@ def test_results_show_the_last_ones(client: redis.Redis) -> None:
 
 
 def test_results_in_csv_have_the_values_of_json(client: redis.Redis) -> None:
-    publish(client, sort_result("job-1"))
+    labels = (Label(label="no cap", probability=0.123456), Label(label="pigmented", probability=1e-07))
+    publish(client, sort_result("job-1").model_copy(update={"labels": labels}))
     (row,) = csv.DictReader(run("results", "--csv").stdout.splitlines())
     result = json.loads(run("results", "--json").stdout)
     assert (row["job_id"], row["frame_id"], row["uncertain"]) == ("job-1", "7", "false")
@@ -238,6 +240,12 @@ def test_results_in_csv_have_the_values_of_json(client: redis.Redis) -> None:
     ]
     assert float(row["deadline_margin_ms"]) == result["deadline_margin_ms"]
     assert isinstance(run("results", "--csv", "--json").exception, BadSetting)
+
+
+def test_csv_has_a_header_even_without_results(client: redis.Redis) -> None:
+    shown = run("results", "--csv")
+    assert (shown.stdout, shown.stderr) == (",".join(COLUMNS) + "\n", "no results yet.\n")
+    assert run("results").stdout == run("results", "--json").stdout == ""
 
 
 def test_results_of_some_jobs_outcomes_and_lanes(client: redis.Redis) -> None:

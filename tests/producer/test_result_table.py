@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
-from producer.result_table import COLUMNS, ResultTable, csv_row
+from producer.result_table import COLUMNS, CsvTable, ResultTable, csv_row
 from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings
 from tests.producer.kit import sort_result
 
@@ -33,6 +35,13 @@ def test_a_row_has_every_value_of_the_result() -> None:
     assert set(SortResult.model_fields) - set(row) == {"timings_ms"}
     assert (row["model"], row["queue_ms"], row["total_ms"]) == ("bottles@3 (litert)", 1.0, 250.0)
     assert csv_row(sort_result("j1"))["uncertain"] == "false"
+
+
+def test_the_header_of_csv_is_written_before_the_first_result() -> None:
+    """A program that reads it from a pipe needs the header even if no result comes."""
+    file = io.TextIOWrapper(written := io.BytesIO())
+    CsvTable(file)
+    assert written.getvalue().decode() == ",".join(COLUMNS) + "\n"
 
 
 @pytest.mark.parametrize("result", [sort_result("j1"), LONG, sort_result("j1", Outcome.LATE)])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import redis
 
-from tests.kit import PATIENCE_S
+from tests.kit import PATIENCE_S, wait_until
 from tests.producer.kit import publish, sort_result
 
 
@@ -32,3 +32,17 @@ def patient_stop() -> Iterator[threading.Event]:
     timer.start()
     yield stop
     timer.cancel()
+
+
+@contextmanager
+def once_a_reader_waits(client: redis.Redis, act: Callable[[], object]) -> Iterator[None]:
+    """A thread that calls `act` as soon as a reader waits for new entries. It has ended when the block ends."""
+
+    def run() -> None:
+        wait_until(lambda: any("b" in found["flags"] for found in client.client_list()), "a reader waits")
+        act()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield
+    thread.join()

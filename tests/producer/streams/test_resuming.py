@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from shared.errors import BadSetting
 from shared.schemas import Outcome
 from shared.settings import Settings
 from tests.producer.kit import publish, sort_result
-from tests.producer.streams.kit import fill, patient_stop, publish_frames
+from tests.producer.streams.kit import fill, once_a_reader_waits, patient_stop, publish_frames
 
 
 @pytest.fixture
@@ -42,11 +42,8 @@ def frames(reader: ResultReader, stop: threading.Event, count: int) -> list[int 
 
 def test_a_new_reader_begins_with_new_results(client: redis.Redis, settings: Settings, stop: threading.Event) -> None:
     publish_frames(client, ("a", 1))
-    results = ResultReader(settings, line="a").follow(stop)
-    timer = threading.Timer(0.1, lambda: publish_frames(client, ("a", 2)))
-    timer.start()
-    assert next(results).frame_id == 2
-    timer.join()
+    with once_a_reader_waits(client, lambda: publish_frames(client, ("a", 2))):
+        assert frames(ResultReader(settings, line="a"), stop, 1) == [2]
 
 
 def test_a_position_that_the_caller_keeps(client: redis.Redis, settings: Settings, stop: threading.Event) -> None:
@@ -58,13 +55,17 @@ def test_a_position_that_the_caller_keeps(client: redis.Redis, settings: Setting
     assert frames(ResultReader(settings, line="a", position=kept), stop, 1) == [3]
 
 
+@pytest.mark.parametrize("as_given", [Path, str])
 def test_a_position_in_a_file_survives_a_restart(
-    client: redis.Redis, settings: Settings, stop: threading.Event, tmp_path: Path
+    client: redis.Redis,
+    settings: Settings,
+    stop: threading.Event,
+    tmp_path: Path,
+    as_given: Callable[[Path], Path | str],
 ) -> None:
     file = tmp_path / "a.position"
     fill(client, 1)
-    ResultReader(settings, line="a", position_file=file).last(0)
-    reader = ResultReader(settings, line="a", position_file=file)
+    reader = ResultReader(settings, line="a", position_file=as_given(file))
     reader.last(0)
     fill(client, 2, 3, 4)
     assert frames(reader, stop, 2) == [2, 3]
@@ -78,11 +79,11 @@ def test_a_result_that_was_being_handled_comes_again(
 ) -> None:
     """The loop ends, as by an error, before it asks for the next result."""
     file = tmp_path / "a.position"
+    file.write_text('{"a": "0"}')
     fill(client, 1, 2)
-    results = ResultReader(settings, line="a", position={"a": "0"}, position_file=None)
+    results = ResultReader(settings, line="a", position_file=file)
     assert [result.frame_id for result in itertools.islice(results.follow(stop), 2)] == [1, 2]
-    assert results.position == {"a": "1-0"}
-    file.write_text(json.dumps(results.position))
+    assert results.position == json.loads(file.read_text()) == {"a": "1-0"}
     assert frames(ResultReader(settings, line="a", position_file=file), stop, 1) == [2]
     assert frames(results, stop, 1) == [2], "the same reader gives it out again, too"
 
@@ -150,10 +151,8 @@ def test_trimming_what_was_read_is_not_a_gap(client: redis.Redis, settings: Sett
     results = ResultReader(settings, line="a", on_notice=notices.append)
     results.last(0)
     reading = results.follow(stop)
-    timer = threading.Timer(0.1, fill, (client, 4))
-    timer.start()
-    assert next(reading).frame_id == 4
-    timer.join()
+    with once_a_reader_waits(client, lambda: fill(client, 4)):
+        assert next(reading).frame_id == 4
     client.xtrim(keys.results("a"), maxlen=0, approximate=False)
     fill(client, 5)
     assert next(reading).frame_id == 5
@@ -170,6 +169,42 @@ def test_a_stream_that_was_started_again_between_two_runs(
     assert [notice.kind for notice in notices] == [NoticeKind.BEGAN_ANEW]
 
 
+def test_lines_whose_results_the_server_lost_between_two_runs(
+    client: redis.Redis, settings: Settings, stop: threading.Event
+) -> None:
+    """The reader reads all lines. The server knows one of them again, and the other one not yet."""
+    fill(client, 5)
+    notices: list[Notice] = []
+    results = ResultReader(settings, position={"a": "3-0", "b": "3-0"}, on_notice=notices.append)
+    assert frames(results, stop, 1) == [5]
+    assert [(notice.kind, notice.line) for notice in notices] == [
+        (NoticeKind.BEGAN_ANEW, "a"),
+        (NoticeKind.BEGAN_ANEW, "b"),
+    ]
+    assert results.position == {"a": "5-0", "b": "0"}
+
+
+def test_a_stream_that_is_trimmed_after_it_was_started_again(
+    client: redis.Redis, settings: Settings, stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many entries the old stream had had says nothing about the new one."""
+    monkeypatch.setattr(reader, "READ_COUNT", 1)
+    notices: list[Notice] = []
+    fill(client, 8, 9)
+
+    def start_again() -> None:
+        client.delete(keys.results("a"))
+        fill(client, 1, 2, 3, 4, 5)
+
+    results = ResultReader(settings, line="a", position={"a": "8-0"}, on_notice=notices.append).follow(stop)
+    assert next(results).frame_id == 9
+    with once_a_reader_waits(client, start_again):  # until then it has learned that 2 entries were added
+        assert next(results).frame_id == 1
+    client.xtrim(keys.results("a"), maxlen=2, approximate=False)  # 3 are gone: 1, which was read, 2 and 3
+    assert next(results).frame_id == 4
+    assert [notice.kind for notice in notices] == [NoticeKind.BEGAN_ANEW, NoticeKind.TRIMMED]
+
+
 def test_a_stream_that_lost_its_end_between_two_runs(
     client: redis.Redis, settings: Settings, stop: threading.Event
 ) -> None:
@@ -177,12 +212,26 @@ def test_a_stream_that_lost_its_end_between_two_runs(
     fill(client, 5, 6)
     notices: list[Notice] = []
     results = ResultReader(settings, line="a", position={"a": "9-0"}, on_notice=notices.append)
-    results.last(0)
-    timer = threading.Timer(0.1, fill, (client, 7))
-    timer.start()
-    assert frames(results, stop, 1) == [7]
-    timer.join()
+    with once_a_reader_waits(client, lambda: fill(client, 7)):
+        assert frames(results, stop, 1) == [7]
     assert [notice.kind for notice in notices] == [NoticeKind.LOST_END]
+
+
+def test_a_stream_that_lost_its_end_while_it_is_read(
+    client: redis.Redis, settings: Settings, stop: threading.Event
+) -> None:
+    def on_notice(notice: Notice) -> None:
+        kinds.append(notice.kind)
+        fill(client, 4)
+
+    kinds: list[NoticeKind] = []
+    fill(client, 1, 2, 3)
+    results = ResultReader(settings, line="a", position={"a": "0"}, on_notice=on_notice)
+    assert frames(results, stop, 3) == [1, 2, 3]
+    client.delete(keys.results("a"))
+    fill(client, 1, 2)
+    assert frames(results, stop, 1) == [4]
+    assert kinds == [NoticeKind.LOST_END]
 
 
 def test_results_that_the_server_has_again_are_not_handled_again(
@@ -200,8 +249,23 @@ def test_results_that_the_server_has_again_are_not_handled_again(
     assert [notice.kind for notice in notices] == [NoticeKind.BEGAN_ANEW]
 
 
-def test_only_some_results(client: redis.Redis, settings: Settings, stop: threading.Event) -> None:
-    """The reader skips the others; they don't count, and its position moves past them."""
+def test_a_position_moves_past_results_that_are_not_wanted(
+    client: redis.Redis, settings: Settings, stop: threading.Event, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.position"
+    file.write_text('{"a": "0"}')
+    fill(client, 1, 2)
+    results = ResultReader(settings, line="a", position_file=file, only=lambda result: False)
+    with once_a_reader_waits(client, stop.set):
+        assert list(results.follow(stop)) == []
+    assert json.loads(file.read_text()) == {"a": "2-0"}
+
+
+def test_only_some_results(
+    client: redis.Redis, settings: Settings, stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader skips the others; they don't count. It looks for the latest ones page by page."""
+    monkeypatch.setattr(reader, "_PAGE", 3)
     fill(client, *range(1, 8))
     even = {"only": lambda result: result.frame_id % 2 == 0}
     assert [result.frame_id for result in ResultReader(settings, line="a", **even).last(2)] == [4, 6]
@@ -215,6 +279,14 @@ def test_positions_of_all_lines(client: redis.Redis, settings: Settings, stop: t
     results = ResultReader(settings, position={"a": "1-0", "b": "0"})
     assert frames(results, stop, 2) == [2, 3]
     assert results.position == {"a": "3-0", "b": "2-0"}
+
+
+def test_a_line_that_is_new_since_the_position_is_read_from_its_beginning(
+    client: redis.Redis, settings: Settings, stop: threading.Event
+) -> None:
+    fill(client, 1, 3)
+    fill(client, 2, line="new")
+    assert frames(ResultReader(settings, position={"a": "1-0"}), stop, 2) == [2, 3]
 
 
 @pytest.mark.parametrize("position", [{"a b": "1-0"}, {"a": "yesterday"}, {"a": 1}, ["a"]])
@@ -237,26 +309,6 @@ def test_bad_arguments_are_refused(settings: Settings, arguments: Mapping[str, A
         ResultReader(settings, **arguments)
 
 
-@pytest.mark.parametrize("content", ["model = 'bottles'", '{"a": "b"}'])
-def test_a_file_that_is_not_a_position_file_is_refused_and_kept(
-    settings: Settings, tmp_path: Path, content: str
-) -> None:
-    file = tmp_path / "sortline.toml"
-    file.write_text(content)
-    with pytest.raises(BadSetting, match=r"sortline\.toml"):
-        ResultReader(settings, position_file=file)
-    assert file.read_text() == content
-
-
-def test_an_empty_file_is_reported(settings: Settings, tmp_path: Path) -> None:
-    """A power cut may leave one."""
-    file = tmp_path / "a.position"
-    file.touch()
-    notices: list[Notice] = []
-    ResultReader(settings, line="a", position_file=file, on_notice=notices.append)
-    assert [notice.kind for notice in notices] == [NoticeKind.POSITION]
-
-
 def test_a_disk_that_fills_up_does_not_stop_the_line(
     client: redis.Redis, settings: Settings, stop: threading.Event, tmp_path: Path
 ) -> None:
@@ -270,6 +322,23 @@ def test_a_disk_that_fills_up_does_not_stop_the_line(
     fill(client, 1, 2)
     assert frames(results, stop, 2) == [1, 2]
     assert [notice.kind for notice in notices] == [NoticeKind.POSITION]
+
+
+def test_the_streams_of_all_lines_are_checked_from_time_to_time(
+    client: redis.Redis, settings: Settings, stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start_again() -> None:
+        client.delete(keys.results("a"))
+        fill(client, 1)
+
+    monkeypatch.setattr(reader, "_CHECK_INTERVAL_S", 0.1)
+    notices: list[Notice] = []
+    fill(client, 8, 9)
+    results = ResultReader(settings, position={"a": "8-0"}, on_notice=notices.append).follow(stop)
+    assert next(results).frame_id == 9
+    with once_a_reader_waits(client, start_again):
+        assert next(results).frame_id == 1
+    assert [notice.kind for notice in notices] == [NoticeKind.BEGAN_ANEW]
 
 
 def test_a_stream_that_was_started_again_and_outgrew_the_position_is_reported(
@@ -286,26 +355,12 @@ def test_a_stream_that_was_started_again_and_outgrew_the_position_is_reported(
     fill(client, 1)
     everything = ResultReader(settings, on_notice=on_notice)
     everything.last(0)
-    timer = threading.Timer(0.2, fill, (client, 2))  # after the first check, which counts the results
-    timer.start()
-    assert frames(everything, stop, 1) == [2]
-    timer.join()
+    with once_a_reader_waits(client, lambda: fill(client, 2)):  # after the first check, which counts the results
+        assert frames(everything, stop, 1) == [2]
     client.delete(keys.results("a"))
     fill(client, 3)
     assert frames(everything, stop, 1) == [3]
     assert kinds == []
     everything._check_soon()
     assert frames(everything, stop, 1) == [4]
-    assert kinds == [NoticeKind.BEGAN_ANEW]
-
-
-def test_all_lines_includes_one_whose_stream_is_gone(
-    client: redis.Redis, settings: Settings, stop: threading.Event
-) -> None:
-    def on_notice(notice: Notice) -> None:
-        kinds.append(notice.kind)
-        publish_frames(client, ("a", 1))
-
-    kinds: list[NoticeKind] = []
-    assert frames(ResultReader(settings, position={"a": "5-0"}, on_notice=on_notice), stop, 1) == [1]
     assert kinds == [NoticeKind.BEGAN_ANEW]

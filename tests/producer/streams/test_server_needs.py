@@ -16,7 +16,7 @@ from shared import keys
 from shared.errors import BadSetting
 from shared.settings import Settings
 from tests.kit import PROJECT
-from tests.producer.streams.kit import fill, patient_stop
+from tests.producer.streams.kit import fill, once_a_reader_waits, patient_stop
 
 USERS = re.findall(r"^ +ACL SETUSER (\w+) (.*)$", (PROJECT / "docs/ejector.md").read_text(), re.MULTILINE)
 READERS: dict[str, Callable[..., ResultReader | ResultGroupReader]] = {
@@ -44,17 +44,15 @@ def test_they_can_read_and_go_on_when_the_stream_is_lost(
         url = settings.redis_url.replace("redis://", f"redis://{user}:PASSWORD@")
         fill(client, 1)
         reader = READERS[user](settings.model_copy(update={"redis_url": url}), on_notice=on_notice)
-        timer = threading.Timer(0.2, fill, (client, 2))
-        timer.start()
         results = reader.follow(stop)
-        assert next(results).frame_id == 2
-        timer.join()
+        with once_a_reader_waits(client, lambda: fill(client, 2)):
+            assert next(results).frame_id == 2
         client.delete(keys.results("a"))
         fill(client, 3)
         assert next(results).frame_id == 3
     finally:
         client.execute_command("ACL", "DELUSER", user)
-    assert set(kinds) <= {NoticeKind.BEGAN_ANEW}
+    assert set(kinds) <= {NoticeKind.NEW_GROUP, NoticeKind.BEGAN_ANEW}
     assert len(USERS) == len(READERS)
 
 
