@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from model_store.registry.canary import Canary
     from model_store.registry.canary_totals import CanaryTotals
     from model_store.registry.store import ModelStore
-    from shared.settings import Settings
 
-# The counts are an addition to what the store says, so the command doesn't wait long for them.
+# The counts are an addition to what the store says, so the command doesn't wait long for them: this time for the
+# connection, and again for the answer.
 _COUNTS_TIMEOUT_S = 2.0
 
 
@@ -59,7 +59,7 @@ def canary(
     if stop:
         _stop_canary(store, name, as_json=as_json)
     elif share is None:
-        _show_canary(settings, name, as_json=as_json)
+        _show_canary(store, settings.redis_url, name=name, as_json=as_json)
     elif version is None:
         raise BadSetting(f"canary {model!r}: name the version to try, e.g. {name}@4.")
     else:
@@ -72,7 +72,7 @@ def canary(
             lines=tuple(line.strip() for line in (lines or "").split(",") if line.strip()),
         )
         store.set_canary(name, intent)
-        _show_canary(settings, name, as_json=as_json)
+        _show_canary(store, settings.redis_url, name=name, as_json=as_json)
 
 
 def _checked_canary(
@@ -106,13 +106,11 @@ def _stop_canary(store: ModelStore, name: str, *, as_json: bool) -> None:
         print(f"stopped the canary of {name}" if stopped else f"{name} has no canary")
 
 
-def _show_canary(settings: Settings, name: str, *, as_json: bool) -> None:
-    from model_store.registry.store import open_store
-
-    store = open_store(settings)
+def _show_canary(store: ModelStore, redis_url: str, *, name: str, as_json: bool) -> None:
     current, running = store.current(name), store.canary(name)
     shown = running or store.ended_canary(name)
-    totals = _totals(settings, name, shown) if shown else None
+    totals = _totals(shown, redis_url, name=name) if shown else None
+    counted = totals if totals and totals.compared else None  # 0 would say that nothing was compared on any server
     if as_json:
         print_json(
             {
@@ -120,20 +118,20 @@ def _show_canary(settings: Settings, name: str, *, as_json: bool) -> None:
                 "current": current,
                 "canary": running and running.model_dump(mode="json"),
                 "ended": shown.model_dump(mode="json") if shown and not running else None,
-                "compared": totals and totals.compared,
-                "disagreed": totals and totals.disagreed,
+                "compared": counted and counted.compared,
+                "disagreed": counted and counted.disagreed,
                 "stopped": totals and totals.stopped,
             }
         )
     elif running is None:
         print(f"{name} has no canary; {name}@{current} is current")
         if shown is not None and totals is not None:
-            print(f"{name}@{shown.version} was tried before: {_reason(totals) or totals}")
+            print(f"{name}@{shown.version} was tried before: {_describe_ended(totals)}")
     else:
-        _print_running(name, current, running, totals)
+        _print_running(running, totals, name=name, current=current)
 
 
-def _print_running(name: str, current: int | None, canary: Canary, totals: CanaryTotals | None) -> None:
+def _print_running(canary: Canary, totals: CanaryTotals | None, *, name: str, current: int | None) -> None:
     lines = ", ".join(canary.lines) or "every line"
     acts = "only recorded and compared" if canary.shadow else "compared"
     print(f"{name}@{canary.version} takes {canary.share:.1%} of the images of {lines}, {acts} with {name}@{current}")
@@ -148,26 +146,29 @@ def _print_running(name: str, current: int | None, canary: Canary, totals: Canar
     )
 
 
+def _describe_ended(totals: CanaryTotals) -> str:
+    from model_store.registry.canary_totals import KEEP_S
+
+    kept = "" if totals.compared else f" (they are kept for {KEEP_S // 86_400} days)"
+    return _reason(totals) or f"{totals}{kept}"
+
+
 def _reason(totals: CanaryTotals) -> str:
     """Why the workers stopped the canary; empty if they did not."""
-    return f"it was stopped by the workers, {totals.stopped}" if totals.stopped else ""
+    reason, _, words = (totals.stopped or "").partition(": ")
+    return f"the workers stopped it ({reason}): {words}" if reason else ""
 
 
-def _totals(settings: Settings, name: str, canary: Canary) -> CanaryTotals | None:
+def _totals(canary: Canary, redis_url: str, *, name: str) -> CanaryTotals | None:
     """Read the counts from the Redis server. If that fails, says why on standard error and returns None."""
-    from model_store.registry.canary_totals import FIELDS, CanaryTotals
-    from shared import keys
+    from model_store.registry.canary_totals import read_totals
     from shared.errors import SortlineError
     from shared.server.connection import connect
     from shared.server.error_translation import server_errors
 
     try:
-        with (
-            connect(settings.redis_url, socket_timeout_s=_COUNTS_TIMEOUT_S) as client,
-            server_errors(settings.redis_url),
-        ):
-            key = keys.canary(name, canary.version, canary.started_at)
-            return CanaryTotals.parse(cast("list[bytes | None]", client.hmget(key, *FIELDS)))
+        with connect(redis_url, socket_timeout_s=_COUNTS_TIMEOUT_S) as client, server_errors(redis_url):
+            return read_totals(client, name, canary)
     except SortlineError as error:
         print(f"the number of compared images can't be read: {error}", file=sys.stderr)
         return None

@@ -208,7 +208,7 @@ class ModelStore(ReadableStore):
         return True
 
     def _set_current(self, writer: Writer, name: str, history: History) -> None:
-        """Write the file `current`, and remove a canary of the version that is now current."""
+        """Write the file `current`, and remove a canary of the version that is now current, and its record."""
         # A promotion that was killed may have left a canary of the version that has been current until now. Remove that
         # canary, or it would become active.
         self._delete_canary_of(self.pointer(name), writer, name)
@@ -216,6 +216,9 @@ class ModelStore(ReadableStore):
         self._delete_canary_of(history.current, writer, name)
 
     def _delete_canary_of(self, version: int | None, writer: Writer, name: str) -> None:
+        ended = self.ended_canary(name)
+        if ended is not None and ended.version == version:
+            writer.delete(ENDED_CANARY_FILE)  # the history of versions has it now
         try:
             canary = self.canary_intent(name)
         except BadBundle as error:  # no worker can act on it, and it must not prevent a rollback
@@ -223,7 +226,7 @@ class ModelStore(ReadableStore):
             return
         if canary is not None and canary.version == version:
             writer.delete(CANARY_FILE)
-            writer.delete(ENDED_CANARY_FILE)  # the history of versions has it now
+            writer.delete(ENDED_CANARY_FILE)  # of an earlier canary
 
     def _prunable(self, name: str, keep: int) -> list[int]:
         history, canary, versions = self.history(name), self.canary_intent(name), self.versions(name)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import ssl
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -47,7 +47,7 @@ def connect(redis_url: str, *, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> re
     pool = redis.ConnectionPool(
         **options,
         socket_timeout=socket_timeout_s,
-        socket_connect_timeout=_CONNECT_TIMEOUT_S,
+        socket_connect_timeout=min(_CONNECT_TIMEOUT_S, socket_timeout_s),
         health_check_interval=30,
     )
     return redis.Redis.from_pool(pool)
@@ -139,8 +139,10 @@ def _check_options(redis_url: str, options: dict[str, str], *, is_tls: bool) -> 
         if not value or (name == "ssl_cert_reqs" and value not in _CERT_REQS):
             advice = f"use {', '.join(_CERT_REQS)}" if name == "ssl_cert_reqs" else "give it a value, or leave it out"
             raise BadSetting(f"redis_url {masked(redis_url)!r}: {name} = {value!r}: {advice}.")
-        if name in _TLS_FILES and not Path(value).is_file():
-            raise BadSetting(f"redis_url {masked(redis_url)!r}: {name} = {value!r} is not a file.")
+        if name in _TLS_FILES and not os.path.isfile(value):
+            raise BadSetting(
+                f"redis_url {masked(redis_url)!r}: {name} = {value!r} is not a file, or its folder may not be searched."
+            )
 
 
 def _check_scheme(options: dict[str, Any], redis_url: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import queue
 import threading
 from typing import NamedTuple, Protocol
@@ -180,7 +181,9 @@ class Recorder:
 
 
 def _disagreement_verdict(canary: ActiveCanary, totals: CanaryTotals) -> Verdict:
-    least, bound = canary.spec.min_images, f"more than {canary.spec.max_disagreement:.1%}"
+    least, share = canary.spec.min_images, f"{canary.spec.max_disagreement:.1%}"
+    bound = f"more than {share}"
     if totals.compared < least:  # the remaining images can't bring the ratio below the bound
-        bound = f"already {bound} of {least:,}, the least number to compare"
+        allowed = math.floor(canary.spec.max_disagreement * least)
+        bound = f"more than the {allowed:,} that {share} of {least:,} images (the minimum) allow"
     return Verdict(canary, "disagreement", f"{totals}, {bound}")

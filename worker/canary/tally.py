@@ -16,17 +16,13 @@ from pydantic import BaseModel, ConfigDict
 
 from model_store.bundle.policy import Decision
 from model_store.registry.canary import Canary
-from model_store.registry.canary_totals import FIELDS, CanaryTotals
+from model_store.registry.canary_totals import FIELDS, KEEP_S, CanaryTotals, read_totals
 from shared import keys
 from shared.errors import CommandRefused
 from shared.schemas import Label, ModelRef
 from shared.server.error_translation import explain, translate
 
 log = logging.getLogger("sortline.canary")
-
-# How long counts and verdict are kept after a worker has last read them. A canary that was stopped must not come back
-# because all workers were off for a while and the store could not be written.
-KEEP_S = 30 * 86_400
 
 
 class ModelAnswer(BaseModel):
@@ -108,13 +104,13 @@ class CanaryTally:
             return self._totals(pipeline, key, streams=[*streams, *lines_streams])
 
     def read(self, canary: Canary) -> CanaryTotals:
-        """The current totals.
+        """The current totals, which are kept for another KEEP_S.
 
         Raises:
             redis.exceptions.RedisError: the server can't be reached.
         """
-        with self._client.pipeline() as pipeline:
-            return self._totals(pipeline, self._key(canary))
+        self._client.expire(self._key(canary), KEEP_S)
+        return read_totals(self._client, self._name, canary)
 
     def stop(self, canary: Canary, reason: str) -> bool:
         """Write the verdict, which all workers obey. Returns False if another worker has written one.
@@ -127,7 +123,7 @@ class CanaryTally:
             pipeline.expire(self._key(canary), KEEP_S)
             return bool(pipeline.execute()[0])
 
-    def _totals(self, pipeline: Any, key: str, *, streams: Sequence[str] = ()) -> CanaryTotals:
+    def _totals(self, pipeline: Any, key: str, *, streams: Sequence[str]) -> CanaryTotals:
         """`streams`: the stream that each of the first commands in the pipeline writes to."""
         pipeline.expire(key, KEEP_S)
         pipeline.hmget(key, *FIELDS)

@@ -24,20 +24,23 @@ class ActivityLog:
     """Logs the line. Call `step` about once a second, from one thread."""
 
     def __init__(self, metrics: Metrics, gauges: QueueGauges, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """`gauges` reads the depths of the worker's queues."""
+        """`gauges` reads the depths of the worker's queues. The first minute begins with the first `step`."""
         self._metrics = metrics
         self._gauges = gauges
         self._clock = clock
-        self._since = clock()
+        self._since: float | None = None
         self._before: Counter[str] = Counter()
         self._is_idle = False
 
     def step(self) -> None:
         """Log the line if a minute has passed. A worker that stays idle logs it once."""
-        seconds = self._clock() - self._since
+        now = self._clock()
+        if self._since is None:
+            self._since = now
+        seconds = now - self._since
         if seconds < INTERVAL_S:
             return
-        self._since += seconds
+        self._since = now
         ended = self._metrics.ended_by_outcome()
         counts, self._before = ended - self._before, ended
         waiting = self._gauges.depths()
@@ -48,10 +51,11 @@ class ActivityLog:
 
 
 def _describe_ended(counts: Counter[str], seconds: float) -> str:
-    if not counts.total():
-        return f"no image in {seconds:.0f} s"
-    rate_hz = counts.total() / seconds
-    text = f"{rate_hz:.{1 if rate_hz >= 1 else 2}f} images/s in {seconds:.0f} s"
+    total = counts.total()
+    if total > seconds:
+        text = f"{total / seconds:.1f} images/s in {seconds:.0f} s"
+    else:  # a rate would round them away
+        text = f"{total or 'no'} image{'s' if total > 1 else ''} in {seconds:.0f} s"
     if timed := sum(counts[outcome] for outcome in _TIMED):
         text += f", {counts[Outcome.SORTED] / timed:.1%} in time"
     others = [f"{count:,} {outcome}" for outcome, count in sorted(counts.items()) if outcome != Outcome.SORTED]

@@ -79,10 +79,11 @@ class QueueGauges(Collector):
             info = self._client.info("memory")
         except redis.exceptions.ResponseError:
             return ()  # an ACL user without INFO, which is @dangerous, still sees the queues
-        used, most = _memory_families()
-        used.add_metric([], info["used_memory"])
-        most.add_metric([], info["maxmemory"])
-        return used, most
+        families = _memory_families()
+        for family, field in zip(families, ("used_memory", "maxmemory"), strict=True):
+            if field in info:  # some servers that speak Redis' protocol have no maxmemory
+                family.add_metric([], info[field])
+        return families
 
     def _front(self, queue: str) -> tuple[int, float]:
         """How many jobs wait, suspects included, and how long the first of them has waited."""

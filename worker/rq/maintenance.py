@@ -1,7 +1,7 @@
-"""Maintenance: sweeps for lost jobs, measures the worker's clock and logs its activity, on a thread of its own.
+"""Maintenance: measures the worker's clock, sweeps for lost jobs and logs its activity, on a thread of its own.
 
-No renewal and no probe waits for it. An error in it neither ends the worker nor makes it look unhealthy: the
-pipeline's threads report that the server can't be reached.
+No renewal and no probe waits for it. An error in one of its parts neither stops the others, nor ends the worker, nor
+makes it look unhealthy: the pipeline's threads report that the server can't be reached.
 """
 
 from __future__ import annotations
@@ -43,17 +43,21 @@ class Maintenance:
         self._thread.join(timeout_s)
 
     def step(self) -> None:
-        """Measure the clock, log what was done, and sweep. Never raises."""
-        self._server_clock.measure()
-        self._activity.step()
-        try:
-            swept = self._sweeper.step()
-        except redis.exceptions.RedisError as error:
-            log.debug("no sweep for lost jobs: %s", explain(error))
-            return
-        except Exception:  # a bug in here must not take the worker down
-            log.exception("the sweep for lost jobs failed")
-            return
+        """Measure the clock, sweep, and log what was done. Never raises."""
+        for what, work in (
+            ("measuring the clock", self._server_clock.measure),
+            ("the sweep for lost jobs", self._sweep),
+            ("the line about the worker's activity", self._activity.step),
+        ):
+            try:
+                work()
+            except redis.exceptions.RedisError as error:
+                log.debug("%s is not possible: %s", what, explain(error))
+            except Exception:  # a bug in here must not end the thread: lost jobs would stay lost
+                log.exception("%s failed", what)
+
+    def _sweep(self) -> None:
+        swept = self._sweeper.step()
         self._metrics.recovered.labels("requeued").inc(swept.requeued)
         self._metrics.recovered.labels("failed").inc(swept.failed)
 

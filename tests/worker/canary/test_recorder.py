@@ -161,6 +161,16 @@ def test_the_bound_is_crossed_by_all_workers_together(settings: Settings, client
     assert other.sample("sortline_canary_stopped_total", reason="disagreement") == 1
 
 
+def test_the_reason_for_a_stop_before_the_minimum_gives_the_number_that_was_allowed(
+    settings: Settings, client: redis.Redis
+) -> None:
+    Desk(settings).record(*comparisons(10, 3))
+    assert client.hget(KEY, "stopped") == (
+        b"disagreement: 3 of 10 compared images (30.0%) were answered differently, "
+        b"more than the 2 that 10.0% of 20 images (the minimum) allow"
+    )
+
+
 def test_a_verdict_is_counted_once(settings: Settings) -> None:
     one, other = Desk(settings), Desk(settings)
     one.record(*comparisons(20, 3))

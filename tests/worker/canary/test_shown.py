@@ -53,7 +53,7 @@ def test_how_many_images_were_compared_so_far(store: ModelStore, under_way: Cana
 def test_the_reason_after_it_was_stopped(store: ModelStore, under_way: Canary, client: redis.Redis) -> None:
     """First the worker that stopped it may not write to the store; then the store knows it, too."""
     tally(client, store).stop(under_way, "disagreement: 26 of 47 were answered differently, more than 10.0%")
-    reason = "it was stopped by the workers, disagreement: 26 of 47 were answered differently, more than 10.0%"
+    reason = "the workers stopped it (disagreement): 26 of 47 were answered differently, more than 10.0%"
     assert (
         f"{reason}. The store still names it; to remove it: sortline models canary tiny --stop"
         in run(store, "canary", "tiny").stdout
@@ -77,3 +77,27 @@ def test_a_canary_that_was_stopped_by_a_person_or_promoted(
     run(store, "canary", "tiny@2", "--share", "0.25")
     store.promote("tiny", 2)
     assert run(store, "canary", "tiny").stdout == "tiny has no canary; tiny@2 is current\n"
+
+
+def test_a_canary_whose_counts_are_gone(store: ModelStore, under_way: Canary, client: redis.Redis) -> None:
+    """They may have expired, or be on another server: that nothing was compared would be a guess."""
+    assert "so far this Redis server has no counts of it\n" in run(store, "canary", "tiny").stdout
+    tally(client, store)
+    run(store, "canary", "tiny", "--stop")
+    client.flushdb()
+    assert run(store, "canary", "tiny").stdout.splitlines() == [
+        "tiny has no canary; tiny@3 is current",
+        "tiny@2 was tried before: this Redis server has no counts of it (they are kept for 30 days)",
+    ]
+    shown = answer(store, "canary", "tiny")
+    assert (shown["ended"]["version"], shown["compared"], shown["disagreed"]) == (2, None, None)
+
+
+def test_a_canary_that_was_stopped_and_promoted_later_is_not_shown(
+    store: ModelStore, under_way: Canary, client: redis.Redis
+) -> None:
+    tally(client, store)
+    run(store, "canary", "tiny", "--stop")
+    store.promote("tiny", 2)
+    store.promote("tiny", 3)
+    assert run(store, "canary", "tiny").stdout == "tiny has no canary; tiny@3 is current\n"

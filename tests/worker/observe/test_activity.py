@@ -7,6 +7,7 @@ import logging
 import pytest
 import redis
 
+from shared.images.arrays import Pixels
 from shared.schemas import Outcome
 from shared.server.connection import connect
 from shared.settings import Settings
@@ -16,7 +17,9 @@ from worker.observe import activity
 from worker.observe.activity import ActivityLog
 from worker.observe.metrics import Metrics
 from worker.observe.queue_gauges import QueueGauges
-from worker.service import WorkerService
+from worker.rq import maintenance
+
+RED = 200
 
 
 class Minutes:
@@ -29,6 +32,8 @@ class Minutes:
         self.metrics = Metrics()
         gauges = QueueGauges(connect(redis_url), queues=["live", "bulk"], clock=lambda: 10 * self._now)
         self._activity = ActivityLog(self.metrics, gauges, clock=lambda: self._now)
+        self._now += 30.0  # the model is being loaded
+        self._activity.step()
 
     def after(self, seconds: float, *outcomes: Outcome) -> list[str]:
         """Advance the clock, after these jobs have ended. Returns what is logged then."""
@@ -51,11 +56,9 @@ def test_one_line_a_minute_about_the_jobs_that_ended_since_the_last_line(minutes
         "2.0 images/s in 60 s, 97.5% in time (2 expired, 1 late); waiting: 2 in live, 1 in bulk"
     ]
     assert minutes.after(60.0, *[Outcome.SORTED] * 30) == [
-        "0.50 images/s in 60 s, 100.0% in time; waiting: 2 in live, 1 in bulk"
+        "30 images in 60 s, 100.0% in time; waiting: 2 in live, 1 in bulk"
     ]
-    assert minutes.after(60.0, Outcome.REJECTED) == [
-        "0.02 images/s in 60 s (1 rejected); waiting: 2 in live, 1 in bulk"
-    ]
+    assert minutes.after(60.0, Outcome.REJECTED) == ["1 image in 60 s (1 rejected); waiting: 2 in live, 1 in bulk"]
     assert minutes.after(60.0) == ["no image in 60 s; waiting: 2 in live, 1 in bulk"], (
         "for example while it is suspended"
     )
@@ -65,9 +68,7 @@ def test_an_idle_worker_says_so_once(minutes: Minutes) -> None:
     assert minutes.after(60.0) == ["no image in 60 s; waiting: 0 in live, 0 in bulk"]
     assert minutes.after(60.0) == []
     assert minutes.after(60.0) == []
-    assert minutes.after(60.0, Outcome.SORTED) == [
-        "0.02 images/s in 60 s, 100.0% in time; waiting: 0 in live, 0 in bulk"
-    ]
+    assert minutes.after(60.0, Outcome.SORTED) == ["1 image in 60 s, 100.0% in time; waiting: 0 in live, 0 in bulk"]
     assert minutes.after(60.0) == ["no image in 60 s; waiting: 0 in live, 0 in bulk"]
     assert minutes.after(60.0) == []
 
@@ -77,13 +78,18 @@ def test_the_line_says_that_the_server_is_unavailable(caplog: pytest.LogCaptureF
     assert line.endswith("number waiting unknown, because the Redis server does not answer")
 
 
+@pytest.mark.usefixtures("own_signals")
 def test_a_worker_logs_its_own_figures(
     settings: Settings, client: redis.Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(activity, "INTERVAL_S", 0.0)
+    monkeypatch.setattr(maintenance, "INTERVAL_S", 0.01)
     caplog.set_level(logging.INFO, "sortline.activity")
-    service = WorkerService(settings, load=lambda given: kit.loaded_model(given, kit.ToneEngine()))
-    service._metrics.observe_results([sort_result("j")])
-    service._maintenance.step()
-    (message,) = [record.getMessage() for record in caplog.records]
-    assert message.endswith("100.0% in time; waiting: 0 in live, 0 in bulk")
+
+    def await_the_line(batch: Pixels) -> None:
+        if batch.max() == RED:
+            kit.wait_until(lambda: "100.0% in time; waiting: " in caplog.text, "the line about the first image")
+
+    kit.submit(settings, kit.frame(), kit.frame(kit.picture(RED)))
+    one_by_one = settings.model_copy(update={"max_batch": 1})
+    assert kit.run_service(one_by_one, kit.ToneEngine(await_the_line)) == 0

@@ -97,6 +97,16 @@ def test_a_user_who_may_not_ask_for_memory_still_sees_the_queues(client: redis.R
     assert not [name for name, _ in found if name.startswith("sortline_redis_memory_")]
 
 
+def test_a_server_without_maxmemory_shows_what_it_uses(
+    client: redis.Redis, gauges: QueueGauges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis.Redis, "info", lambda self, section: {"used_memory": 1})
+    found = queue_samples(gauges)
+    assert found["sortline_redis_memory_used_bytes", ()] == 1
+    assert ("sortline_redis_memory_max_bytes", ()) not in found
+    assert found["sortline_queue_depth", LIVE] == 0
+
+
 def test_with_the_server_away_the_scrape_still_answers() -> None:
     found = queue_samples(QueueGauges(connect("redis://127.0.0.1:1/0"), queues=["live"]))
     assert found == {("sortline_redis_up", ()): 0}

@@ -36,15 +36,27 @@ class Sweeping:
         return outcome
 
 
-def maintenance(settings: Settings, metrics: Metrics, sweeper: Any) -> Maintenance:
+class BrokenActivity:
+    """An activity log whose steps raise."""
+
+    def step(self) -> None:
+        raise KeyError("a bug")
+
+
+def maintenance(settings: Settings, metrics: Metrics, sweeper: Any, activity: Any = None) -> Maintenance:
     server_clock = ServerClock(
         connect(settings.redis_url),
         tolerance_s=settings.clock_tolerance_s,
         on_offset=metrics.clock_offset.set,
         clock=lambda: time.time() + 1000,
     )
-    activity = ActivityLog(metrics, QueueGauges(connect(settings.redis_url), queues=settings.queue_names))
-    return Maintenance(sweeper=cast(Sweeper, sweeper), server_clock=server_clock, activity=activity, metrics=metrics)
+    return Maintenance(
+        sweeper=cast(Sweeper, sweeper),
+        server_clock=server_clock,
+        activity=activity
+        or ActivityLog(metrics, QueueGauges(connect(settings.redis_url), queues=settings.queue_names)),
+        metrics=metrics,
+    )
 
 
 def recovered(metrics: Metrics) -> dict[str, float | None]:
@@ -72,6 +84,17 @@ def test_no_failure_ends_it(settings: Settings, caplog: pytest.LogCaptureFixture
     assert recovered(metrics) == {"requeued": 1, "failed": 0}
     (record,) = (record for record in caplog.records if record.levelno >= logging.ERROR)
     assert record.exc_info is not None
+
+
+def test_lost_jobs_come_back_although_the_activity_log_fails(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = Metrics()
+    keeping = maintenance(settings, metrics, Sweeping(Swept(1, 0)), BrokenActivity())
+    keeping.start()
+    kit.wait_until(lambda: recovered(metrics)["requeued"] == 1, "a lost job comes back")
+    kit.wait_until(lambda: "the line about the worker's activity failed" in caplog.text, "the failure is logged")
+    keeping.stop(kit.PATIENCE_S)
 
 
 @pytest.mark.usefixtures("own_signals")
