@@ -61,6 +61,18 @@ def needed_tool(tool: str, *, package: str) -> str:
     return path
 
 
+def without_privileges() -> list[str]:
+    """What to put before a command so that permissions of files hold for it, although the tests run as root."""
+    if os.geteuid():
+        return []
+    needed_tool("setpriv", package="util-linux")
+    capabilities = "-dac_override,-dac_read_search"
+    command = ["setpriv", f"--bounding-set={capabilities}", f"--inh-caps={capabilities}"]
+    if subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
+        missing_tool("root may not give up its capabilities here: run the tests as another user")
+    return command
+
+
 def run_python(program: str, *arguments: str, exit_code: int = 0, environment: Mapping[str, str] | None = None) -> str:
     """Run a program in an interpreter of its own, in the project's folder. Returns what it prints.
 

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,60 +39,76 @@ def publish_frame(client: redis.Redis, frame_id: int, *, captured_at: float) -> 
 
 
 class Program:
-    """One of the programs as a process. It follows `line-1`."""
+    """One of the programs as a process. What it prints goes to files, so that no wait for a line lasts for ever."""
 
-    def __init__(self, program: Path, redis_url: str, *arguments: str) -> None:
-        self.process = subprocess.Popen(
+    def __init__(self, process: subprocess.Popen[bytes], out: Path, errors: Path) -> None:
+        self._process = process
+        self._out = out
+        self._errors = errors
+        self._read = 0
+
+    def line(self) -> str:
+        """The next line that it prints."""
+        wait_until(lambda: self._out.read_text().count("\n") > self._read, "it prints a line", log=self._errors)
+        self._read += 1
+        return self._out.read_text().splitlines()[self._read - 1]
+
+    def end(self) -> tuple[list[str], str]:
+        """Ask it to end. Returns the lines that it has printed since, and what it printed to standard error."""
+        self._process.send_signal(signal.SIGTERM)
+        assert self._process.wait(PATIENCE_S) == 0, self._errors.read_text()
+        return self._out.read_text().splitlines()[self._read :], self._errors.read_text()
+
+
+@contextmanager
+def running(program: Path, redis_url: str, *arguments: str) -> Iterator[Program]:
+    """The program, following `line-1`; killed at the end of the block if it still runs."""
+    out, errors = (program.with_name("-".join([program.stem, *arguments, what])) for what in ("out", "errors"))
+    with out.open("wb") as out_file, errors.open("wb") as errors_file:
+        process = subprocess.Popen(
             [sys.executable, program, "line-1", *arguments],
             cwd=program.parent,
             env=os.environ | {"SORTLINE_REDIS_URL": redis_url},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            stdout=out_file,
+            stderr=errors_file,
         )
-
-    def line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def end(self) -> tuple[str, str]:
-        """Ask it to end. Returns what it has printed since, to standard output and to standard error."""
-        self.process.send_signal(signal.SIGTERM)
-        printed = self.process.communicate(timeout=PATIENCE_S)
-        assert self.process.returncode == 0, printed
-        return printed
+    try:
+        yield Program(process, out, errors)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_it_fires_or_lets_a_bottle_pass_and_continues_after_a_restart(
     programs: Path, client: redis.Redis, redis_url: str
 ) -> None:
-    ejector = Program(programs / "ejector.py", redis_url)
     position_file = programs / "line-1.position"
-    wait_until(position_file.exists, "the reader has begun")
-    wait_until(lambda: "line-1" in position_file.read_text(), "it knows where the stream ends")
-    publish_frame(client, 1, captured_at=time.time() + 60)
-    assert re.fullmatch(r"frame 1: fire reject in \d+ ms", ejector.line())
-    publish_frame(client, 2, captured_at=time.time() - 60)
-    assert ejector.line() == "frame 2: let it pass"
-    assert ejector.end() == ("", "")
+    with running(programs / "ejector.py", redis_url) as ejector:
+        wait_until(position_file.exists, "the reader has begun")
+        wait_until(lambda: "line-1" in position_file.read_text(), "it knows where the stream ends")
+        publish_frame(client, 1, captured_at=time.time() + 60)
+        assert re.fullmatch(r"frame 1: to lane reject in \d+ ms", ejector.line())
+        publish_frame(client, 2, captured_at=time.time() - 60)
+        assert ejector.line() == "frame 2: let it pass"
+        assert ejector.end() == ([], "")
     publish_frame(client, 3, captured_at=time.time() - 60)
-    again = Program(programs / "ejector.py", redis_url)
-    assert again.line() == "frame 3: let it pass"
-    assert again.end() == ("", "")
+    with running(programs / "ejector.py", redis_url) as again:
+        assert again.line() == "frame 3: let it pass"
+        assert again.end() == ([], "")
 
 
 def test_two_programs_of_a_group_share_the_results(programs: Path, client: redis.Redis, redis_url: str) -> None:
     stream, archive = keys.results("line-1"), programs / "archive.py"
-    first = Program(archive, redis_url, "first")
-    wait_until(lambda: client.exists(stream), "the first program makes the group")
-    second = Program(archive, redis_url, "second")
-    wait_until(lambda: len(client.xinfo_consumers(stream, "archive")) == 2, "both read")
-    for frame_id in range(9):
-        publish_frame(client, frame_id, captured_at=time.time())
-    wait_until(lambda: client.xinfo_groups(stream)[0]["entries-read"] == 9, "all results are read")
-    wait_until(lambda: client.xpending(stream, "archive")["pending"] == 0, "all results are acknowledged")
-    ended = [program.end() for program in (first, second)]
-    shown = [json.loads(line) for out, _ in ended for line in out.splitlines()]
+    with running(archive, redis_url, "first") as first:
+        wait_until(lambda: client.exists(stream), "the first program makes the group")
+        with running(archive, redis_url, "second") as second:
+            wait_until(lambda: len(client.xinfo_consumers(stream, "archive")) == 2, "both read")
+            for frame_id in range(9):
+                publish_frame(client, frame_id, captured_at=time.time())
+            wait_until(lambda: client.xinfo_groups(stream)[0]["entries-read"] == 9, "all results are read")
+            wait_until(lambda: client.xpending(stream, "archive")["pending"] == 0, "all results are acknowledged")
+            ended = [program.end() for program in (first, second)]
+    shown = [json.loads(line) for lines, _ in ended for line in lines]
     assert sorted(result["frame_id"] for result in shown) == list(range(9))
     assert [errors for _, errors in ended] == [
         "sortline:results:line-1, group archive: this group is new. It begins with new results: older ones are not "

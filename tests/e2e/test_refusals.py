@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +19,8 @@ from shared import keys
 from shared.ports import free_port
 from shared.server.embedded import embedded_server
 from shared.settings import Settings
-from tests.e2e.kit import environment
-from tests.kit import BOTTLES, PATIENCE_S
+from tests.e2e.kit import running
+from tests.kit import BOTTLES, PATIENCE_S, wait_until
 from tests.model_store.tiny_bundle import copy_build
 from tests.producer.kit import publish, sort_result
 from torture.server.states import configured, unable_to_save
@@ -122,8 +122,8 @@ def test_rights_that_a_user_lacks(user: User, client: redis.Redis, redis_url: st
         client.acl_deluser("reader")
 
 
-def test_a_server_that_cant_save(user: User, client: redis.Redis, redis_url: str, settings: Settings) -> None:
-    """Uploads and cameras wait, and say why. `results` ends, because the server refuses even PING."""
+def test_a_server_that_cant_save(user: User, client: redis.Redis, redis_url: str) -> None:
+    """An upload waits, and says why. `results` ends, because the server refuses even PING."""
     with unable_to_save(client):
         uploaded = user.runs(UPLOAD, redis_url)
         assert uploaded.code == 1
@@ -132,18 +132,17 @@ def test_a_server_that_cant_save(user: User, client: redis.Redis, redis_url: str
         refused = user.runs(RESULTS, redis_url)
         assert refused.code == 1
         assert "(MISCONF)" in refused.errors
-        camera = subprocess.Popen(
-            [sys.executable, "-m", "sortline", *CAMERA, "--json"],
-            env=environment(settings),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert camera.stderr is not None
-        assert any("(MISCONF)" in line for line in camera.stderr), "it waits, and says why"
-    out, _ = camera.communicate(timeout=PATIENCE_S)
-    assert camera.returncode == 0
-    assert '"accepted": 1' in out
+
+
+def test_a_camera_at_a_server_that_cant_save(client: redis.Redis, settings: Settings, tmp_path: Path) -> None:
+    log = tmp_path / "camera.log"
+    with ExitStack() as refusal:
+        refusal.enter_context(unable_to_save(client))
+        with running("sortline", *CAMERA, "--json", settings=settings, log=log) as camera:
+            wait_until(lambda: "(MISCONF)" in log.read_text(), "it waits, and says why", log=log)
+            refusal.close()
+            assert camera.wait(PATIENCE_S) == 0
+    assert '"accepted": 1' in log.read_text()
     assert client.llen(keys.rq_queue("live")) == 1
 
 
