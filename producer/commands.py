@@ -234,7 +234,7 @@ def upload(
         raise NotFound(
             f"no file to send in {', '.join(map(str, paths))}: name image files, folders of them, or zip archives."
         )
-    check_output_files({"--out": out})
+    check_output_files({"--out": out}, inputs=paths)
     # At the start an unavailable server is an error; later the upload waits for the server.
     check(connect(settings.redis_url), settings.redis_url)
     options = UploadOptions(line=line, queue=queue, wait=wait, timeout_s=timeout)

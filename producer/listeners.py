@@ -5,7 +5,6 @@ A worker that was killed stays in the registry for two minutes.
 
 from __future__ import annotations
 
-import difflib
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import cast
 import redis
 
 from shared import keys
+from shared.closest_name import closest_name
 from shared.server.error_translation import is_wrong_type
 
 # How often a producer asks the server. It reports a suspension within this time. Each check is two round trips.
@@ -40,8 +40,8 @@ class Listeners:
         nobody = f"no worker listens to queue {self.queue!r}"
         if not self.served:
             return f"{nobody}: none is running. Its jobs wait until you start one: sortline worker."
-        close = difflib.get_close_matches(self.queue, self.served, n=1)
-        advice = f"Did you mean {close[0]}?" if close else f"Start one: sortline worker --queues {self.queue}."
+        close = closest_name(self.queue, self.served)
+        advice = f"Did you mean {close}?" if close else f"Start one: sortline worker --queues {self.queue}."
         return f"{nobody}; workers listen to {', '.join(self.served)}. {advice}"
 
 

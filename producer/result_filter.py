@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
+from shared.closest_name import closest_name
 from shared.errors import BadSetting
 from shared.schemas import Outcome, SortResult
 
@@ -21,8 +21,8 @@ class ResultFilter:
         known = [outcome.value for outcome in Outcome]
         for outcome in outcomes:
             if outcome not in known:
-                close = difflib.get_close_matches(outcome.lower(), known, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"the outcomes are {', '.join(known)}."
+                close = closest_name(outcome.lower(), known)
+                hint = f"did you mean {close}?" if close else f"the outcomes are {', '.join(known)}."
                 raise BadSetting(f"--outcome {outcome!r} is not an outcome: {hint}")
         self._wanted = {"job": set(jobs), "outcome": set(outcomes), "lane": set(lanes)}
 

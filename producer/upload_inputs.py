@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import BadImage, NotFound
+from shared.file_kind import FileKind, kind_of
 from shared.file_walk import walk
 from shared.printable import printable
 
@@ -41,18 +42,23 @@ class Input:
 def list_inputs(paths: Iterable[Path]) -> Iterator[Input]:
     """Yield every file in the paths, in order. Links inside folders are followed; hidden names are skipped.
 
+    A path or folder that can't be read is an input with a problem.
+
     Raises:
         NotFound: a path does not exist.
     """
     for path in paths:
-        if path.is_dir():
-            for files in walk(path):
-                for file in files:
-                    yield from _expand(file)
-        elif path.exists():
-            yield from _expand(path)
-        else:
+        try:
+            kind = kind_of(path)
+        except OSError as error:
+            yield _unreadable(path, error)
+            continue
+        if kind is FileKind.MISSING:
             raise NotFound(f"{printable(path)}: no such file or folder.")
+        if kind is FileKind.FOLDER:
+            yield from _expand_folder(path)
+        else:
+            yield from _expand(path)
 
 
 class InputReader:
@@ -105,22 +111,36 @@ class InputReader:
         return data
 
 
+def _expand_folder(folder: Path) -> Iterator[Input]:
+    """Every file below the folder, then the folders that can't be read."""
+    unreadable: list[OSError] = []
+    for files in walk(folder, on_error=unreadable.append):
+        for file in files:
+            yield from _expand(file)
+    for error in unreadable:
+        yield _unreadable(Path(error.filename), error)
+
+
 def _expand(path: Path) -> Iterator[Input]:
     """The file itself, or the members of an archive."""
     name = printable(path)
-    if not path.is_file():
-        yield Input(name, path, problem="not a regular file.")
-        return
     try:
+        if kind_of(path) is not FileKind.FILE:
+            yield Input(name, path, problem="not a regular file.")
+            return
         with path.open("rb") as file:
             is_zip = file.read(4) in _ZIP_SIGNATURES or path.suffix.lower() == ".zip"
     except OSError as error:
-        yield Input(name, path, problem=f"can't be read: {error.strerror}.")
+        yield _unreadable(path, error)
         return
     if is_zip:
         yield from _members(path, name)
     else:
         yield Input(name, path)
+
+
+def _unreadable(path: Path, error: OSError) -> Input:
+    return Input(printable(path), path, problem=f"can't be read: {error.strerror}.")
 
 
 def _members(path: Path, name: str) -> Iterator[Input]:

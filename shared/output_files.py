@@ -5,8 +5,9 @@ In: the path that a flag or setting names. Out: nothing, or BadSetting.
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from shared.errors import BadSetting
@@ -14,12 +15,15 @@ from shared.errors import BadSetting
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
-def check_output_files(paths: Mapping[str, Path | None], *, images: Collection[Path] = ()) -> None:
-    """Raise if one of the files, by flag, can't be written; None is not asked for.
+def check_output_files(paths: Mapping[str, Path | None], *, inputs: Iterable[Path] = ()) -> None:
+    """Raise if one of the files, by flag, can't be written, or would replace another one that the user needs.
 
     An existing file keeps its content; a new one is not left behind. An existing image is refused: with
-    `--out *.jpg` the shell puts the user's first image there. `--grid` writes an image itself, so it is only refused if
-    it is one of `images`, those that the command reads.
+    `--out *.jpg` the shell puts the user's first image there. Only `--grid` writes an image itself.
+
+    Args:
+        paths: None is not asked for.
+        inputs: the files that the command reads; they need not exist.
 
     Raises:
         BadSetting: names the flag, the path and the reason.
@@ -34,19 +38,27 @@ def check_output_files(paths: Mapping[str, Path | None], *, images: Collection[P
             _try_to_write(path)
         except OSError as error:
             raise unwritable_error(path, error, flag=flag) from error
-        if _is_image(path) and (flag != "--grid" or path.resolve() in map(Path.resolve, images)):
+        if _is_image(path) and flag != "--grid":
             raise BadSetting(f"{flag} {path} is an image, which would be overwritten. Name another file.")
+        if _is_among(path, inputs):
+            raise BadSetting(f"{flag} {path} is read by this command, and would be overwritten. Name another file.")
         if (other := seen.setdefault(path.resolve(), flag)) != flag:
             raise BadSetting(f"{other} and {flag} name the same file, {path}. Name two.")
 
 
 def _try_to_write(path: Path) -> None:
-    existed = path.exists()
-    if existed and not path.is_file() and not path.is_dir():
+    target = Path(os.path.realpath(path))  # unlinking a link to a new file would leave the file and remove the link
+    existed = target.exists()
+    if existed and not target.is_file() and not target.is_dir():
         return  # a pipe would wait for a reader, or end when it is closed
-    path.open("ab").close()
+    target.open("ab").close()
     if not existed:
-        path.unlink()
+        target.unlink()
+
+
+def _is_among(path: Path, inputs: Iterable[Path]) -> bool:
+    """Whether the file is one of `inputs`, under this name or another. A file that does not exist is none of them."""
+    return path.exists() and any(os.path.exists(each) and path.samefile(each) for each in inputs)
 
 
 def _is_image(path: Path) -> bool:

@@ -22,14 +22,15 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from shared.closest_name import closest_name
 from shared.errors import BadSetting
 from shared.home_folder import expand_home
 from shared.jobs import MAX_ATTEMPTS, MAX_LOSSES
 from shared.policy_overrides import PolicyOverride
 from shared.schemas import UNCERTAIN, Name, Outcome
+from shared.settings_file import CONFIG_VARIABLE, check_config_file, config_file, file_values
 
 ENV_PREFIX = "SORTLINE_"
-CONFIG_VARIABLE = "SORTLINE_CONFIG"
 # Ten years. Data that is kept longer belongs elsewhere, and Redis refuses expiry times far above this.
 MAX_TTL_S = 315_360_000
 
@@ -44,11 +45,6 @@ _LOGIN = re.compile(r"(?<=://)(?:([^:@/]*:).*|(?:(?<=redis://)|(?<=rediss://)).*
 _KUBERNETES_VARIABLE = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$", re.I)
 _KUBERNETES_VALUE = re.compile(r"(tcp|udp|sctp)://")
 _QUERY_PASSWORD = re.compile(r"([?&]password=)[^&#]*")
-
-
-def config_file() -> Path:
-    """The settings file: `$SORTLINE_CONFIG` if it is set, else `sortline.toml` in the working directory."""
-    return Path(os.environ.get(CONFIG_VARIABLE, "sortline.toml"))
 
 
 class Settings(BaseSettings):
@@ -288,7 +284,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, InitSettingsSource(settings_cls, _file_values())
+        return init_settings, env_settings, InitSettingsSource(settings_cls, file_values())
 
 
 def _split(names: str) -> list[str]:
@@ -306,14 +302,8 @@ def load_settings(**flags: Any) -> Settings:
     """
     given = {name: value for name, value in flags.items() if value is not None}
     path = config_file()
-    if CONFIG_VARIABLE in os.environ and not path.is_file():
-        raise BadSetting(f"SORTLINE_CONFIG names {path}, which is not a file: create it, or unset the variable.")
-    if path.is_dir():
-        raise BadSetting(
-            f"{path} is a folder, not a settings file: remove it. Docker creates such a folder if a file that is to be "
-            "mounted does not exist."
-        )
     try:
+        check_config_file()
         return Settings(**given)
     except tomllib.TOMLDecodeError as error:
         raise BadSetting(f"{path} is not valid TOML: {error}.") from error
@@ -345,7 +335,7 @@ def origin(name: str, flags: dict[str, Any]) -> str:
     variable = ENV_PREFIX + name.upper()
     if any(key.upper() == variable for key in os.environ):
         return f"environment {variable}"
-    if name in _file_values():
+    if name in file_values():
         return str(config_file())
     return "default"
 
@@ -375,19 +365,10 @@ def misspelled_variables() -> list[str]:
 
 def _advice(name: str, *, remove: str, prefix: str = "") -> str:
     """What to do about a name that is not a setting. `prefix` is that of the environment variables, if it is one."""
-    import difflib  # imported only when there is an error to report
-
-    close = difflib.get_close_matches(name[len(prefix) :].lower(), Settings.model_fields, n=1)
-    nearest = prefix + close[0].upper() if prefix and close else "".join(close)
-    return f"did you mean {nearest}?" if close else f"{remove}; docs/settings.md lists all settings."
-
-
-def _file_values() -> dict[str, Any]:
-    path = config_file()
-    if not (path.exists() or path.is_symlink()):
-        return {}
-    # Editors on Windows begin a file with a byte order mark, and end lines with CRLF.
-    return tomllib.loads(path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
+    close = closest_name(name[len(prefix) :].lower(), Settings.model_fields)
+    if close is None:
+        return f"{remove}; docs/settings.md lists all settings."
+    return f"did you mean {prefix + close.upper() if prefix else close}?"
 
 
 def _describe(error: ValidationError, flags: dict[str, Any]) -> str:

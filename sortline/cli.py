@@ -19,6 +19,7 @@ import shared.commands
 import worker.commands
 from shared.cli import warn_of_misspelled_variables
 from shared.errors import BadSetting, SortlineError
+from shared.printable import printable
 
 app = typer.Typer(
     name="sortline",
@@ -51,7 +52,8 @@ def _main(
     ] = False,
 ) -> None:
     """Streaming batch-sorting for recycling lines: cameras to queues to a batched model to ejector lanes."""
-    if context.invoked_subcommand not in _LOGGING_COMMANDS:
+    is_help_asked = not set(context.help_option_names).isdisjoint(sys.argv)  # it needs no settings, which load slowly
+    if context.invoked_subcommand not in _LOGGING_COMMANDS and not is_help_asked:
         warn_of_misspelled_variables()
 
 
@@ -63,7 +65,10 @@ for name in ("bench", "torture"):  # the worker's container images don't have th
 
 
 def main() -> None:
-    """Run the command line. A SortlineError is printed as one line, with exit code 2 for a BadSetting, else 1."""
+    """Run the command line. A SortlineError is printed as one line, with exit code 2 for a BadSetting, else 1.
+
+    So is the error of a file, such as one that may not be read, wherever it is raised.
+    """
     _prepare_output()
     try:
         _run()
@@ -95,10 +100,13 @@ def _run() -> None:
 
 
 def _explain(error: OSError) -> str | None:
-    """What can't be written, and why; None for other errors."""
+    """What can't be read or written, and why; None for errors that are not about a file."""
+    name = None if error.filename is None else printable(str(error.filename))
     if error.errno in _FULL:
-        return f"{error.filename or 'the output'} can't be written: {error.strerror}."
-    if error.filename is None and "temporary directory" in str(error):  # from tempfile, which TensorFlow uses too
+        return f"{name or 'the output'} can't be written: {error.strerror}."
+    if name is not None:
+        return f"{name}: {error.strerror}."
+    if "temporary directory" in str(error):  # from tempfile, which TensorFlow uses too
         return f"{error.strerror}: set TMPDIR to a folder that can be written to."
     return None
 

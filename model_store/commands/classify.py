@@ -68,7 +68,7 @@ def _check_outputs(images: list[Path], *, out: Path | None, html: Path | None, g
     from shared.errors import NotFound
     from shared.output_files import check_output_files
 
-    check_output_files({"--out": out, "--html": html, "--grid": grid}, images=images)
+    check_output_files({"--out": out, "--html": html, "--grid": grid}, inputs=images)
     for flag, path, package in (("--html", html, "jinja2"), ("--grid", grid, "matplotlib")):
         if path is not None and not find_spec(package):
             raise NotFound(f"{flag} needs {package}, which is not installed: run pip install 'sortline[train]'.")

@@ -39,7 +39,9 @@ def compare(
 
     Example: sortline models compare bottles@2 bottles@3 --dataset photographs --html differences.html
     """
+    from model_store.datasets.dataset import HELD_OUT_FILE
     from model_store.datasets.image_loading import DecodeSettings
+    from model_store.datasets.label_tables import CSV_FILE, JSONL_FILE
     from model_store.evaluation.compare import compare_versions
     from model_store.reports.comparison_output import warnings, write_csv, write_html
     from model_store.runtime.progress import show_progress
@@ -47,7 +49,8 @@ def compare(
     from shared.settings import load_settings
 
     settings = load_settings(engine=engine, model_store=model_store)
-    check_output_files({"--out": out, "--html": html})
+    lists = (dataset / name for name in (CSV_FILE, JSONL_FILE, HELD_OUT_FILE))
+    check_output_files({"--out": out, "--html": html}, inputs=[dataset, *lists])
     decode_settings = DecodeSettings.of(settings)
     models = [open_model(settings, spec) for spec in (a, b)]
     data = load_labeled(dataset, held_out=held_out)

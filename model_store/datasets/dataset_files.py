@@ -15,7 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from shared.errors import BadDataset, BadImage
+from shared.file_kind import FileKind, kind_of
 from shared.file_walk import walk
+from shared.printable import printable
 
 # Far more images than fit into the memory of a training machine.
 MAX_FILES = 1_000_000
@@ -50,17 +52,23 @@ def open_files(path: Path) -> DatasetFiles:
     """The files of the folder or zip at `path`.
 
     Raises:
-        BadDataset: it is neither a folder nor a zip, or the zip is damaged or has names that lead outside.
+        BadDataset: it is neither a folder nor a zip, a folder in it can't be read, or the zip is damaged or has names
+            that lead outside.
     """
-    if path.is_dir():
-        return _folder(path)
-    if not path.is_file():
-        raise BadDataset(f"dataset {path} does not exist: give a folder or a zip.")
-    if not zipfile.is_zipfile(path):
-        raise BadDataset(
-            f"dataset {path} is neither a folder nor a complete zip: give one of them, or create the zip again."
-        )
-    return _zip(path)
+    try:
+        kind = kind_of(path)
+        if kind is FileKind.FOLDER:
+            return _folder(path)
+        if kind is FileKind.MISSING:
+            raise BadDataset(f"dataset {path} does not exist: give a folder or a zip.")
+        if kind is FileKind.FILE and _is_zip(path):
+            return _zip(path)
+    except OSError as error:
+        unreadable = printable(error.filename or path)  # a folder in the dataset, or the dataset itself
+        raise BadDataset(f"dataset: {unreadable} can't be read: {error.strerror}.") from error
+    raise BadDataset(
+        f"dataset {path} is neither a folder nor a complete zip: give one of them, or create the zip again."
+    )
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,7 @@ class _Zip:
 
 def _folder(path: Path) -> _Folder:
     names: list[str] = []
-    for files in walk(path):
+    for files in walk(path, on_error=_raise):
         names += [_as_utf8(file.relative_to(path).as_posix()) for file in files]
         _check_count(path, len(names))
     tops = {_as_utf8(entry.name) for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
@@ -110,6 +118,15 @@ def _folder(path: Path) -> _Folder:
 
 def _as_utf8(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "surrogateescape")
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:  # for a path that can't be read, is_zipfile would return False
+        return zipfile.is_zipfile(file)
 
 
 def _zip(path: Path) -> _Zip:

@@ -6,6 +6,7 @@ In: paths. Out: one Classified per file, in order. Called by `sortline classify`
 from __future__ import annotations
 
 import heapq
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -52,13 +53,15 @@ def find_images(paths: Iterable[Path]) -> Iterator[Path]:
     """The files among `paths`, and the images at any depth in the folders among them, in order.
 
     In a folder, images are recognized by their suffix, and hidden files and folders are skipped, as by `upload` and
-    datasets. A file that is itself among `paths` is always tried.
+    datasets. A file that is itself among `paths` is always tried. A folder that can't be read, or has no images, is
+    yielded itself, and later reported as an error.
     """
     for path in paths:
-        if path.is_dir():
-            images = [file for files in walk(path) for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
-            # A folder without images is yielded itself, and later reported as an error.
-            yield from images or [path]
+        if os.path.isdir(path):
+            unreadable: list[OSError] = []
+            found = [file for files in walk(path, on_error=unreadable.append) for file in files]
+            images = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
+            yield from [*images, *(Path(error.filename) for error in unreadable)] or [path]
         else:
             yield path
 
@@ -96,9 +99,10 @@ def classify_files(
 
 def _read(path: Path, decoder: ImageDecoder, camera: str) -> Pixels | str:
     """The decoded image, or the error."""
-    if path.is_dir():
-        return f"no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
     try:
+        if os.path.isdir(path):
+            os.listdir(path)
+            return f"no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
         return decoder(path.read_bytes(), camera)
     except OSError as error:
         return f"can't be read: {error.strerror}"

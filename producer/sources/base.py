@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from shared.errors import BadSetting
+from shared.file_kind import FileKind, kind_of
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -114,13 +115,14 @@ def folder_of(source: str) -> Path:
     """
     path = Path(source)
     try:
-        if "://" in source or path.is_file():
-            raise BadSetting(
-                f"source {source!r}: streams and video files can't be read yet. Use a folder of image files, "
-                f"or {SIMULATED!r}."
-            )
-        if source and path.is_dir():  # the path of an empty text is the current folder
-            return path
+        kind = kind_of(path) if source else None  # the path of an empty text is the current folder
     except OSError as error:  # e.g. a folder above it may not be read
         raise BadSetting(f"source {source!r} can't be read: {error.strerror}.") from error
-    raise BadSetting(f"source {source!r} is neither {SIMULATED!r} nor a folder that exists.")
+    if "://" in source or kind is FileKind.FILE:
+        raise BadSetting(
+            f"source {source!r}: streams and video files can't be read yet. Use a folder of image files, "
+            f"or {SIMULATED!r}."
+        )
+    if kind is not FileKind.FOLDER:
+        raise BadSetting(f"source {source!r} is neither {SIMULATED!r} nor a folder that exists.")
+    return path

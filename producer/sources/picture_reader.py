@@ -84,10 +84,7 @@ class PictureReader:
         too_old: bool = False,
     ) -> SourceFrame:
         name = _shortened(printable(file.name))
-        key = self._salt + file.key
-        return SourceFrame(
-            name, name, data, problem, captured_at=captured_at, too_old=too_old, file=file, picture_key=key
-        )
+        return SourceFrame(name, name, data, problem, captured_at=captured_at, too_old=too_old, file=file)
 
 
 def _shortened(name: str) -> str:

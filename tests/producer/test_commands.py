@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -204,6 +205,17 @@ def test_upload_that_misses_results_fails(tmp_path: Path) -> None:
 def test_upload_refuses_an_out_file_that_can_not_be_written(client: redis.Redis, out: str) -> None:
     result = run("upload", str(BOTTLES / "bottles_000.jpg"), "--out", out)
     assert isinstance(result.exception, BadSetting)
+    assert client.dbsize() == 0
+
+
+def test_upload_does_not_overwrite_its_input(client: redis.Redis, tmp_path: Path) -> None:
+    archive = tmp_path / "photos.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(BOTTLES / "bottles_000.jpg", "bottles_000.jpg")
+    before = archive.read_bytes()
+    result = run("upload", str(archive), "--out", str(archive))
+    assert isinstance(result.exception, BadSetting)
+    assert archive.read_bytes() == before
     assert client.dbsize() == 0
 
 

@@ -50,9 +50,34 @@ def test_an_image_is_not_overwritten(tmp_path: Path) -> None:
         path.touch()
     with pytest.raises(BadSetting, match=r"--out .*image.jpg is an image, which would be overwritten"):
         check_output_files({"--out": image})
-    check_output_files({"--grid": grid}, images=[image])
-    with pytest.raises(BadSetting, match=r"--grid .*grid.png is an image"):
-        check_output_files({"--grid": tmp_path / "b" / ".." / "grid.png"}, images=[image, grid])
+    check_output_files({"--grid": grid}, inputs=[image])
+    with pytest.raises(BadSetting, match=r"--grid .*grid.png is read by this command"):
+        check_output_files({"--grid": tmp_path / "b" / ".." / "grid.png"}, inputs=[image, grid])
+
+
+def test_an_input_is_not_overwritten(tmp_path: Path) -> None:
+    labels, link, hard_link = tmp_path / "labels.csv", tmp_path / "link.csv", tmp_path / "same.csv"
+    labels.write_text("kept")
+    link.symlink_to(labels)
+    hard_link.hardlink_to(labels)
+    for out in (labels, link, hard_link):
+        with pytest.raises(BadSetting, match=f"--out .*{out.name} is read by this command"):
+            check_output_files({"--out": out}, inputs=[tmp_path / "gone", labels])
+    check_output_files({"--out": tmp_path / "new.csv"}, inputs=[labels])
+
+
+def test_a_link_to_a_new_file_stays_a_link(tmp_path: Path) -> None:
+    link = tmp_path / "out.csv"
+    link.symlink_to("new.csv")
+    check_output_files({"--out": link})
+    assert link.is_symlink()
+    assert not (tmp_path / "new.csv").exists()
+
+
+def test_a_link_to_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(BadSetting, match=r"--out .* can't be written: Too many levels of symbolic links"):
+        check_output_files({"--out": tmp_path / "loop"})
 
 
 def test_a_pipe_is_not_opened(tmp_path: Path) -> None:

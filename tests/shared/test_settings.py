@@ -11,7 +11,8 @@ from shared.errors import BadSetting
 from shared.images.decode_memory import MAX_DECODE_BYTES
 from shared.images.decoding import MAX_BYTES, MAX_PX
 from shared.policy_overrides import PolicyOverride
-from shared.settings import Settings, config_file, environment, load_settings, masked, misspelled_variables, origin
+from shared.settings import Settings, environment, load_settings, masked, misspelled_variables, origin
+from shared.settings_file import config_file
 
 
 @pytest.fixture(autouse=True)

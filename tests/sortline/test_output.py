@@ -68,8 +68,11 @@ def run(
 def test_a_reader_that_has_ended_and_a_full_disk(
     run: Callable[..., subprocess.CompletedProcess[bytes]], command: str
 ) -> None:
-    """Both in one shell, because each start takes half a second."""
-    done = run(f"$SL {command} > >(exec true); $SL {command} 2>&1 >/dev/full; echo $?")
+    done = run(f"exec 3> >(exec true); wait $!; $SL {command} >&3")  # the reader has ended before the command begins
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"Traceback" not in done.stderr
+    assert b"Exception ignored" not in done.stderr
+    done = run(f"$SL {command} 2>&1 >/dev/full; echo $?")
     assert b"Traceback" not in done.stderr + done.stdout
     assert b"Exception ignored" not in done.stderr + done.stdout
     said, code = done.stdout.decode().splitlines()[-2:]
@@ -87,7 +90,7 @@ def test_a_system_without_a_folder_for_temporary_files() -> None:
     assert _explain(error) == (
         "No usable temporary directory found in ['/tmp']: set TMPDIR to a folder that can be written to."
     )
-    assert _explain(FileNotFoundError(errno.ENOENT, "No such file", "a.jpg")) is None
+    assert _explain(FileNotFoundError(errno.ENOENT, "No such file")) is None
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -126,6 +129,12 @@ def test_misspelled_variables_are_named_by_every_command(
         done = run(f"$SL {command}", SORTLINE_MAXBATCH="3", SORTLINE_LOG_FORMAT="json")
         logged = [json.loads(line) for line in done.stderr.splitlines()]
         assert [line["message"] for line in logged if "not a setting" in line["message"]] == [advice], command
+
+
+def test_help_does_not_check_the_variables(run: Callable[..., subprocess.CompletedProcess[bytes]]) -> None:
+    """The settings take a tenth of a second to import."""
+    done = run("$SL config --help", SORTLINE_MAXBATCH="3")
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.slow

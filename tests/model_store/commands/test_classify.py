@@ -112,6 +112,13 @@ def test_an_output_that_cannot_be_written_is_found_first(store: ModelStore, flag
     assert f"{flag} {tmp_path}/no/such/folder can't be written: No such file or directory" in str(failed)
 
 
+@pytest.mark.parametrize("flag", ["--out", "--html", "--grid"])
+def test_an_image_that_is_classified_is_not_overwritten(store: ModelStore, images: Path, flag: str) -> None:
+    before = (images / NAMES[0]).read_bytes()
+    assert isinstance(classify(store, images, flag, images / NAMES[0]).exception, BadSetting)
+    assert (images / NAMES[0]).read_bytes() == before
+
+
 def test_of_several_models_one_has_to_be_named(store: ModelStore, images: Path, tiny_bundle: Path) -> None:
     store.publish("tops", copy_bundle(tiny_bundle, "tops"))
     failed = classify(store, images).exception

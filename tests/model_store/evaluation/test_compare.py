@@ -378,6 +378,14 @@ def test_images_that_a_version_was_trained_on_are_reported(store: ModelStore, da
     assert "tiny@3 (litert-fp32): the model was trained on 5 of these 24 images" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["labels.csv", "held_out.txt"])
+def test_the_datasets_own_files_are_not_overwritten(store: ModelStore, dataset: Path, name: str) -> None:
+    before = (dataset / name).read_bytes()
+    with pytest.raises(BadSetting, match=f"--out .*{name} is read by this command"):
+        run(store, "tiny@1", "tiny@2", "--dataset", dataset, "--out", dataset / name)
+    assert (dataset / name).read_bytes() == before
+
+
 def test_a_file_that_cannot_be_written(store: ModelStore, dataset: Path, tmp_path: Path) -> None:
     for flag in ("--out", "--html"):
         with pytest.raises(BadSetting, match="can't be written"):
