@@ -97,6 +97,7 @@ def recipes() -> None:
 def dataset() -> None:
     nothing: dict[str, Any] = dict.fromkeys(("unreadable", "unlabelled", "duplicates", "groups", "crowded"), ())
     nothing |= {"conflicts": (), "excluded": (), "held_out_copies": {}, "per_label_set": {}, "per_camera": {}}
+    nothing["images_by_sample_bits"] = {}
     counts = dict.fromkeys((*CLASSES, "a class whose name is a whole sentence about a bottle " * 2), 12_345)
     shown = DatasetReport(
         path="bottles", mode="multi", complete=True, images=74_070, held_out=0, per_class=counts, imbalance=1, **nothing

@@ -134,7 +134,7 @@ def _kept_if_stopped(folder: Path, *, steps: ProgressSteps) -> Iterator[None]:
     except BaseException as error:
         if not (folder / SAVED_MODEL_DIR / "saved_model.pb").is_file():  # TensorFlow writes it after the weights
             raise
-        where = _keep(folder)
+        where = _keep_folder(folder)
         if not isinstance(error, Exception):  # Ctrl-C
             steps.print_line(where)
             raise
@@ -146,7 +146,7 @@ def _kept_if_stopped(folder: Path, *, steps: ProgressSteps) -> Iterator[None]:
         raise BadBundle(f"the trained model can't be exported: {first_line}. {where}") from error
 
 
-def _keep(folder: Path) -> str:
+def _keep_folder(folder: Path) -> str:
     """Keep the folder under another name; returns a sentence that says what can be done with it."""
     kept = folder.rename(folder.with_name(folder.name.replace("export", "trained")))
     try:

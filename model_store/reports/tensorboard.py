@@ -112,7 +112,7 @@ class _LiveLogs:
 
     def close(self) -> None:
         for writer, _ in self._writers:
-            with contextlib.suppress(self._tf.errors.OpError):  # it writes what it could not write before
+            with contextlib.suppress(self._tf.errors.OpError):  # it writes what is still buffered
                 writer.close()
 
     def delete(self) -> None:

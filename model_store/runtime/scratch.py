@@ -69,4 +69,6 @@ def describe_disk_error(error: BaseException) -> str:
     """The reason in a few words, and the file if the error names one."""
     if isinstance(error, OSError) and error.strerror:
         return ": ".join(str(part) for part in (error.strerror, error.filename) if part)
-    return _DISK_FULL if _DISK_FULL in str(error) else str(error) or type(error).__name__
+    if _DISK_FULL in str(error):
+        return _DISK_FULL
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]  # TensorFlow's messages have several

@@ -28,6 +28,7 @@ def configured(client: Any, name: str, value: str) -> Iterator[None]:
 def unable_to_save(client: Any) -> Iterator[None]:
     """MISCONF: it can't save, because a folder has the name of its file."""
     file = Path(client.config_get("dir")["dir"], client.config_get("dbfilename")["dbfilename"])
+    file.unlink(missing_ok=True)  # the server may have saved before
     file.mkdir()
     try:
         with configured(client, "save", "3600 1000000"):  # otherwise the server ignores failed saves

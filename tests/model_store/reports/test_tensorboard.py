@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from model_store.reports.tensorboard import live_events
+from model_store.runtime.tensorflow_imports import import_tensorflow
 from model_store.training.history import Epoch
 from tests.model_store.reports.report_data import events
 
@@ -72,6 +73,20 @@ def test_a_full_disk_stops_the_logs_and_not_the_training(tmp_path: Path, small_f
             on_epoch(FIRST)
     assert [line.split(":")[0] for line in lines] == ["to watch the training", "warning"]
     assert "no more logs for TensorBoard" in lines[1] and lines[1].endswith("The training goes on without.")
+    assert "\n" not in lines[1]
+
+
+def test_logs_that_cannot_be_closed_do_not_end_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tf = import_tensorflow()
+
+    def full(_: object) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    lines: list[str] = []
+    with live_events(tmp_path, "bottles", print_line=lines.append) as on_epoch:
+        on_epoch(FIRST)
+        monkeypatch.setattr(type(tf.summary.create_file_writer(str(tmp_path / "other"))), "close", full)
+    assert not live_folder(lines).exists()
 
 
 def test_a_folder_that_cannot_be_made_stops_the_logs_and_not_the_training(tmp_path: Path) -> None:
