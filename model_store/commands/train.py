@@ -196,7 +196,7 @@ def _print_trained(trained: PublishedVersion, *, promoted: bool) -> None:
         f"{manifest.mode}: trained on {data.train} images, validated on {data.validation} (seed "
         f"{manifest.training.seed}){left_out}"
     )
-    print_metrics(manifest.metrics, title="validation")
+    print_metrics(manifest.metrics, title="validation, out of fold")
     parity = manifest.parity
     print(
         f"parity on {parity['images']:.0f} images that were not trained on: "

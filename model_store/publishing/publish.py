@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +39,7 @@ from model_store.bundle.training_digests import write_training_digests
 from model_store.datasets.dataset import count_labels
 from model_store.datasets.image_loading import DecodedSamples, Unreadable
 from model_store.datasets.lazy_images import LazySubset
-from model_store.evaluation.metrics import compute_metrics
+from model_store.evaluation.metrics import ScoredPredictions, compute_metrics
 from model_store.export.exporter import export, serving_module
 from model_store.export.parity import ExportPredictions, check_parity, choose_golden, measure_parity, predict_all
 from model_store.export.quantization import CALIBRATION_IMAGES
@@ -70,6 +71,12 @@ class Training:
     data: PreparedData
     model: TrainedModel
     decisions: DecisionTuning
+
+    @cached_property
+    def scored(self) -> ScoredPredictions:
+        """The validation images, decided out of fold. The manifest's metrics and the report are both of these."""
+        labels = self.data.labels(self.data.split.validation)
+        return self.decisions.score_out_of_fold(labels, label_mask=self.validation_label_mask)
 
     @property
     def validation_label_mask(self) -> Bools | None:
@@ -107,7 +114,7 @@ def publish(training: Training, *, store: ModelStore, steps: ProgressSteps) -> P
         train, validation = (digests[rows] for rows in data.split)
         write_training_digests(folder, train=train, validation=validation)
         with steps.step("Drawing the report"):
-            write_report(folder / REPORT_DIR, _report(manifest, training))
+            write_report(folder / REPORT_DIR, report_data(manifest, training))
         write_manifest(folder, manifest)
         # This check comes last, so that a refused model is kept as a complete bundle.
         notes = check_parity(exported.predictions, classes=data.classes, mode=data.mode, policy=decisions.policy)
@@ -204,14 +211,14 @@ def _calibration_info(decisions: DecisionTuning) -> CalibrationInfo:
     )
 
 
-def _report(manifest: Manifest, training: Training) -> ReportData:
+def report_data(manifest: Manifest, training: Training) -> ReportData:
+    """The data of the report: its pictures show the same predictions as the manifest's metrics."""
     data, rows = training.data, training.data.split.validation
     validation = ValidationPredictions(
         names=tuple(printable(sample.name) for sample in data.samples(rows)),
         labels=tuple(data.labels(rows)),
         thumbnails=thumbnails(LazySubset(data.pictures.images, rows)),
-        probabilities=training.decisions.after,
-        label_mask=training.validation_label_mask,
+        scored=training.scored,
         uncalibrated=training.decisions.before if manifest.calibration and manifest.calibration.is_applied else None,
     )
     head = training.model.head
@@ -222,7 +229,6 @@ def _report(manifest: Manifest, training: Training) -> ReportData:
 def _manifest(training: Training, *, parity: dict[str, float]) -> Manifest:
     """The manifest; the store fills in the version, the parent and the files."""
     options, backbone, data = training.options, training.backbone, training.data
-    labels = data.labels(data.split.validation)
     return Manifest(
         name=options.name,
         version=1,
@@ -239,9 +245,7 @@ def _manifest(training: Training, *, parity: dict[str, float]) -> Manifest:
         ),
         training=training_info(training),
         dataset=_dataset_info(data),
-        metrics=compute_metrics(
-            training.decisions.score_out_of_fold(labels, label_mask=training.validation_label_mask)
-        ),
+        metrics=compute_metrics(training.scored),
         calibration=_calibration_info(training.decisions),
         parity=parity,
         files={},

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
 from model_store.bundle.manifest import Manifest
 from model_store.datasets.lazy_images import ImageStack
-from model_store.evaluation.metrics import ScoredPredictions, score
+from model_store.evaluation.metrics import ScoredPredictions
 from model_store.training.history import Phase
-from shared.arrays import Bools, Floats
+from shared.arrays import Floats
 from shared.images.arrays import Pixels
 
 # Side of the thumbnails in a report: large enough to see a cap, and 43 KB uncompressed.
@@ -30,25 +29,22 @@ class ValidationPredictions:
         names: names of the files.
         labels: true labels of each image.
         thumbnails: uint8 [N, s, s, 3]; see `thumbnails`.
-        probabilities: float32 [N, C], calibrated out of fold (`decision_tuning.DecisionTuning.after`), because on
-            these images the published calibration would look better than it is.
-        label_mask: bool [N, C], False where it is unknown whether the label applies; None: all are known.
-        uncalibrated: float32 [N, C], before calibration; None: there was none.
+        scored: the predictions and whether they are right, decided out of fold
+            (`decision_tuning.DecisionTuning.score_out_of_fold`). The manifest's metrics are of the same predictions.
+        uncalibrated: float32 [N, C], the probabilities before calibration; None: there was none.
     """
 
     names: tuple[str, ...]
     labels: tuple[tuple[str, ...], ...]
     thumbnails: Pixels
-    probabilities: Floats
-    label_mask: Bools | None = None
+    scored: ScoredPredictions
     uncalibrated: Floats | None = None
 
     def __post_init__(self) -> None:
-        counts = {
-            name: len(value)
-            for name in ("names", "labels", "thumbnails", "probabilities", "label_mask", "uncalibrated")
-            if (value := getattr(self, name)) is not None
-        }
+        counts = {name: len(getattr(self, name)) for name in ("names", "labels", "thumbnails")}
+        counts["scored"] = len(self.scored.probabilities)
+        if self.uncalibrated is not None:
+            counts["uncalibrated"] = len(self.uncalibrated)
         if len(set(counts.values())) > 1:
             raise ValueError(f"each should have one entry per image, but their lengths differ: {counts}")
 
@@ -64,21 +60,6 @@ class ReportData:
     phases: tuple[Phase, ...] = ()
     validation: ValidationPredictions | None = None
     weights: Mapping[str, Sequence[Floats]] = field(default_factory=dict)
-
-    @cached_property
-    def scored(self) -> ScoredPredictions | None:
-        """The validation predictions scored by the manifest's policy; None without images."""
-        if self.validation is None or not self.validation.names:
-            return None
-        manifest, validation = self.manifest, self.validation
-        return score(
-            validation.probabilities,
-            validation.labels,
-            classes=manifest.classes,
-            mode=manifest.mode,
-            policy=manifest.policy,
-            label_mask=validation.label_mask,
-        )
 
 
 def thumbnails(images: ImageStack, *, size_px: int = THUMBNAIL_PX) -> Pixels:

@@ -50,8 +50,9 @@ class Thumbnail:
     error_confidence: float  # of the worst mistake, 0..1; 0 if there is none
 
 
-def make_thumbnail(validation: ValidationPredictions, scored: ScoredPredictions, row: int) -> Thumbnail:
+def make_thumbnail(validation: ValidationPredictions, row: int) -> Thumbnail:
     """The thumbnail of one image."""
+    scored = validation.scored
     scores = dict(zip(scored.classes, scored.probabilities[row].tolist(), strict=True))
     answer = sorted(((name, scores[name]) for name in scored.labels(row)), key=lambda pair: -pair[1])
     return Thumbnail(
@@ -64,20 +65,20 @@ def make_thumbnail(validation: ValidationPredictions, scored: ScoredPredictions,
     )
 
 
-def sample_thumbnails(validation: ValidationPredictions, scored: ScoredPredictions) -> list[Thumbnail]:
+def sample_thumbnails(validation: ValidationPredictions) -> list[Thumbnail]:
     """All validation images, or MAX_SAMPLES of them, evenly spread over the label sets, in the dataset's order."""
     count = len(validation.names)
     by_labels = sorted(range(count), key=lambda row: (validation.labels[row], row))
     chosen = {by_labels[index] for index in np.linspace(0, count - 1, min(count, MAX_SAMPLES)).round().astype(int)}
-    return [make_thumbnail(validation, scored, row) for row in sorted(chosen)]
+    return [make_thumbnail(validation, row) for row in sorted(chosen)]
 
 
-def mistake_thumbnails(validation: ValidationPredictions, scored: ScoredPredictions) -> list[Thumbnail]:
+def mistake_thumbnails(validation: ValidationPredictions) -> list[Thumbnail]:
     """Up to MAX_MISTAKES images that were answered wrongly, the most confident mistake first."""
-    confidence = error_confidence(scored)
-    wrong = np.flatnonzero(~scored.correct)
+    confidence = error_confidence(validation.scored)
+    wrong = np.flatnonzero(~validation.scored.correct)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MAX_MISTAKES]
-    return [make_thumbnail(validation, scored, int(row)) for row in worst]
+    return [make_thumbnail(validation, int(row)) for row in worst]
 
 
 def error_confidence(scored: ScoredPredictions) -> Floats:

@@ -117,14 +117,14 @@ def _cards(manifest: Manifest) -> list[tuple[str, str]]:
 
 def _images(folder: Path, data: ReportData) -> dict[str, Any]:
     """The plots that were drawn, and the thumbnails."""
-    scored, validation = data.scored, data.validation
+    validation = data.validation
     plots = {name: _plot(folder / f"{name}.png") for name in _PLOTS if (folder / f"{name}.png").is_file()}
-    shown: dict[str, Any] = {"plots": plots, "measured": scored is not None}
-    if scored is not None and validation is not None:
+    shown: dict[str, Any] = {"plots": plots, "measured": validation is not None}
+    if validation is not None:
         shown |= {
-            "samples": _thumbnails(sample_thumbnails(validation, scored)),
-            "mistakes": _thumbnails(mistake_thumbnails(validation, scored)),
-            "mistakes_count": int((~scored.correct).sum()),
+            "samples": _thumbnails(sample_thumbnails(validation)),
+            "mistakes": _thumbnails(mistake_thumbnails(validation)),
+            "mistakes_count": int((~validation.scored.correct).sum()),
             "images_count": len(validation.names),
             "calibrated": validation.uncalibrated is not None,
         }

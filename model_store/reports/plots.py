@@ -99,9 +99,10 @@ def draw_thresholds(path: Path, scored: ScoredPredictions) -> None:
             figure.text(0.5, 0.5, "no class has both a threshold and images", ha="center")
 
 
-def draw_reliability(path: Path, scored: ScoredPredictions, validation: ValidationPredictions) -> None:
+def draw_reliability(path: Path, validation: ValidationPredictions) -> None:
     """How often answers of each confidence are correct, before and after calibration, and their number."""
-    sides = [("as published" if validation.uncalibrated is None else "after calibration", validation.probabilities)]
+    scored = validation.scored
+    sides = [("as published" if validation.uncalibrated is None else "after calibration", scored.probabilities)]
     if validation.uncalibrated is not None:
         sides.insert(0, ("before calibration", validation.uncalibrated))
     with _picture(path, 4.2 * len(sides), 5.4) as figure:

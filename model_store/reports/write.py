@@ -31,12 +31,12 @@ def write_report(folder: Path, data: ReportData) -> None:
     folder.mkdir(parents=True)
     if data.phases:
         draw_curves(folder / "curves.png", data.phases, mode=data.manifest.mode)
-    if data.validation is not None and (scored := data.scored) is not None:
-        draw_confusion(folder / "confusion.png", scored)
-        draw_thresholds(folder / "thresholds.png", scored)
-        draw_reliability(folder / "reliability.png", scored, data.validation)
-        samples = sample_thumbnails(data.validation, scored)
-        mistakes = mistake_thumbnails(data.validation, scored)
+    if data.validation is not None:
+        draw_confusion(folder / "confusion.png", data.validation.scored)
+        draw_thresholds(folder / "thresholds.png", data.validation.scored)
+        draw_reliability(folder / "reliability.png", data.validation)
+        samples = sample_thumbnails(data.validation)
+        mistakes = mistake_thumbnails(data.validation)
         draw_grid(folder / "samples.png", samples, title="images that were not trained on", empty="none")
         draw_grid(folder / "mistakes.png", mistakes, title="worst mistakes, the most confident first", empty="none")
     write_page(folder, data)

@@ -11,7 +11,7 @@ import numpy as np
 
 from model_store.bundle.manifest import BackboneInfo, CalibrationInfo, DatasetInfo, Manifest, TrainingInfo
 from model_store.bundle.policy import GOOD, Mode, Policy
-from model_store.evaluation.metrics import evaluate
+from model_store.evaluation.metrics import ScoredPredictions, compute_metrics, score
 from model_store.reports.data import Phase, ReportData, ValidationPredictions
 from model_store.runtime.tensorflow_imports import import_tensorflow
 
@@ -19,7 +19,7 @@ _SIZE_PX = 24
 
 
 def validation_predictions(classes: Sequence[str], mode: Mode, *, images: int, seed: int = 3) -> ValidationPredictions:
-    """Noisy answers; every class occurs in the truth if there are enough images."""
+    """Noisy answers; every class occurs in the truth if there are enough images. The policy is the default one."""
     rng = np.random.default_rng(seed)
     labels = [_labels(classes, mode, index) for index in range(images)]
     logits = rng.normal(-1.5, 1.0, (images, len(classes)))
@@ -29,9 +29,16 @@ def validation_predictions(classes: Sequence[str], mode: Mode, *, images: int, s
         names=tuple(f"images/{index:04}.jpg" for index in range(images)),
         labels=tuple(labels),
         thumbnails=rng.integers(0, 256, (images, _SIZE_PX, _SIZE_PX, 3), np.uint8),
-        probabilities=_activated(logits, classes, mode),
+        scored=scored_by_default(_activated(logits, classes, mode), labels, classes, mode),
         uncalibrated=_activated(logits * 2, classes, mode),
     )
+
+
+def scored_by_default(
+    probabilities: np.ndarray, labels: Sequence[tuple[str, ...]], classes: Sequence[str], mode: Mode
+) -> ScoredPredictions:
+    """The predictions, decided by the default policy."""
+    return score(probabilities, labels, classes=classes, mode=mode, policy=Policy.default(classes, mode))
 
 
 def report_data(
@@ -39,11 +46,9 @@ def report_data(
 ) -> ReportData:
     """The data of a complete report: validation images, `phases` phases of training, weights of every epoch."""
     shown = validation_predictions(classes, mode, images=images)
-    policy = Policy.default(classes, mode)
-    metrics = evaluate(shown.probabilities, shown.labels, classes=classes, mode=mode, policy=policy)
     rng = np.random.default_rng(1)
     return ReportData(
-        manifest_of(classes, mode, metrics=metrics, name=name),
+        manifest_of(classes, mode, metrics=compute_metrics(shown.scored), name=name),
         phases=tuple(_phase(number) for number in range(phases)),
         validation=shown,
         weights={"head/kernel": [rng.normal(size=(8, 3)).astype(np.float32) for _ in range(3)]},

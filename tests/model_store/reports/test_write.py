@@ -16,15 +16,20 @@ import pytest
 from PIL import Image
 
 from model_store.bundle.int8_gate import int8_refusal_reason
-from model_store.bundle.policy import Mode, Policy
-from model_store.evaluation.metrics import score
+from model_store.bundle.policy import Mode
 from model_store.reports.data import ReportData, thumbnails
 from model_store.reports.image_grids import MAX_SAMPLES, error_confidence, mistake_thumbnails, sample_thumbnails
 from model_store.reports.page import write_page
 from model_store.reports.plots import confusion_counts, draw_confusion, draw_thresholds
 from model_store.reports.tensorboard import histogram
 from model_store.reports.write import write_report
-from tests.model_store.reports.report_data import events, manifest_of, report_data, validation_predictions
+from tests.model_store.reports.report_data import (
+    events,
+    manifest_of,
+    report_data,
+    scored_by_default,
+    validation_predictions,
+)
 
 pytestmark = pytest.mark.training
 
@@ -99,8 +104,7 @@ def test_the_pictures_in_the_page_are_pictures(report: Path) -> None:
             picture.load()
             if image.get("width"):
                 assert picture.size == (int(str(image["width"])), int(str(image["height"])))
-    scored = report_data(CLASSES, "multi").scored
-    assert scored is not None
+    scored = validation_predictions(CLASSES, "multi", images=20).scored
     assert len(images) == 4 + 20 + int((~scored.correct).sum())
 
 
@@ -121,7 +125,6 @@ def test_names_are_escaped(report: Path) -> None:
 
 def test_the_page_has_the_metrics(report: Path) -> None:
     data, page = report_data(CLASSES, "multi"), Page(report / "index.html")
-    assert data.scored is not None
     cells = page.texts["td"]
     for scores in data.manifest.metrics["per_class"].values():
         assert f"{scores['f1']:.3f}" in cells and f"{scores['average_precision']:.3f}" in cells
@@ -132,8 +135,7 @@ def test_the_page_has_the_metrics(report: Path) -> None:
 
 def test_names_with_unknown_characters_or_mathematics_are_drawn_unchanged(tmp_path: Path) -> None:
     classes = ("$\\frac{", "good", "破损")
-    scored = report_data(classes, "multi").scored
-    assert scored is not None
+    scored = validation_predictions(classes, "multi", images=20).scored
     draw_confusion(tmp_path / "confusion.png", scored)
     draw_thresholds(tmp_path / "thresholds.png", scored)
 
@@ -141,8 +143,7 @@ def test_names_with_unknown_characters_or_mathematics_are_drawn_unchanged(tmp_pa
 @pytest.mark.parametrize(("classes", "mode"), [(2, "multi"), (12, "multi"), (12, "single"), (1001, "single")])
 def test_plots_of_few_and_of_many_classes_fit_a_screen(tmp_path: Path, classes: int, mode: Mode) -> None:
     names = ("good", *(f"a class with a rather long name, number {number}" for number in range(1, classes)))
-    scored = report_data(names, mode, images=24).scored
-    assert scored is not None
+    scored = validation_predictions(names, mode, images=24).scored
     draw_confusion(tmp_path / "confusion.png", scored)
     draw_thresholds(tmp_path / "thresholds.png", scored)
     for name in ("confusion", "thresholds"):
@@ -172,7 +173,8 @@ def test_no_mistakes_are_reported_as_none(tmp_path: Path) -> None:
     data = report_data(CLASSES, "single", images=6)
     assert data.validation is not None
     truth = np.array([[name in names for name in CLASSES] for names in data.validation.labels], np.float32)
-    perfect = replace(data, validation=replace(data.validation, probabilities=truth))
+    scored = scored_by_default(truth, data.validation.labels, CLASSES, "single")
+    perfect = replace(data, validation=replace(data.validation, scored=scored))
     write_report(tmp_path / "report", perfect)
     assert "None among 6 images." in Page(tmp_path / "report" / "index.html").texts["p"]
     with Image.open(tmp_path / "report" / "mistakes.png") as picture:
@@ -186,8 +188,7 @@ def test_a_wrong_number_of_names_is_refused() -> None:
 
 
 def scored_of(probabilities: list[list[float]], labels: list[tuple[str, ...]], mode: Mode = "multi"):  # type: ignore[no-untyped-def]
-    policy = Policy.default(CLASSES, mode)
-    return score(np.array(probabilities, np.float32), labels, classes=CLASSES, mode=mode, policy=policy)
+    return scored_by_default(np.array(probabilities, np.float32), labels, CLASSES, mode)
 
 
 def test_confusion_counts() -> None:
@@ -206,23 +207,16 @@ def test_the_worst_mistake_is_the_most_confident() -> None:
         validation_predictions(CLASSES, "multi", images=3),
         names=("a", "b", "c"),
         labels=(("good",), ("bent",), ("bent",)),
+        scored=scored,
     )
-    assert [thumbnail.name for thumbnail in mistake_thumbnails(shown, scored)] == ["b", "a"]
+    assert [thumbnail.name for thumbnail in mistake_thumbnails(shown)] == ["b", "a"]
     single = scored_of([[0.7, 0.2, 0.1], [0.1, 0.5, 0.4]], [("good",), ("good",)], mode="single")
     assert error_confidence(single).tolist() == pytest.approx([0.7, 0.0])
 
 
 def test_samples_are_spread_over_the_labels() -> None:
     shown = validation_predictions(CLASSES, "single", images=300)
-    skewed = replace(shown, labels=(*[("good",)] * 280, *[("bent",)] * 20))
-    scored = score(
-        skewed.probabilities,
-        skewed.labels,
-        classes=CLASSES,
-        mode="single",
-        policy=Policy.default(CLASSES, "single"),
-    )
-    chosen = sample_thumbnails(skewed, scored)
+    chosen = sample_thumbnails(replace(shown, labels=(*[("good",)] * 280, *[("bent",)] * 20)))
     assert len(chosen) == MAX_SAMPLES
     assert [thumbnail.truth for thumbnail in chosen].count(("bent",)) == 4
     assert [thumbnail.name for thumbnail in chosen] == sorted(thumbnail.name for thumbnail in chosen)
