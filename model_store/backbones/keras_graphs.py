@@ -7,7 +7,7 @@ Why inner layers matter (bottle frames, 5 splits, frozen backbone, `single` accu
 
     the module's output, full frame (as in TF-Hub's tutorial)  0.69 / 0.80
     the mean of block_13_expand, full frame                    0.76 / 0.85
-    the module's output, bottle cropped and set upright        0.78 / 0.84
+    the module's output, bottle cropped and turned upright     0.78 / 0.84
     the mean of block_13_expand, cropped and upright           0.84 / 0.87   and with the top layers tuned 0.90 / 0.94
     means of four layers side by side, cropped and upright     0.78 / 0.85
     mean and maximum, or each end of the bottle by itself      no better than the mean alone

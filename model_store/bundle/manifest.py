@@ -17,6 +17,8 @@ INT8_FILE = "model.int8.tflite"
 FP32_FILE = "model.fp32.tflite"
 GOLDEN_FILE = "golden.npz"
 REPORT_DIR = "report"
+# By the name of a crop, its name in manifests: part of the bundle format, which older readers know.
+MANIFEST_CROPS = {"detected": "found", "full": "whole"}
 # Keys of `training.settings`, present only if the dataset had images of more than 8 bits per sample: the number of bits
 # at which the model's 16-bit images are read, if there is one number for all; and by number, how many were read at it.
 SAMPLE_BITS_KEY = "sample_bits"

@@ -44,7 +44,7 @@ def train(
     crop: Annotated[
         Literal["auto", "detected", "full"] | None,
         typer.Option(
-            help="detected: the bottle, cropped and set upright; full: the full frame "
+            help="detected: the bottle, cropped and turned upright; full: the full frame "
             "(default: auto, which measures what suits the data)"
         ),
     ] = None,

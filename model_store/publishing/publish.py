@@ -25,6 +25,7 @@ from model_store.bundle.golden import write_golden
 from model_store.bundle.int8_gate import default_cpu_engine, int8_refusal_reason
 from model_store.bundle.manifest import (
     IMAGES_BY_BITS_KEY,
+    MANIFEST_CROPS,
     MANIFEST_FILE,
     REPORT_DIR,
     SAMPLE_BITS_KEY,
@@ -50,7 +51,6 @@ from model_store.reports.write import write_report
 from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.scratch import is_disk_error, scratch_error, scratch_folder
 from model_store.training.decision_tuning import DecisionTuning
-from model_store.training.feature_extractor import Crop
 from model_store.training.prepared_data import PreparedData
 from model_store.training.transfer import TrainedModel
 from shared.arrays import Bools, Indices
@@ -58,8 +58,6 @@ from shared.errors import BadBundle, SortlineError
 from shared.printable import printable
 
 _PACKAGES = ("sortline", "tensorflow", "tf-keras", "tensorflow-hub", "ai-edge-litert", "numpy", "pillow", "simplejpeg")
-# The names of the crops in a manifest. They are part of the bundle format, which older readers know.
-_MANIFEST_CROPS: dict[Crop, str] = {"detected": "found", "full": "whole"}
 
 
 @dataclass(frozen=True)
@@ -260,9 +258,9 @@ def training_info(training: Training) -> TrainingInfo:
     options, model = training.options, training.model
     plan, head, fine_tuning = model.plan, model.head_settings, model.fine_tune_settings
     choices = {
-        "look": _MANIFEST_CROPS[plan.crop],
+        "look": MANIFEST_CROPS[plan.crop],
         "canvas": str(model.extractor.crop_size),
-        "separation": {_MANIFEST_CROPS[crop]: round(score, 4) for crop, score in plan.separability.items()},
+        "separation": {MANIFEST_CROPS[crop]: round(score, 4) for crop, score in plan.separability.items()},
         "reasons": list(plan.reasons),
         "objective": options.objective.replace("confidence", "sure"),
         "best_epochs": {phase.name: phase.best_epoch for phase in model.phases},

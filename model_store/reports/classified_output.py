@@ -132,5 +132,5 @@ def _html_values(cell: GridCell) -> dict[str, Any]:
         "uri": jpeg_uri(cell.pixels),
         "texts": cell.texts,
         "verdict": cell.verdict,
-        "mark": {_SURE: "right", _UNCERTAIN: "unsure-right", _ERROR: "wrong"}[cell.color],
+        "mark": {_SURE: "right", _UNCERTAIN: "uncertain-right", _ERROR: "wrong"}[cell.color],
     }

@@ -21,7 +21,7 @@ from shared.images.arrays import Pixels
 MAX_SAMPLES = 60
 MAX_MISTAKES = 24
 
-Verdict = Literal["right", "wrong", "unsure, right", "unsure, wrong"]
+Verdict = Literal["right", "wrong", "uncertain, right", "uncertain, wrong"]
 
 _COLUMNS = 6
 _MARGIN_PX, _BORDER_PX, _LINE_PX, _FONT_PX = 10, 4, 16, 12
@@ -32,8 +32,8 @@ _MAX_LINES = 3
 _COLORS: dict[Verdict, str] = {
     "right": "#009E73",
     "wrong": "#D55E00",
-    "unsure, right": "#56B4E9",
-    "unsure, wrong": "#CC79A7",
+    "uncertain, right": "#56B4E9",
+    "uncertain, wrong": "#CC79A7",
 }
 _INK, _PALE_INK, _PAPER = "#1a1a1a", "#555555", "#ffffff"
 
@@ -191,7 +191,7 @@ def _fitted(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> str:
 
 def _verdict(*, correct: bool, uncertain: bool) -> Verdict:
     if uncertain:
-        return "unsure, right" if correct else "unsure, wrong"
+        return "uncertain, right" if correct else "uncertain, wrong"
     return "right" if correct else "wrong"
 
 

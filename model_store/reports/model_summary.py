@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from model_store.bundle.int8_gate import int8_refusal_reason
-from model_store.bundle.manifest import Manifest
+from model_store.bundle.manifest import MANIFEST_CROPS, Manifest
 from model_store.bundle.policy import DEFAULT_THRESHOLD, GOOD
 from shared.images.crop_regions import ANY_CAMERA, Fit
 
@@ -29,7 +29,7 @@ METRIC_TITLES = {
     "map": "mean average precision",
     "exact_match": "exact match",
     "ece": "ECE",
-    "uncertain": "sent to a person",
+    "uncertain": "uncertain",
     "sure_accuracy": "accuracy of the others",
     "sure_exact_match": "exact match of the others",
     "known_share": "labels that are known",
@@ -187,9 +187,31 @@ def _policy(manifest: Manifest) -> tuple[tuple[str, str], ...]:
 def _training(manifest: Manifest) -> tuple[tuple[str, str], ...]:
     training = manifest.training
     own = {"seed": training.seed, "epochs": training.epochs, "batch size": training.batch_size}
-    settings = {name.replace("_", " "): value for name, value in training.settings.items()}
-    shown = own | {"fine-tuning": training.fine_tune} | settings
+    settings = [_setting(name, value) for name, value in training.settings.items()]
+    shown = own | {"fine-tuning": training.fine_tune} | dict(settings)
     return tuple((name, _text(value)) for name, value in shown.items())
+
+
+def _setting(name: str, value: Any) -> tuple[str, Any]:
+    """A setting of the training in today's words: manifests keep the names that older readers know."""
+    crops = {stored: crop for crop, stored in MANIFEST_CROPS.items()}
+    match name, value:
+        case "look", str():
+            return "crop", crops.get(value, value)
+        case "separation", dict():
+            return "feature separability", {crops.get(crop, crop): score for crop, score in value.items()}
+        case "objective", str():
+            return name, value.replace("sure", "confidence")
+        case "best_epochs", dict():
+            return "epochs kept", {phase: _kept_epoch(number) for phase, number in value.items()}
+    return {"canvas": "size of the crop", "standardised": "standardized"}.get(name, name.replace("_", " ")), value
+
+
+def _kept_epoch(number: int | None) -> str:
+    """`Phase.best_epoch`, which counts from 0, as people count: from 1."""
+    if number is None:
+        return "the last"
+    return str(number + 1) if number >= 0 else "none"
 
 
 def _dataset(manifest: Manifest) -> tuple[tuple[str, str], ...]:

@@ -5,7 +5,7 @@ functions, so they cannot differ.
 
     opaque module     any TF-Hub module: the full frame, at the module's input size, and its only output
     known network     a backbone whose layers are known (`keras_graphs.Network`): the full frame, or the detected
-                      bottle, cropped and set upright; the mean of an inner layer
+                      bottle, cropped and turned upright; the mean of an inner layer
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from model_store.training.crop_geometry import (
 )
 from model_store.training.object_localizer import ObjectLocalizer, resize_frames
 
-# `detected`: the bottle, cropped and set upright; `full`: the full frame.
+# `detected`: the bottle, cropped and turned upright; `full`: the full frame.
 Crop = Literal["detected", "full"]
 
 _MIN_FRAME_PX, _MAX_FRAME_PX = 224, 320

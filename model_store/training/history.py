@@ -1,6 +1,6 @@
 """Training curves: the values that a training records for each epoch, for the manifest and the report.
 
-A training also passes each epoch to an OnEpoch while it runs.
+A training also passes each epoch to an OnEpoch while it runs, and lines for people to a PrintLine.
 """
 
 from __future__ import annotations
@@ -29,6 +29,15 @@ class Phase:
     name: str
     history: Mapping[str, Sequence[float]]
     best_epoch: int | None = None
+
+    def describe_kept(self) -> str:
+        """Which epoch's weights were kept, as a line for people, who count epochs from 1."""
+        if self.best_epoch is None:
+            return f"{self.name}: kept the last epoch"
+        if self.best_epoch < 0:
+            return f"{self.name}: no epoch had a lower val_loss than the layers before it, so they stay as they were"
+        lowest = self.history["val_loss"][self.best_epoch]
+        return f"{self.name}: kept epoch {self.best_epoch + 1}, which has the lowest val_loss: {lowest:.4f}"
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,13 @@ def accuracy_title(mode: Mode) -> str:
 
 
 OnEpoch = Callable[[Epoch], None]
+# Called with a line for people.
+PrintLine = Callable[[str], None]
 
 
 def ignore_epoch(_: Epoch) -> None:
     """An OnEpoch that does nothing."""
+
+
+def ignore_line(_: str) -> None:
+    """A PrintLine that does nothing."""

@@ -145,7 +145,7 @@ def _choose_method(score: float, *, images: int, is_network: bool, is_trainable:
 
 def _crop_reason(scores: Mapping[Crop, float], crop: Crop) -> str:
     listed = ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
-    action = {"detected": "the bottle is detected, cropped and set upright", "full": "the full frame is used"}[crop]
+    action = {"detected": "the bottle is detected, cropped and turned upright", "full": "the full frame is used"}[crop]
     lead = ""
     if len(scores) > 1:
         lead = f"; full has to be {_FULL_FRAME_LEAD} ahead, because fine-tuning gains more on cropped bottles"

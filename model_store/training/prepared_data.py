@@ -74,7 +74,7 @@ class PreparedData:
         """
         usable = [sample for sample in dataset.samples if not sample.held_out]
         held_out = [sample for sample in dataset.samples if sample.held_out]
-        # A bottle that is set upright has to keep its shape; an opaque module gets squashed images, as in the tutorial.
+        # A bottle that is turned upright has to keep its shape. An opaque module gets squashed images, as in tutorials.
         fit: Fit = "stretch" if network is None else "pad"
         size_px = backbone.input_size_px if network is None else frame_size_px(frame_sizes(dataset.files, usable))
         with steps.step("Reading the images", total=len(dataset.samples)) as on_progress:

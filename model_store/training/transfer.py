@@ -26,7 +26,15 @@ from model_store.training.feature_cache import FeatureCache
 from model_store.training.feature_extractor import FeatureExtractor, graph_extractor, opaque_extractor
 from model_store.training.fine_tuning import SETTINGS, FineTuneMethod, FineTuneSettings, Frames, fine_tune
 from model_store.training.head import Examples, Head, HeadSettings, Scaler, train_head
-from model_store.training.history import FINE_TUNING_PHASE, HEAD_PHASE, OnEpoch, Phase, ignore_epoch
+from model_store.training.history import (
+    FINE_TUNING_PHASE,
+    HEAD_PHASE,
+    OnEpoch,
+    Phase,
+    PrintLine,
+    ignore_epoch,
+    ignore_line,
+)
 from model_store.training.object_localizer import ObjectLocalizer
 from model_store.training.plan import TransferOptions, TransferPlan, feature_separability, make_plan
 from shared.arrays import Floats
@@ -64,6 +72,7 @@ class _Inputs:
     cache: Path
     steps: ProgressSteps
     on_epoch: OnEpoch
+    print_line: PrintLine
 
 
 def train_model(
@@ -78,6 +87,7 @@ def train_model(
     cache: Path,
     steps: ProgressSteps,
     on_epoch: OnEpoch = ignore_epoch,
+    print_line: PrintLine = ignore_line,
 ) -> TrainedModel:
     """Train as the user's options say; whatever they leave open is chosen to suit the data.
 
@@ -87,6 +97,8 @@ def train_model(
         train: the training frames; their side is `frame_size_px` for a network, else the backbone's input size.
         validation: the frames whose loss decides which epoch's weights are kept.
         on_epoch: called after each epoch, of the head and of fine-tuning.
+        print_line: called with lines for people: before the first epoch the reasons for the plan, and after each phase
+            which epoch was kept.
 
     Raises:
         BadSetting: the backbone can't be trained that way; says which ways it can.
@@ -101,6 +113,7 @@ def train_model(
         cache=cache,
         steps=steps,
         on_epoch=on_epoch,
+        print_line=print_line,
     )
     extractors = _candidate_extractors(inputs)
     with steps.step("Computing features", total=len(extractors) * len(train.images)) as on_progress:
@@ -115,6 +128,8 @@ def train_model(
         is_network=network is not None,
         is_trainable=backbone.trainable,
     )
+    for reason in plan.reasons:
+        print_line(reason)
     extractor = next(extractor for extractor in extractors if extractor.crop == plan.crop)
     settings = _head_settings(options, fine_tune=plan.fine_tune)
     examples, validation_examples = _head_examples(
@@ -131,8 +146,9 @@ def train_model(
             on_progress=on_progress,
             on_epoch=on_epoch,
         )
-    phases = (Phase(HEAD_PHASE, result.history, result.best_epoch),)
-    model = TrainedModel(extractor, result.head, phases, plan, settings)
+    phase = Phase(HEAD_PHASE, result.history, result.best_epoch)
+    print_line(phase.describe_kept())
+    model = TrainedModel(extractor, result.head, (phase,), plan, settings)
     return model if plan.fine_tune == "none" else _fine_tuned(inputs, model, scaler=Scaler.of(examples.features))
 
 
@@ -223,7 +239,9 @@ def _fine_tuned(inputs: _Inputs, model: TrainedModel, *, scaler: Scaler) -> Trai
             on_progress=on_progress,
             on_epoch=inputs.on_epoch,
         )
-    phases = (*model.phases, Phase(FINE_TUNING_PHASE, result.history, result.best_epoch))
+    phase = Phase(FINE_TUNING_PHASE, result.history, result.best_epoch)
+    inputs.print_line(phase.describe_kept())
+    phases = (*model.phases, phase)
     if result.best_epoch < 0:
         reason = (
             "fine-tuning was discarded: none of its epochs did better on the validation images than the head alone."

@@ -118,8 +118,11 @@ def test_bundles_of_earlier_releases_load(bench: Bench, multi: dict[str, Any], t
     assert former.items() <= open_bundle(folder).manifest.training.settings.items()
     shown = CliRunner().invoke(commands(), ["models", "show", "multi@1", "--model-store", str(tmp_path / "models")])
     assert shown.exit_code == 0, shown.output
-    assert "found" in shown.stdout
-    assert "sure:0.9" in shown.stdout
+    lines = [line.strip() for line in shown.stdout.splitlines()]
+    words = {" ".join(line.split()) for line in lines}
+    assert {"crop detected", "feature separability detected 0.9, full 0.8", "objective confidence:0.9"} <= words
+    epochs = manifest["training"]["settings"]["best_epochs"]
+    assert f"epochs kept head {epochs['head'] + 1}" in words
 
 
 @pytest.mark.parametrize("kind", ["litert", "litert-fp32", "tensorflow"])
@@ -300,3 +303,16 @@ def test_images_that_workers_would_reject_are_neither_trained_on_nor_evaluated(
     report = CliRunner().invoke(commands(), ["models", "check-dataset", str(several)])
     assert "(max_image_bytes)" in report.stdout
     assert isinstance(report.exception, BadDataset)
+
+
+def test_a_training_says_what_it_chose_before_its_epochs_and_which_epoch_it_kept(bench: Bench, folders: Path) -> None:
+    flags = ["--backbone", bench.backbone, "--cache-dir", bench.root / "cache", "--model-store", bench.store.root]
+    flags += ["--name", "chosen", "--epochs", 2, "--fine-tune", "none", "--json"]
+    shown = CliRunner().invoke(commands(), ["train", str(folders), *map(str, flags)])
+    first, last, crop, method, kept = (
+        [number for number, line in enumerate(shown.stderr.splitlines()) if text in line]
+        for text in ("epoch 1/2 ", "epoch 2/2 ", "--crop full: ", "--fine-tune none, as asked", "head: kept epoch ")
+    )
+    assert crop + method < first < last < kept
+    best = json.loads(shown.stdout)["training"]["settings"]["best_epochs"]["head"]
+    assert f"head: kept epoch {best + 1}, which has the lowest val_loss: " in shown.stderr

@@ -1,11 +1,11 @@
-"""The line that shows an epoch."""
+"""What a training tells people about its epochs."""
 
 from __future__ import annotations
 
 import pytest
 
 from model_store.bundle.policy import Mode
-from model_store.training.history import Epoch
+from model_store.training.history import Epoch, Phase
 
 
 @pytest.mark.parametrize("mode", ["single", "multi"])
@@ -15,3 +15,15 @@ def test_the_line_of_an_epoch_fits_a_terminal(mode: Mode) -> None:
     name = "label accuracy" if mode == "multi" else "accuracy"
     assert line == f"epoch 100/120 - loss: 12.3457 (val 23.4568) - {name}: 0.988 (val 0.877)"
     assert len(line) <= 80
+
+
+@pytest.mark.parametrize(
+    ("best_epoch", "told"),
+    [
+        (1, "head: kept epoch 2, which has the lowest val_loss: 0.2500"),
+        (-1, "head: no epoch had a lower val_loss than the layers before it, so they stay as they were"),
+        (None, "head: kept the last epoch"),
+    ],
+)
+def test_people_count_epochs_from_1(best_epoch: int | None, told: str) -> None:
+    assert Phase("head", {"val_loss": [0.5, 0.25, 0.75]}, best_epoch).describe_kept() == told
