@@ -25,6 +25,7 @@ from shared.schemas import SortResult
 from shared.server.connection import SOCKET_TIMEOUT_S, connect
 from shared.server.error_translation import is_wrong_type, server_errors, translate
 from shared.settings import Settings, load_settings
+from shared.validation_messages import describe_problems
 
 # Number of jobs asked about in one round trip: enough to spread its cost, but not enough to hold up the server.
 ROUND_JOBS = 512
@@ -263,5 +264,7 @@ def _failed(job_id: str, meta: bytes | None) -> Answer:
 def _parsed(job_id: str, load: Callable[[], Any]) -> Answer:
     try:
         return Answer(job_id=job_id, result=SortResult.model_validate(load()))
-    except (ValidationError, ValueError, KeyError, TypeError) as error:
+    except ValidationError as error:
+        return Answer(job_id=job_id, gone=f"its result can't be read: {describe_problems(error)}")
+    except (ValueError, KeyError, TypeError) as error:
         return Answer(job_id=job_id, gone=f"its result can't be read: {error}")

@@ -32,6 +32,7 @@ from shared.schemas import NAME_RULE, ImageJob, Name
 from shared.server.connection import connect
 from shared.server.error_translation import server_errors
 from shared.settings import Settings
+from shared.validation_messages import describe_problem
 
 log = logging.getLogger(__name__)
 
@@ -383,7 +384,7 @@ def _chunks(jobs: Sequence[PreparedJob]) -> Iterator[list[PreparedJob]]:
 def _describe(error: ValidationError) -> str:
     problems = (
         f"{'.'.join(str(part) for part in problem['loc'][:1])} = {problem['input']!r}: "
-        f"{NAME_RULE if problem['type'] == 'string_pattern_mismatch' else problem['msg']}"
+        f"{NAME_RULE if problem['type'] == 'string_pattern_mismatch' else describe_problem(problem)}"
         for problem in error.errors()
     )
     return "the job is not valid: " + "; ".join(problems) + "."

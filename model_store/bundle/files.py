@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from model_store.bundle.manifest import MANIFEST_FILE, Manifest
 from shared.errors import BadBundle
 from shared.schemas import ModelRef
+from shared.validation_messages import describe_problems
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def parse_manifest(data: bytes, *, location: str) -> Manifest:
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
-        raise BadBundle(f"{location} is not a manifest of this release: {error}") from error
+        raise BadBundle(f"{location} is not a manifest of this release: {describe_problems(error)}.") from error
 
 
 def open_bundle(path: Path) -> Bundle:

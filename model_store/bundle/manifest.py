@@ -109,9 +109,9 @@ class Manifest(_Section):
     def _policy_decides_every_class(self) -> Manifest:
         """Check every class now: otherwise a missing lane would only be noticed when the first such bottle came."""
         if len(set(self.classes)) != len(self.classes):
-            raise ValueError(f"classes {list(self.classes)} repeat a name")
+            raise ValueError(f"the classes {', '.join(self.classes)} repeat a name")
         if self.mode == "multi" and GOOD not in self.classes:
-            raise ValueError(f"a multi model needs the class {GOOD!r}, but the classes are {list(self.classes)}")
+            raise ValueError(f"a multi model needs the class {GOOD!r}, but the classes are {', '.join(self.classes)}")
         if mismatches := self.policy.mismatches(self.classes):
             raise ValueError(f"the policy does not fit the classes: {', '.join(mismatches)}")
         return self

@@ -195,7 +195,8 @@ def policies_by_line(
             location = f"setting policies.{line}.{key}: {name!r}{value}"
             if name not in classes:
                 raise BadSetting(
-                    f"{location} is not a class of {model}: its classes are {list(classes)}. Rename it or take it out."
+                    f"{location} is not a class of {model}: its classes are {', '.join(classes)}. Rename it, or take "
+                    "it out."
                 )
             if key == "thresholds" and mode == "multi" and name == GOOD:
                 raise BadSetting(

@@ -82,6 +82,7 @@ def _checked_canary(
 
     from model_store.registry.canary import Canary
     from shared.errors import BadSetting
+    from shared.validation_messages import describe_problem
 
     try:
         return Canary(
@@ -95,7 +96,7 @@ def _checked_canary(
     except ValidationError as error:
         problem = error.errors()[0]
         flag = str(problem["loc"][0]).replace("_", "-")
-        raise BadSetting(f"--{flag} {problem['input']!r}: {problem['msg']}.") from error
+        raise BadSetting(f"--{flag} {problem['input']!r}: {describe_problem(problem)}.") from error
 
 
 def _stop_canary(store: ModelStore, name: str, *, as_json: bool) -> None:

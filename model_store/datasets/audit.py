@@ -188,7 +188,7 @@ class DatasetReport(_ReportModel):
         for item in self.unreadable:
             files.setdefault(item.reason, []).append(item.file)
         more = {reason: f" and {len(names) - 1:,} more" if len(names) > 1 else "" for reason, names in files.items()}
-        return [f"{names[0]}{more[reason]} ({reason})" for reason, names in files.items()]
+        return [f"{names[0]}{more[reason]} ({reason.rstrip('.')})" for reason, names in files.items()]
 
 
 def audit_dataset(

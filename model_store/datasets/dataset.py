@@ -117,8 +117,8 @@ def training_mode(dataset: Dataset, chosen: Mode | None) -> Mode:
     several = next((sample for sample in dataset.samples if len(sample.labels) > 1), None)
     if chosen == "single" and several is not None:
         raise BadDataset(
-            f"{dataset.files.path}: {several.name} has the labels {list(several.labels)}, but --mode single allows one "
-            "per image. Use --mode multi."
+            f"{dataset.files.path}: {several.name} has the labels {' and '.join(several.labels)}, but --mode single "
+            "allows one per image. Use --mode multi."
         )
     return chosen or ("multi" if several else "single")
 
@@ -135,7 +135,8 @@ def check_trainable(dataset: Dataset, samples: Iterable[Sample], mode: Mode) -> 
     path, used = dataset.files.path, list(samples)
     counts = count_labels(used, dataset.classes)
     if len(counts) < 2:
-        raise BadDataset(f"{path} has the classes {sorted(counts)}, but a model needs at least two to tell apart.")
+        there = f"only the class {next(iter(counts))!r}" if counts else "no classes"
+        raise BadDataset(f"{path} has {there}, but a model needs at least two to tell apart.")
     for name, count in counts.items():
         if count < 2:
             raise BadDataset(
@@ -216,7 +217,8 @@ def _checked_labels(labels: list[str], *, location: str) -> tuple[str, ...]:
         raise BadDataset(f"{location}: no label: write `{GOOD}` where no defect applies.")
     cleaned = sorted({_checked_label(label, location) for label in labels})
     if GOOD in cleaned and len(cleaned) > 1:
-        raise BadDataset(f"{location}: {cleaned} says `{GOOD}` beside a defect, but `{GOOD}` means that none applies.")
+        defects = " and ".join(repr(label) for label in cleaned if label != GOOD)
+        raise BadDataset(f"{location}: `{GOOD}` stands beside {defects}, but `{GOOD}` means that no defect applies.")
     return tuple(cleaned)
 
 

@@ -44,8 +44,8 @@ def _csv_rows(files: DatasetFiles, location: str) -> Iterator[tuple[int, LabelRo
     columns = [name.strip() for name in reader.fieldnames or []]
     if sorted(columns) not in (sorted(COLUMNS), sorted((*COLUMNS, CAMERA_COLUMN))):
         raise BadDataset(
-            f"{location} has the columns {columns}, but should have {list(COLUMNS)}, and may have {CAMERA_COLUMN!r}: "
-            "correct the first line."
+            f"{location} begins with {','.join(columns)!r}, but should begin with {','.join(COLUMNS)!r}, or with "
+            f"{','.join((*COLUMNS, CAMERA_COLUMN))!r}: correct the first line."
         )
     reader.fieldnames = columns
     try:
@@ -70,8 +70,8 @@ def _jsonl_rows(files: DatasetFiles, location: str) -> Iterator[tuple[int, Label
             raise BadDataset(f"{location}, line {number} is not JSON: {error}.") from error
         if not isinstance(row, dict) or sorted(row.keys() - {CAMERA_COLUMN}) != sorted(COLUMNS):
             raise BadDataset(
-                f"{location}, line {number}: should be an object with the fields {list(COLUMNS)}; it may have "
-                f"{CAMERA_COLUMN!r}."
+                f"{location}, line {number}: should be an object with the fields {' and '.join(COLUMNS)}; it may "
+                f"have {CAMERA_COLUMN}."
             )
         filename, labels, camera = row["filename"], row["labels"], row.get(CAMERA_COLUMN)
         if isinstance(labels, str):

@@ -56,10 +56,14 @@ def replay_golden(bundle: Bundle, engine: Engine) -> None:
     for index, (now, before) in enumerate(zip(answers.tolist(), expected.tolist(), strict=True)):
         if (is_now := _labels(bundle, now)) != (was := _labels(bundle, before)):
             raise BadBundle(
-                f"{subject}: golden image {index} gets the labels {sorted(is_now)}, but got {sorted(was)} when the "
+                f"{subject}: golden image {index} is now {_joined(is_now)}, but was {_joined(was)} when the "
                 f"model was made (largest difference {differences[worst]:.6f}). Publish the model again, or choose "
                 "another --engine."
             )
+
+
+def _joined(labels: set[str]) -> str:
+    return " + ".join(sorted(labels)) or "without a label"
 
 
 def _labels(bundle: Bundle, probabilities: list[float]) -> set[str]:

@@ -153,8 +153,9 @@ class TensorFlowEngine:
         wanted = [None, self.input_size_px, self.input_size_px, 3]
         found = {name: (spec.dtype.name, spec.shape.as_list()) for name, spec in inputs.items()}
         if list(found.values()) != [("uint8", wanted)] or len(signature.structured_outputs) != 1:
+            inputs_text = ", ".join(f"{name} {dtype}{shape}" for name, (dtype, shape) in found.items())
             raise BadBundle(
-                f"{saved_model} has the serving inputs {found} and {len(signature.structured_outputs)} outputs, "
+                f"{saved_model} has the serving inputs {inputs_text} and {len(signature.structured_outputs)} outputs, "
                 f"but should have one input uint8{wanted} and one output. Publish the model again."
             )
         return str(next(iter(found)))

@@ -171,8 +171,8 @@ def compare_versions(
     classes_a, classes_b = a[0].manifest.classes, b[0].manifest.classes
     if not {*classes_a} & {*classes_b}:
         raise BadSetting(
-            f"the two models have no label in common: {list(classes_a)} and {list(classes_b)}. "
-            "Compare versions that sort the same things."
+            f"the two models have no label in common: one has {', '.join(classes_a)}, the other "
+            f"{', '.join(classes_b)}. Compare versions that sort the same things."
         )
     run = partial(_compared_model, dataset, max_batch=max_batch, decode_settings=decode_settings, steps=steps)
     found = Comparison(dataset, run(*a), run(*b))

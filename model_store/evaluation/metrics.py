@@ -160,8 +160,8 @@ def check_labels_known(labels: Iterable[tuple[str, ...]], classes: Sequence[str]
     unknown = sorted({name for names in labels for name in names} - set(classes))
     if unknown:
         raise BadDataset(
-            f"the dataset has the label {unknown[0]!r}, which the model doesn't know: its classes are {list(classes)}. "
-            "Rename the label, or train on this dataset."
+            f"the dataset has the label {unknown[0]!r}, which the model doesn't know: its classes are "
+            f"{', '.join(classes)}. Rename the label, or train on this dataset."
         )
 
 

@@ -19,6 +19,7 @@ from model_store.registry.storage.protocol import Storage, folder_name
 from model_store.registry.version_history import History
 from shared.errors import BadBundle, BadSetting, NotFound
 from shared.schemas import is_name
+from shared.validation_messages import describe_problems
 
 CURRENT_FILE = "current"
 CANARY_FILE = "canary.json"
@@ -172,9 +173,8 @@ class ReadableStore:
         try:
             return Canary.model_validate_json(data)
         except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors())
             raise BadBundle(
-                f"{self.location}/{name}/{file} is not a canary of this release ({wrong}): "
+                f"{self.location}/{name}/{file} is not a canary of this release ({describe_problems(error)}): "
                 f"`sortline models canary {name} --stop` removes it."
             ) from error
 

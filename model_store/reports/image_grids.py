@@ -27,7 +27,7 @@ _COLUMNS = 6
 _MARGIN_PX, _BORDER_PX, _LINE_PX, _FONT_PX = 10, 4, 16, 12
 _SIDE_PX = THUMBNAIL_PX + 2 * _BORDER_PX
 _CELL_PX = THUMBNAIL_PX + 40
-_MAX_LINES = 3
+_MAX_LINES = 4
 # Color is not the only sign: the verdict is also written below the image.
 _COLORS: dict[Verdict, str] = {
     "right": "#009E73",

@@ -49,7 +49,7 @@ def _jpeg_sample_bits(data: bytes) -> int:
 def truncated(data: bytes, content_type: str) -> BadImage:
     """The BadImage for a file whose end is missing."""
     what = f"this {FORMATS[content_type]} ends too early, after {len(data):,} bytes"
-    return BadImage("truncated", f"{what}: send it when it has been written completely.")
+    return BadImage("truncated", f"{what}: was the file written completely?")
 
 
 def is_cut(data: bytes, content_type: str) -> bool:

@@ -97,7 +97,7 @@ class DecoderProcess:
             raise BadImage(*json.loads(content))
         if kind == messages.NO_MEMORY:
             needs = f"more than {self._max_decode_bytes:,} bytes of memory (max_decode_bytes)"
-            raise BadImage("too_large_px", f"decoding this {FORMATS[content_type]} needs {needs}: send fewer pixels.")
+            raise BadImage("too_large_px", f"decoding this {FORMATS[content_type]} needs {needs}: use fewer pixels.")
         if kind != messages.PIXELS:
             raise RuntimeError(f"the decoder process failed: {content.decode(errors='replace')}")
         out[:] = np.frombuffer(content, np.uint8).reshape(out.shape)

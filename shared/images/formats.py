@@ -57,7 +57,7 @@ def sniff(data: bytes) -> str:
         return "image/webp"
     if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in _BMP_HEADER_BYTES:
         return "image/bmp"
-    raise BadImage("format", f"not an accepted image but {_looks_like(data)}: send {ACCEPTED}.")
+    raise BadImage("format", f"not an accepted image but {_looks_like(data)}: use {ACCEPTED}.")
 
 
 def _looks_like(data: bytes) -> str:

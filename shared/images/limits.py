@@ -85,7 +85,7 @@ def check_memory(needed_bytes: int, *, max_decode_bytes: int, what: str) -> None
         raise BadImage(
             "too_large_px",
             f"decoding {what} takes up to {needed_bytes:,} bytes of memory, the limit is {max_decode_bytes:,} "
-            "(max_decode_bytes): send fewer pixels, or a JPEG.",
+            "(max_decode_bytes): use fewer pixels, or a JPEG.",
         )
 
 
@@ -94,7 +94,7 @@ def check_before_opening(data: bytes, content_type: str) -> None:
     if content_type != "image/tiff":
         return
     if data.startswith(_BIG_ENDIAN_BIGTIFF):  # Pillow would read another directory than libtiff
-        raise BadImage("unsupported", "a big-endian BigTIFF: send a plain TIFF.")
+        raise BadImage("unsupported", "a big-endian BigTIFF: use a plain TIFF.")
     found = measure_tags(data)
     if found.tags > MAX_TAGS:
         raise BadImage("unsupported", f"the TIFF has more than {MAX_TAGS:,} tags.")

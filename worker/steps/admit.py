@@ -17,6 +17,7 @@ from shared import keys
 from shared.errors import BadJob
 from shared.jobs import SORT_IMAGE
 from shared.schemas import ImageJob
+from shared.validation_messages import describe_problems
 from worker.state.jobs import AdmittedJob, ClaimedJob
 from worker.steps.decide import Impossible, Refused, Verdict
 from worker.steps.flow import Flow
@@ -126,7 +127,9 @@ def _image_job(call: object) -> ImageJob:
             try:
                 return ImageJob.model_validate(argument)
             except ValidationError as error:
-                raise BadJob(f"the job's argument is not an ImageJob: {str(error)[:MAX_QUOTED]}") from error
+                raise BadJob(
+                    f"the job's argument is not an ImageJob: {describe_problems(error)[:MAX_QUOTED]}"
+                ) from error
         case [str(function), *_] if function != SORT_IMAGE:
             raise BadJob(
                 f"the job names the function {function[:MAX_QUOTED]!r}; "

@@ -255,6 +255,16 @@ def test_unusable_files_are_listed(tmp_path: Path) -> None:
     assert "images without a label, not used: forgotten.jpg" in text
 
 
+def test_a_file_that_ends_too_early_is_told_in_words_that_fit_a_dataset(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", bottles(12) | {"cut.jpg": (frame(1)[:9], "good")})
+    assert "cut.jpg (this JPEG ends too early, after 9 bytes: was the file written completely?)" in shown(
+        report_of(folder)
+    )
+    (folder / "cut.jpg").write_bytes(b"no image")
+    text = shown(report_of(folder))
+    assert "cut.jpg (not an accepted image but " in text and ".)" not in text and "send" not in text
+
+
 def test_a_report_survives_json(tmp_path: Path) -> None:
     rows = bottles(10) | {"again.jpg": (frame(101), "no cap")}
     report = report_of(write(tmp_path / "set", rows, held_out=("100.jpg",)))

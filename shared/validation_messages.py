@@ -1,0 +1,45 @@
+"""Says in plain words what is wrong with a value that pydantic refused.
+
+pydantic's own texts are for programmers: "Input should be a valid integer, unable to parse string as an integer".
+"""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+# By the type of the problem. Types that aren't here keep pydantic's text.
+_TEXTS = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "should be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "should be a number"),
+    "finite_number": "should be a finite number",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "should be true or false"),
+    "string_type": "should be text",
+    **dict.fromkeys(("list_type", "tuple_type"), "should be a list"),
+    **dict.fromkeys(("dict_type", "model_type"), "should be a table of names and values"),
+    "path_type": "should be a path",
+    "json_invalid": "is not JSON",
+    "missing": "is missing",
+    "extra_forbidden": "is not a known name",
+    "greater_than": "should be above {gt:g}",
+    "greater_than_equal": "should be at least {ge:g}",
+    "less_than": "should be below {lt:g}",
+    "less_than_equal": "should be at most {le:g}",
+    "literal_error": "should be {expected}",
+}
+
+
+def describe_problem(problem: ErrorDetails) -> str:
+    """What is wrong with one value, without its name and without a full stop, e.g. "should be a whole number"."""
+    if text := _TEXTS.get(problem["type"]):
+        return text.format(**problem.get("ctx", {}))
+    return problem["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip(".")
+
+
+def describe_problems(error: ValidationError) -> str:
+    """All problems of a refused object, each with the name of its field, e.g. "training.seed is missing; …"."""
+    problems = []
+    for problem in error.errors(include_url=False, include_input=False):
+        name = ".".join(str(part) for part in problem["loc"])
+        problems.append(f"{name} {describe_problem(problem)}".strip())
+    return "; ".join(problems)

@@ -1,0 +1,76 @@
+"""What is wrong with a value, in plain words."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from shared.settings import Settings
+from shared.validation_messages import describe_problem, describe_problems
+
+
+class Example(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    count: int = 1
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    least: Annotated[int, Field(ge=1, lt=10)] = 1
+    is_on: bool = True
+    color: Literal["red", "green"] = "red"
+    names: list[str] = []
+    table: dict[str, int] = {}
+    word: Annotated[str, Field(pattern="^a")] = "a"
+
+    @field_validator("color")
+    @classmethod
+    def _not_green(cls, value: str) -> str:
+        if value == "green":
+            raise ValueError("'green' is sold out")
+        return value
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("count", "many", "should be a whole number"),
+        ("count", 1.5, "should be a whole number"),
+        ("share", "half", "should be a number"),
+        ("share", 0, "should be above 0"),
+        ("share", 2, "should be at most 1"),
+        ("least", 0, "should be at least 1"),
+        ("least", 10, "should be below 10"),
+        ("is_on", "perhaps", "should be true or false"),
+        ("color", "blue", "should be 'red' or 'green'"),
+        ("color", "green", "'green' is sold out"),
+        ("names", 1, "should be a list"),
+        ("names", [1], "should be text"),
+        ("table", [], "should be a table of names and values"),
+        ("colour", "red", "is not a known name"),
+        ("word", "b", "String should match pattern '^a'"),
+    ],
+)
+def test_problems_are_told_in_plain_words(name: str, value: Any, told: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        Example.model_validate({name: value})
+    (problem,) = raised.value.errors()
+    assert describe_problem(problem) == told
+
+
+def test_all_problems_of_an_object_are_named() -> None:
+    with pytest.raises(ValidationError) as raised:
+        Example.model_validate({"count": "many", "table": {"a": "x"}})
+    assert describe_problems(raised.value) == "count should be a whole number; table.a should be a whole number"
+    with pytest.raises(ValidationError) as raised:
+        Example.model_validate_json("{")
+    assert describe_problems(raised.value) == "is not JSON"
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_no_setting_is_refused_in_pydantics_words(name: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        Settings.model_validate({name: object()})
+    for problem in raised.value.errors():
+        assert "Input" not in describe_problem(problem)
+        assert "valid" not in describe_problem(problem)
