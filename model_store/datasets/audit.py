@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from model_store.bundle.policy import GOOD, Mode
+from model_store.bundle.policy import GOOD, Mode, Policy
 from model_store.datasets.dataset import HELD_OUT_FILE, Dataset, Sample, count_labels
 from model_store.datasets.image_loading import DecodedSamples
 from model_store.datasets.label_tables import LABEL_SEPARATOR
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 IMBALANCE = 3.0
 # With fewer images, a class has at most four in validation, and one error changes its recall by a quarter.
 FEW_IMAGES = 20
+# Lanes that every ejector's program accepts as tags. They are made from the names of the classes.
+_PLAIN_LANE = re.compile(r"[A-Za-z0-9_-]+")
 _SHOWN = 2  # files or pairs printed per finding, so that it stays a line or two; the JSON has all of them
 _SHOWN_CLASSES = 10
 
@@ -107,6 +109,12 @@ class DatasetReport(_ReportModel):
         """The classes with fewer than FEW_IMAGES images, and how many they have."""
         return {name: count for name, count in self.per_class.items() if count < FEW_IMAGES}
 
+    @property
+    def lanes(self) -> dict[str, str]:
+        """The lane that a model trained on this dataset gives to each class, by class."""
+        classes = {*self.per_class, GOOD} if self.mode == "multi" else {*self.per_class}
+        return Policy.default(sorted(classes), self.mode).lanes
+
     def groups_of(self, samples: Iterable[Sample]) -> list[int]:
         """A number per sample, equal for samples that show one photograph: the `groups` of `splitting.split`."""
         number_of = {name: number for number, names in enumerate(self.groups) for name in names}
@@ -127,6 +135,7 @@ class DatasetReport(_ReportModel):
         console.print(Text(printable(title)), soft_wrap=True)  # whole lines, so that a file name can be searched for
         rows = [(name, f"{count:,}", f"{count / max(self.images, 1):.0%}") for name, count in self.per_class.items()]
         print_table(console, ("class", "images", "share"), rows)
+        console.print(Text(f"lanes: {', '.join(self.lanes.values())}"), soft_wrap=True)
         for text in self.warnings() or ["no duplicates, contradictions, unreadable files or rare classes"]:
             console.print(Text(printable(f"- {text}")), soft_wrap=True)
 
@@ -145,6 +154,11 @@ class DatasetReport(_ReportModel):
             yield (
                 f"the names {', '.join(map(repr, names))} differ only in case, blanks and hyphens. If they mean the "
                 "same, give them one name."
+            )
+        if odd := [lane for lane in self.lanes.values() if not _PLAIN_LANE.fullmatch(lane)]:
+            yield (
+                f"lanes with other characters than letters, digits, `-` and `_`: {', '.join(odd)}. The ejector "
+                "may not accept them. Rename the classes, or give their lanes other names in the setting `policies`."
             )
         if self.mode == "multi" and not self.complete:
             yield (

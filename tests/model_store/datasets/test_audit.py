@@ -265,6 +265,16 @@ def test_a_file_that_ends_too_early_is_told_in_words_that_fit_a_dataset(tmp_path
     assert "cut.jpg (not an accepted image but " in text and ".)" not in text and "send" not in text
 
 
+def test_lanes_are_told_and_odd_characters_in_them_are_warned_of(tmp_path: Path) -> None:
+    rows = {f"{number}.jpg": (frame(number), "good") for number in range(100, 104)}
+    plain = report_of(write(tmp_path / "plain", rows | {f"{n}.jpg": (frame(n), "no cap") for n in range(104, 108)}))
+    assert "lanes: good, no-cap\n" in shown(plain)
+    assert "other characters" not in shown(plain)
+    odd = report_of(write(tmp_path / "odd", rows | {f"{n}.jpg": (frame(n), "crushed & bent") for n in range(104, 108)}))
+    assert "lanes: crushed-&-bent, good\n" in shown(odd)
+    assert "other characters than letters, digits, `-` and `_`: crushed-&-bent. " in shown(odd)
+
+
 def test_a_report_survives_json(tmp_path: Path) -> None:
     rows = bottles(10) | {"again.jpg": (frame(101), "no cap")}
     report = report_of(write(tmp_path / "set", rows, held_out=("100.jpg",)))
