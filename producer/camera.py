@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from producer.camera_log import DropLog, OutageLog
-from producer.metrics import SUBMITTED, SubmitOutcome
+from producer.metrics import SUBMITTED, SubmitOutcome, start_at_zero
 from producer.sources.base import Source, SourceFrame
 from producer.submit import CHUNK_JOBS, Frame, LineProducer, PreparedJob, check_names
 from shared.errors import BadInput, QueueFull, RedisUnavailable
@@ -121,6 +121,7 @@ class Camera:
         """
         options = self._options
         check_names(line=options.line, camera=options.camera, queue=options.queue)
+        start_at_zero(options.line)
         self._started_at = self._clock()
         self._schedule.start(self._started_at)
         try:

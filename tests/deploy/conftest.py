@@ -1,4 +1,4 @@
-"""One real worker with a tiny model, and one Prometheus that has watched it sort, for all tests of deploy/."""
+"""One real worker with a tiny model, a camera, and one Prometheus that has watched both, for all tests of deploy/."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from model_store.registry.store import ModelStore
 from producer import Frame, LineProducer, wait_for
 from shared.server.embedded import embedded_server
 from shared.settings import Settings
-from tests.deploy.live import Prometheus, real_prometheus, real_worker
+from tests.deploy.live import Prometheus, real_camera, real_prometheus, real_worker
 from tests.kit import BOTTLES, needed_tool, wait_until
 from tests.worker.models.versions import NAME, Versions
 
@@ -57,11 +57,20 @@ def live_worker(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
-def watched(live_worker: LiveWorker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+def live_camera(live_worker: LiveWorker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the metrics of a camera that waits for its first picture."""
+    folder = tmp_path_factory.mktemp("camera")
+    with real_camera(live_worker.settings.redis_url, line="line-1", folder=folder) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def watched(live_worker: LiveWorker, live_camera: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """Versions that come and go, bottles in time, bottles too late and a broken image, while Prometheus watched."""
     needed_tool("prometheus", package="prometheus")
     settings = live_worker.settings
-    with real_prometheus(live_worker.address, folder=tmp_path_factory.mktemp("prometheus")) as prometheus:
+    folder = tmp_path_factory.mktemp("prometheus")
+    with real_prometheus(live_worker.address, live_camera, folder=folder) as prometheus:
         wait_until(lambda: bool(prometheus.query("sortline_model_info")), "the first scrape")
         outcomes = _change_versions(live_worker, prometheus)
         for _ in range(ROUNDS):

@@ -1,4 +1,4 @@
-"""A real worker process and a real Prometheus that scrapes it."""
+"""A real worker process, a real camera process, and a real Prometheus that scrapes them."""
 
 from __future__ import annotations
 
@@ -92,24 +92,38 @@ class Prometheus:
             raise AssertionError(f"{parameters}: {error.read().decode()}") from error
 
 
-def scrape_config(target: str) -> dict[str, Any]:
-    """deploy/'s scrape configuration and alerts, with this target in place of Compose's DNS, scraped often."""
+@contextlib.contextmanager
+def real_camera(redis_url: str, *, line: str, folder: Path) -> Iterator[str]:
+    """`sortline camera` on an empty folder: it sends nothing. Yields the address of its metrics, `host:port`."""
+    address = f"127.0.0.1:{free_port()}"
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("SORTLINE_")}
+    env = inherited | {"SORTLINE_STATE_DIR": str(folder / "state"), "PYTHONPATH": str(PROJECT)}
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    command = [sys.executable, "-m", "sortline", "camera", "--line", line, "--source", str(pictures)]
+    command += ["--redis-url", redis_url, "--metrics-port", address.rpartition(":")[2]]
+    with running(command, log=folder / "camera.log", ready_url=f"http://{address}/metrics", env=env):
+        yield address
+
+
+def scrape_config(*targets: str) -> dict[str, Any]:
+    """deploy/'s scrape configuration and alerts, with these targets in place of Compose's DNS, scraped often."""
     config: dict[str, Any] = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     config["global"] |= {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"}
     config["rule_files"] = [str(DEPLOY / "prometheus" / name) for name in config["rule_files"]]
     (job,) = config["scrape_configs"]
     del job["dns_sd_configs"]
-    job["static_configs"] = [{"targets": [target]}]
+    job["static_configs"] = [{"targets": list(targets)}]
     return config
 
 
 @contextlib.contextmanager
-def real_prometheus(target: str, *, folder: Path) -> Iterator[Prometheus]:
-    """Debian's Prometheus on the loopback address, scraping `target`."""
+def real_prometheus(*targets: str, folder: Path) -> Iterator[Prometheus]:
+    """Debian's Prometheus on the loopback address, scraping `targets`."""
     binary = shutil.which("prometheus")
     assert binary is not None
     config = folder / "prometheus.yml"
-    config.write_text(yaml.safe_dump(scrape_config(target)))
+    config.write_text(yaml.safe_dump(scrape_config(*targets)))
     address = f"127.0.0.1:{free_port()}"
     command = [
         binary,

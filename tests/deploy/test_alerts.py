@@ -11,6 +11,7 @@ import pytest
 import redis
 import yaml
 
+from producer.metrics import SUBMITTED
 from tests.deploy.manifests import DEPLOY, read_compose, read_yaml
 from tests.kit import PROJECT, needed_tool
 from tests.test_documented import anchors_of
@@ -63,6 +64,13 @@ CASES = [
         labels={"name": "bottles"},
     ),
     Case(
+        "SortlineFramesDropped",
+        {'sortline_submitted_total{line="line-1", outcome="refused_full", instance="cam"}': "0x5 2x30"},
+        firing_at="7m",
+        quiet_at="15m",
+        labels={"line": "line-1", "outcome": "refused_full"},
+    ),
+    Case(
         "SortlineServerMemory",
         {
             'sortline_redis_memory_used_bytes{instance="a"}': "800x10 900x20",
@@ -82,6 +90,9 @@ USUAL = {
     'sortline_model_info{name="bottles", version="1", engine="litert", instance="a"}': "1x70",
     'sortline_model_info{name="bottles", version="1", engine="litert-fp32", instance="b"}': "1x70",
     'sortline_model_info{name="caps", version="7", engine="litert", instance="c"}': "1x70",
+    'sortline_submitted_total{line="line-1", outcome="accepted", instance="cam"}': "0+100x70",
+    'sortline_submitted_total{line="line-1", outcome="refused_full", instance="cam"}': "0x70",
+    'sortline_submitted_total{line="line-1", outcome="rejected", instance="cam"}': "0+1x70",
     'sortline_redis_memory_used_bytes{instance="a"}': "800x70",
     'sortline_redis_memory_max_bytes{instance="a"}': "1000x70",
     'sortline_redis_memory_used_bytes{instance="no-maxmemory"}': "900x70",
@@ -120,13 +131,28 @@ def test_is_quiet_on_a_usual_day(rule: dict[str, Any], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
 def test_names_metrics_that_exist_and_a_runbook(rule: dict[str, Any], client: redis.Redis) -> None:
-    families = [*Metrics().registry.collect(), *QueueGauges(client, queues=["live"]).collect()]
+    gauges = QueueGauges(client, queues=["live"])
+    families = [*Metrics().registry.collect(), *gauges.collect(), *SUBMITTED.collect()]
     known = {family.name + ("_total" if family.type == "counter" else "") for family in families}
     used = set(re.findall(r"\bsortline_\w+", rule["expr"]))
     assert used and used <= known
     page, _, anchor = rule["annotations"]["runbook"].partition("#")
     assert anchor in anchors_of(PROJECT / page)
     assert f"`{rule['alert']}`" in (DEPLOY / "README.md").read_text()
+
+
+def test_the_scrape_configuration_of_the_docs_is_valid(tmp_path: Path) -> None:
+    """The example for a Prometheus of one's own, in docs/metrics.md."""
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", (PROJECT / "docs/metrics.md").read_text(), re.DOTALL | re.MULTILINE)
+    promtool = needed_tool("promtool", package="prometheus")
+    (tmp_path / "prometheus.yml").write_text(example)
+    (tmp_path / "alerts.yml").write_bytes((DEPLOY / "prometheus" / "alerts.yml").read_bytes())
+    done = subprocess.run(
+        [promtool, "check", "config", str(tmp_path / "prometheus.yml")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs = {job["job_name"] for job in yaml.safe_load(example)["scrape_configs"]}
+    assert jobs == {"sortline-worker", "sortline-camera"}
 
 
 def test_prometheus_is_given_them() -> None:

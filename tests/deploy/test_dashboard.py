@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from producer.metrics import SubmitOutcome
 from tests.deploy.conftest import LiveWorker, Watched
 from tests.deploy.manifests import (
     DEPLOY,
@@ -60,9 +61,11 @@ def test_no_variable_is_unknown(query: Query) -> None:
 
 
 @pytest.mark.e2e
-def test_every_metric_is_the_workers(live_worker: LiveWorker) -> None:
-    with urllib.request.urlopen(f"http://{live_worker.address}/metrics", timeout=5) as answer:
-        families = list(text_string_to_metric_families(answer.read().decode()))
+def test_every_metric_is_a_workers_or_a_cameras(live_worker: LiveWorker, live_camera: str) -> None:
+    families = []
+    for address in (live_worker.address, live_camera):
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+            families += text_string_to_metric_families(answer.read().decode())
     suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"], "gauge": [""]}
     there = {family.name + suffix for family in families for suffix in suffixes.get(family.type, [])}
     used = {name for query in QUERIES for name in _METRIC.findall(query.expression)}
@@ -116,6 +119,13 @@ def test_model_panels_tell_what_happened(watched: Watched) -> None:
 
 
 @pytest.mark.e2e
+def test_the_panel_of_cameras_has_every_outcome_from_the_start(watched: Watched) -> None:
+    (query,) = by_panel("Frames of cameras")
+    shown = {sample["metric"]["outcome"]: sample["value"][1] for sample in watched.prometheus.query(query.promql)}
+    assert shown == {outcome.value: "0" for outcome in SubmitOutcome}
+
+
+@pytest.mark.e2e
 def test_shares_of_classes_are_shares(watched: Watched) -> None:
     shares = values(watched, by_panel("Class mix")[0])
     assert sum(shares) >= 0.99, "every classified bottle has at least one label"
@@ -140,7 +150,8 @@ def test_variables_reach_every_selector(watched: Watched) -> None:
     selectors = [found for query in QUERIES for found in _SELECTOR.findall(query.expression)]
     assert len(selectors) == sum(len(_METRIC.findall(query.expression)) for query in QUERIES)
     for metric, matchers in selectors:
-        assert 'instance=~"$instance"' in matchers, metric
+        # $instance lists the workers.
+        assert ('instance=~"$instance"' in matchers) == (metric != "sortline_submitted_total"), metric
         has_lines = any("line" in sample["metric"] for sample in watched.prometheus.query(metric))
         assert ('line=~"$line"' in matchers) == has_lines, metric
 
@@ -171,6 +182,7 @@ def test_operations_see_what_they_asked_for() -> None:
         "sortline_jobs_total",
         "sortline_labels_total",
         "sortline_lanes_total",
+        "sortline_submitted_total",
         "sortline_stage_seconds_bucket",
         "sortline_capture_to_result_seconds_bucket",
         "sortline_deadline_margin_seconds_bucket",

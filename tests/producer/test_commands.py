@@ -331,7 +331,9 @@ def test_the_metrics_are_served(client: redis.Redis) -> None:
     server = metrics.serve("127.0.0.1", 0)
     run("camera", "--line", "metered", "--source", "simulated", "--rate", "0", "--count", "3", "--pool", "1")
     with urllib.request.urlopen(server.url, timeout=10) as page:
-        assert 'sortline_submitted_total{line="metered",outcome="accepted"} 3.0' in page.read().decode()
+        text = page.read().decode()
+    assert 'sortline_submitted_total{line="metered",outcome="accepted"} 3.0' in text
+    assert 'sortline_submitted_total{line="metered",outcome="refused_full"} 0.0' in text
     with pytest.raises(BadSetting, match="--metrics-port"):
         metrics.serve("127.0.0.1", server.port)
     server.stop()
