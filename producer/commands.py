@@ -214,7 +214,7 @@ def upload(
 
     Folders and zip archives are searched for files; links are followed, and hidden files are skipped. The CSV has one
     row for each file. A file that is not an image is `rejected`, with the reason, and not sent. While the queue is
-    full, the command waits. Exit status: 0 if every file has its result or, without --wait, is on the queue (a
+    full, the command waits. The exit code is 0 if every file has its result or, without --wait, is on the queue (a
     rejection is a result); 1 if a result is missing or a job failed; 2 for a setting that can't be used, or if the
     server refuses e.g. the login.
 

@@ -24,7 +24,7 @@ _SHOWN = 40
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="NAME or NAME@VERSION")],
     b: Annotated[str, typer.Argument(metavar="B", help="NAME or NAME@VERSION")],
-    dataset: Annotated[Path, typer.Option("--dataset", help="labelled images to compare them on")],
+    dataset: Annotated[Path, typer.Option("--dataset", help="labeled images to compare them on")],
     engine: EngineFlag = None,
     held_out: Annotated[bool, typer.Option("--held-out", help="only the images that held_out.txt names")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="write the differing images as CSV")] = None,

@@ -1,4 +1,4 @@
-"""`sortline models compare-recipes` and `models time-head`: the tutorial's training compared with ours."""
+"""`sortline models compare-recipes` and `models time-head`: the plain recipe compared with Sortline's."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def compare_recipes(
     cache_dir: CacheFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compare the tutorial's recipe for training with ours on the same splits of a dataset; publishes nothing.
+    """Compare the plain recipe for training with Sortline's on the same splits of a dataset; publishes nothing.
 
-    The tutorial's recipe is a frozen backbone and one dense layer. `single` takes the images with exactly one label,
+    The plain recipe is a frozen backbone and one dense layer. `single` takes the images with exactly one label,
     `multi` all of them; each is evaluated on a fifth that was not trained on. A mode in which the dataset can't be
     trained is left out, with the reason.
 
@@ -107,7 +107,7 @@ def _print_recipes(results: dict[str, Any]) -> None:
     headings = ("mode", "images", "recipe", *(metric.replace("_", " ") for metric in METRICS))
     means = []
     for mode, rows in compared.items():
-        for recipe in RECIPES:
+        for recipe, title in RECIPES.items():
             scores = (f"{rows[recipe][f'{metric}_mean']:.3f}" for metric in METRICS)
-            means.append((mode, str(rows["images"]), recipe, *scores))
+            means.append((mode, str(rows["images"]), title, *scores))
     print_table(plain_console(), headings, means, text=(0, 2))

@@ -159,7 +159,7 @@ class _Run:
         self._random = random_generator(seed)
         self._class_weights = class_weights
         self._variables = list(variables)
-        # The head, converted to standardised features.
+        # The head, converted to standardized features.
         self._kernel = tf.Variable(head.kernel * scaler.scale[:, None])
         self._bias = tf.Variable(head.bias + scaler.mean @ head.kernel)
         self.step = tf.function(self._step, reduce_retracing=True)
@@ -243,7 +243,7 @@ class _Run:
             features = extractor.feature_fn(pixels, training=settings.own_statistics)
             kept = tf.cast(self._random.uniform(tf.shape(features)) >= settings.dropout, tf.float32)
             mean = self._scaler.mean
-            # A dropped feature becomes its mean, which is zero for the head: it gets standardised features.
+            # A dropped feature becomes its mean, which is zero for the head: it gets standardized features.
             logits = self._apply_head(mean + (features - mean) * kept / (1 - settings.dropout))
             image_losses = losses.loss(
                 targets, logits, mode=self._mode, smoothing=settings.label_smoothing, weights=self._class_weights

@@ -26,7 +26,7 @@ class HeadSettings:
     The defaults are those of tutorials on transfer learning with TF-Hub (Adam, batches of 32, 25 epochs), with changes
     that were measured on the bottle frames: a learning rate that starts five times higher and falls to zero along a
     cosine; weights that start at zero; label smoothing and weight decay (small weights are also what makes the fp32
-    export agree with the trained model to 1e-5); standardised features; a higher weight for rare classes; and the
+    export agree with the trained model to 1e-5); standardized features; a higher weight for rare classes; and the
     weights of the epoch with the lowest validation loss.
     """
 
@@ -189,11 +189,11 @@ class Scaler(NamedTuple):
         return cls(np.zeros(width, np.float32), np.ones(width, np.float32))
 
     def apply(self, features: Floats) -> Floats:
-        """Features [N, width], standardised."""
+        """Features [N, width], standardized."""
         return (features - self.mean) / self.scale
 
     def fold_into_dense(self, kernel: Floats, bias: Floats) -> tuple[Floats, Floats]:
-        """Convert a layer ([width, K], [K]) on standardised features to the equivalent layer on plain features."""
+        """Convert a layer ([width, K], [K]) on standardized features to the equivalent layer on plain features."""
         plain = kernel / self.scale[:, None]
         return plain.astype(np.float32), (bias - self.mean @ plain).astype(np.float32)
 

@@ -47,7 +47,7 @@ class Example(BaseModel):
         ("names", 1, "should be a list"),
         ("names", [1], "should be text"),
         ("table", [], "should be a table of names and values"),
-        ("colour", "red", "is not a known name"),
+        ("tone", "red", "is not a known name"),
         ("word", "b", "String should match pattern '^a'"),
     ],
 )

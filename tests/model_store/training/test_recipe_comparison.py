@@ -85,6 +85,7 @@ def test_a_mode_that_cannot_be_trained_is_left_out(place: Path, monkeypatch: pyt
         shown = invoked(place, dataset, *arguments)
     assert "multi is not compared: " in shown.stderr
     assert "single" in shown.stdout and "multi" not in shown.stdout
+    assert "plain" in shown.stdout and "tutorial" not in shown.stdout
     for index in range(14):
         (dataset / "no cap" / f"{index}.png").unlink()
     with pytest.raises(BadDataset, match="class 'no cap' has 1 usable"):

@@ -77,7 +77,7 @@ def test_a_requeued_job_is_sorted(settings: Settings, client: redis.Redis) -> No
 def test_rq_requeue_all(settings: Settings, client: redis.Redis) -> None:
     job_ids = kit.submit(settings, *[frame() for _ in range(3)])
     kit.run_burst(settings, ToneEngine(kit.always_fails))
-    rq(settings, "requeue", "--queue", "live", "--all", "--serializer", "rq.serializers.JSONSerializer")
+    rq(settings, "requeue", "--queue", "live", "--all", "--serializer", "json")
     kit.run_burst(settings)
     assert {kit.fetch(client, job_id).get_status() for job_id in job_ids} == {"finished"}
 
