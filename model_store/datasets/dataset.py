@@ -83,6 +83,14 @@ class Dataset:
         """The defects that are known not to apply to the sample. A `multi` model learns their absence from it."""
         return tuple(name for name in self.known_labels(sample) if name not in sample.labels and name != GOOD)
 
+    def describe(self) -> str:
+        """The images that may be trained on, by label as stated. No file has been read, so some may be unusable."""
+        usable = [sample for sample in self.samples if not sample.held_out]
+        held_out = len(self.samples) - len(usable)
+        counts = ", ".join(f"{name} {count:,}" for name, count in count_labels(usable, self.classes).items())
+        kept = f"; {held_out:,} more are held out" if held_out else ""
+        return f"{self.files.path}: {len(usable):,} images to check and to learn from: {counts}{kept}"
+
     def with_samples(self, samples: Iterable[Sample]) -> Dataset:
         """The same dataset with other samples."""
         return replace(self, samples=tuple(samples))

@@ -62,6 +62,7 @@ def train_and_publish(
     mode = training_mode(dataset, options.mode)
     objective.check(mode)
     check_writable(store, options.name, cache=cache)  # makes folders, so it comes after all that may be refused at once
+    steps.print_line(dataset.describe())  # the backbone and the images take minutes
     backbone = resolve_backbone(options.backbone, cache=cache, steps=steps)
     with steps.step("Opening the backbone"):
         network = open_network(backbone)

@@ -309,6 +309,7 @@ def test_a_training_says_what_it_chose_before_its_epochs_and_which_epoch_it_kept
     flags = ["--backbone", bench.backbone, "--cache-dir", bench.root / "cache", "--model-store", bench.store.root]
     flags += ["--name", "chosen", "--epochs", 2, "--fine-tune", "none", "--json"]
     shown = CliRunner().invoke(commands(), ["train", str(folders), *map(str, flags)])
+    assert shown.stderr.startswith(f"{folders}: 37 images to check and to learn from: good 13, no cap 12, ")
     first, last, crop, method, kept = (
         [number for number, line in enumerate(shown.stderr.splitlines()) if text in line]
         for text in ("epoch 1/2 ", "epoch 2/2 ", "--crop full: ", "--fine-tune none, as asked", "head: kept epoch ")
