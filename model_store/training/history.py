@@ -35,9 +35,9 @@ class Phase:
         if self.best_epoch is None:
             return f"{self.name}: kept the last epoch"
         if self.best_epoch < 0:
-            return f"{self.name}: no epoch had a lower val_loss than the layers before it, so they stay as they were"
+            return f"{self.name}: no epoch lowered the loss on the validation images, so the layers stay as they were"
         lowest = self.history["val_loss"][self.best_epoch]
-        return f"{self.name}: kept epoch {self.best_epoch + 1}, which has the lowest val_loss: {lowest:.4f}"
+        return f"{self.name}: kept epoch {self.best_epoch + 1}: lowest loss on the validation images, {lowest:.4f}"
 
 
 @dataclass(frozen=True)

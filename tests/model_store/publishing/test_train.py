@@ -316,4 +316,4 @@ def test_a_training_says_what_it_chose_before_its_epochs_and_which_epoch_it_kept
     )
     assert crop + method < first < last < kept
     best = json.loads(shown.stdout)["training"]["settings"]["best_epochs"]["head"]
-    assert f"head: kept epoch {best + 1}, which has the lowest val_loss: " in shown.stderr
+    assert f"head: kept epoch {best + 1}: lowest loss on the validation images, " in shown.stderr

@@ -20,8 +20,8 @@ def test_the_line_of_an_epoch_fits_a_terminal(mode: Mode) -> None:
 @pytest.mark.parametrize(
     ("best_epoch", "told"),
     [
-        (1, "head: kept epoch 2, which has the lowest val_loss: 0.2500"),
-        (-1, "head: no epoch had a lower val_loss than the layers before it, so they stay as they were"),
+        (1, "head: kept epoch 2: lowest loss on the validation images, 0.2500"),
+        (-1, "head: no epoch lowered the loss on the validation images, so the layers stay as they were"),
         (None, "head: kept the last epoch"),
     ],
 )
