@@ -117,7 +117,8 @@ def fine_tune(
     learning_rates = run.make_optimizers(steps_per_epoch=-(-len(train.images) // settings.batch_size))
     history: History = {"loss": [], "acc": [], "val_loss": [], "val_acc": []}
     pixels = run.crop(validation.images)
-    best_loss, best_epoch, kept = run.evaluate(pixels, validation.targets)[0], -1, run.weights()
+    loss_before = run.evaluate(pixels, validation.targets)[0]
+    best_loss, best_epoch, kept = loss_before, -1, run.weights()
     if settings.own_statistics:  # random weights are not a result worth keeping
         best_loss = float("inf")
     for epoch in range(settings.epochs):
@@ -135,7 +136,7 @@ def fine_tune(
             "learned. Use another --seed, or --fine-tune top."
         )
     run.restore(kept)
-    return TrainResult(run.head(), history | {"learning_rate": learning_rates}, best_epoch)
+    return TrainResult(run.head(), history | {"learning_rate": learning_rates}, best_epoch, loss_before)
 
 
 class _Run:

@@ -87,12 +87,14 @@ class TrainResult(NamedTuple):
     """A trained head and its training curves.
 
     `best_epoch` is the epoch, counted from 0, whose weights the head has. -1 means the weights that the training
-    started from.
+    started from. `loss_before` is their `val_loss`, if it was measured. Losses of the head and of fine-tuning can't be
+    compared, because the labels are smoothed differently.
     """
 
     head: Head
     history: History
     best_epoch: int
+    loss_before: float | None = None
 
 
 def outputs_of(classes: Sequence[str], mode: Mode) -> tuple[str, ...]:

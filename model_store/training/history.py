@@ -23,19 +23,23 @@ class Phase:
 
     `history` holds the lists that `History` describes; `learning_rate` may be absent.
     `best_epoch` is the epoch, counted from 0, whose weights were kept. None means the last epoch; -1 means that the
-    weights from before the phase were kept.
+    weights from before the phase were kept. `loss_before` is what `val_loss` was before the phase, if it was measured.
     """
 
     name: str
     history: Mapping[str, Sequence[float]]
     best_epoch: int | None = None
+    loss_before: float | None = None
 
     def describe_kept(self) -> str:
         """Which epoch's weights were kept, as a line for people, who count epochs from 1."""
         if self.best_epoch is None:
             return f"{self.name}: kept the last epoch"
         if self.best_epoch < 0:
-            return f"{self.name}: no epoch lowered the loss on the validation images, so the layers stay as they were"
+            before = "" if self.loss_before is None else f", which was {self.loss_before:.4f} before"
+            return (
+                f"{self.name}: no epoch lowered the loss on the validation images{before}: the layers stay as they were"
+            )
         lowest = self.history["val_loss"][self.best_epoch]
         return f"{self.name}: kept epoch {self.best_epoch + 1}: lowest loss on the validation images, {lowest:.4f}"
 

@@ -239,7 +239,7 @@ def _fine_tuned(inputs: _Inputs, model: TrainedModel, *, scaler: Scaler) -> Trai
             on_progress=on_progress,
             on_epoch=inputs.on_epoch,
         )
-    phase = Phase(FINE_TUNING_PHASE, result.history, result.best_epoch)
+    phase = Phase(FINE_TUNING_PHASE, result.history, result.best_epoch, result.loss_before)
     inputs.print_line(phase.describe_kept())
     phases = (*model.phases, phase)
     if result.best_epoch < 0:

@@ -225,7 +225,7 @@ def test_the_epoch_with_the_lowest_loss_is_kept(
 ) -> None:
     script = Scripted(monkeypatch, *losses)
     run = tuned_opaque(opaque_backbone, replace(QUICK, epochs=len(losses) - 1))
-    assert run.result.best_epoch == best_epoch
+    assert (run.result.best_epoch, run.result.loss_before) == (best_epoch, losses[0])
     assert {name: len(values) for name, values in run.result.history.items()} == dict.fromkeys(
         ("loss", "acc", "val_loss", "val_acc", "learning_rate"), len(losses) - 1
     )

@@ -21,9 +21,13 @@ def test_the_line_of_an_epoch_fits_a_terminal(mode: Mode) -> None:
     ("best_epoch", "told"),
     [
         (1, "head: kept epoch 2: lowest loss on the validation images, 0.2500"),
-        (-1, "head: no epoch lowered the loss on the validation images, so the layers stay as they were"),
+        (
+            -1,
+            "head: no epoch lowered the loss on the validation images, which was 0.2000 before: "
+            "the layers stay as they were",
+        ),
         (None, "head: kept the last epoch"),
     ],
 )
 def test_people_count_epochs_from_1(best_epoch: int | None, told: str) -> None:
-    assert Phase("head", {"val_loss": [0.5, 0.25, 0.75]}, best_epoch).describe_kept() == told
+    assert Phase("head", {"val_loss": [0.5, 0.25, 0.75]}, best_epoch, loss_before=0.2).describe_kept() == told
