@@ -135,7 +135,7 @@ class DatasetReport(_ReportModel):
         console.print(Text(printable(title)), soft_wrap=True)  # whole lines, so that a file name can be searched for
         rows = [(name, f"{count:,}", f"{count / max(self.images, 1):.0%}") for name, count in self.per_class.items()]
         print_table(console, ("class", "images", "share"), rows)
-        console.print(Text(f"lanes: {', '.join(self.lanes.values())}"), soft_wrap=True)
+        console.print(Text(f"lanes: {', '.join(self.lanes.values())}"))
         for text in self.warnings() or ["no duplicates, contradictions, unreadable files or rare classes"]:
             console.print(Text(printable(f"- {text}")), soft_wrap=True)
 

@@ -81,7 +81,8 @@ def test_the_best_epoch_is_restored_and_training_ends_after_the_patience(mode: M
     # With few noisy images and a high rate, the validation loss falls and then rises.
     train, validation = examples(24, seed=1, mode=mode, noise=2.0), examples(60, seed=2, mode=mode, noise=2.0)
     settings = HeadSettings(epochs=60, learning_rate=0.03, decays=False, patience=6)
-    head, history, best = trained(train, validation, settings, mode=mode)
+    fitted = trained(train, validation, settings, mode=mode)
+    head, history, best = fitted.head, fitted.history, fitted.best_epoch
     assert best == int(np.argmin(history["val_loss"]))
     assert best > 0
     assert len(history["val_loss"]) == best + 1 + 6 < 60
@@ -94,7 +95,8 @@ def test_the_best_epoch_is_restored_and_training_ends_after_the_patience(mode: M
 def test_the_best_epoch_is_restored_without_early_stopping_too() -> None:
     train, validation = examples(24, seed=1, mode="single", noise=2.0), examples(60, seed=2, mode="single", noise=2.0)
     settings = HeadSettings(epochs=40, learning_rate=0.03, decays=False, patience=None)
-    head, history, best = trained(train, validation, settings)
+    fitted = trained(train, validation, settings)
+    head, history, best = fitted.head, fitted.history, fitted.best_epoch
     assert len(history["val_loss"]) == 40
     assert best < 35
     shorter = trained(train, validation, replace(settings, epochs=best + 1))
