@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from shared.errors import RedisUnavailable
 
-log = logging.getLogger("producer.camera")
+log = logging.getLogger("producer.camera")  # its caller: one name for what a camera logs
 
 _OUTAGE_LOG_S = 60.0
 # A call that takes longer is an outage too, although it succeeds: a server may freeze, e.g. while it writes its data.
@@ -83,6 +83,7 @@ class DropLog:
         more = len(self._names) - _NAMES_SHOWN
         tail = f" and {more} more, to {self._names[-1]}" if more > 0 else ""
         count = len(self._names)
-        log.warning("line %s: %d frames %s: %s%s: %s", self._line, count, self._verb, shown, tail, self._reason)
+        frames = f"{count:,} frame{'s' if count > 1 else ''}"
+        log.warning("line %s: %s %s: %s%s: %s", self._line, frames, self._verb, shown, tail, self._reason)
         self._names = []
         self._next_at = self._clock() + _DROP_LOG_S

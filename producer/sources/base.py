@@ -118,10 +118,14 @@ def folder_of(source: str) -> Path:
         kind = kind_of(path) if source else None  # the path of an empty text is the current folder
     except OSError as error:  # e.g. a folder above it may not be read
         raise BadSetting(f"source {source!r} can't be read: {error.strerror}.") from error
-    if "://" in source or kind is FileKind.FILE:
+    if "://" in source:
         raise BadSetting(
-            f"source {source!r}: streams and video files can't be read yet. Use a folder of image files, "
-            f"or {SIMULATED!r}."
+            f"source {source!r}: streams can't be read yet. Use a folder of image files, or {SIMULATED!r}."
+        )
+    if kind is FileKind.FILE:
+        raise BadSetting(
+            f"source {source!r} is a file, not a folder: name a folder of image files. Video files can't be read "
+            "yet. To send single files, use `sortline upload`."
         )
     if kind is not FileKind.FOLDER:
         raise BadSetting(f"source {source!r} is neither {SIMULATED!r} nor a folder that exists.")

@@ -12,6 +12,7 @@ from errno import EXDEV
 from pathlib import Path
 
 from producer.sources.file_version import FileVersion, SentFile
+from producer.sources.picture_files import looks_whole
 from shared.errors import BadSetting
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ _MAX_NAME_BYTES = 255
 
 
 class Disposal:
-    """Moves or deletes accepted files. Never touches a file that has changed since it was read."""
+    """Moves or deletes accepted files. Never touches a file that has changed since it was read, or is not whole."""
 
     def __init__(self, folder: Path, *, move_to: Path | None = None) -> None:
         """
@@ -31,6 +32,7 @@ class Disposal:
         self._folder = folder
         self._move_to = move_to
         self._warned: set[int | None] = set()
+        self._not_whole: dict[str, FileVersion] = {}
 
     def check(self) -> None:
         """Create the folder that files are moved to.
@@ -62,6 +64,8 @@ class Disposal:
         try:
             if not file.version.is_of(path.stat()):
                 return False  # a new picture under the same name
+            if not self._is_whole(file):
+                return False
             if self._move_to is not None:
                 return _move(path, self._move_to / file.name, file.version)
             path.unlink()
@@ -76,6 +80,25 @@ class Disposal:
             return False
         return True
 
+    def _is_whole(self, file: SentFile) -> bool:
+        """Whether the file is a whole picture: if not, its writer may still continue it. Warns of the first such file.
+
+        Raises:
+            OSError: the file can't be read.
+        """
+        if self._not_whole.get(file.name) == file.version:
+            return False
+        path = self._folder / file.name
+        if looks_whole(path.read_bytes()):
+            self._not_whole.pop(file.name, None)
+            return True
+        if not self._not_whole:
+            log.warning(
+                "%r was sent but is not a whole picture: it stays where it is, as all such files do.", str(path)
+            )
+        self._not_whole[file.name] = file.version
+        return False
+
 
 def _move(path: Path, target: Path, version: FileVersion) -> bool:
     """Move a file, also to another file system; returns False if a new picture has taken its place meanwhile.
@@ -83,7 +106,7 @@ def _move(path: Path, target: Path, version: FileVersion) -> bool:
     Never overwrites another file.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    place = _reserve(target, path.stat().st_mtime_ns)
+    place = _reserve(target, version.modified_ns)
     try:
         try:
             path.replace(place)

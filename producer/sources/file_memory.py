@@ -16,20 +16,29 @@ class FileMemory:
     wait for the server, were refused or too old, are broken, or can't be read.
     """
 
-    def __init__(self, journal: SentJournal, version_of: Callable[[str], FileVersion | None]) -> None:
+    def __init__(
+        self,
+        journal: SentJournal,
+        *,
+        version_of: Callable[[str], FileVersion | None],
+        digest_of: Callable[[str], bytes | None],
+    ) -> None:
         """
         Args:
             journal: the files that were sent.
             version_of: returns a file's version; None if the file is gone. May raise OSError.
+            digest_of: returns the digest of a file's content; None if the file can't be read.
         """
         self._journal = journal
         self._version_of = version_of
+        self._digest_of = digest_of
         self._handed_out = FileVersions()
         self._broken: dict[str, FileVersion] = {}
         self._unreadable: dict[str, FileVersion] = {}
+        self._digests: dict[str, bytes] = {}  # of the content that was handed out last
 
     def recognizes(self, file: SentFile) -> bool:
-        """Whether this picture was handed out or sent, perhaps under another name or with a later time.
+        """Whether this picture was handed out or sent, perhaps under another name or with an earlier time.
 
         A broken file is recognized only while it does not change at all: a copy may get the time of its original when
         it is complete.
@@ -40,7 +49,7 @@ class FileMemory:
         known = handed_out or self._journal.version(file.name)
         if known == file.version or self._follow_rename(file):
             return True
-        if known is None or not file.version.is_restored(known):
+        if known is None or not (file.version.is_restored(known) and self._has_same_content(file.name)):
             return False
         if handed_out is None:
             self._journal.add([file])
@@ -52,9 +61,18 @@ class FileMemory:
         """Whether this version was accepted by the queue."""
         return self._journal.has(file)
 
-    def hand_out(self, file: SentFile, *, is_broken: bool) -> None:
-        """Remember a file that is handed out; `is_broken` if it is not a whole picture."""
+    def hand_out(self, file: SentFile, *, is_broken: bool, digest: bytes | None = None) -> None:
+        """Remember a file that is handed out.
+
+        Args:
+            file: the file.
+            is_broken: whether it is not a whole picture.
+            digest: of its content; None if it was not read.
+        """
         self._unreadable.pop(file.name, None)
+        self._digests.pop(file.name, None)
+        if digest is not None:
+            self._digests[file.name] = digest
         if is_broken:
             self._broken[file.name] = file.version
         else:
@@ -86,12 +104,13 @@ class FileMemory:
             self._handed_out.pop(name)
             self._broken.pop(name, None)
             self._unreadable.pop(name, None)
+            self._digests.pop(name, None)
         # In one transaction: a clean-up may remove thousands of files.
         self._journal.forget(names)
 
     def forget_oldest(self, present: Collection[str]) -> None:
         """Limit how many files are remembered that are not in the folder (`present`)."""
-        for names in (self._handed_out, self._broken, self._unreadable):
+        for names in (self._handed_out, self._broken, self._unreadable, self._digests):
             for name in oldest_absent(names, present):
                 names.pop(name)
         self._journal.forget_oldest(present)
@@ -112,7 +131,14 @@ class FileMemory:
         else:
             self._journal.forget([former])
             self._journal.add([file])
+        if former in self._digests:
+            self._digests[file.name] = self._digests.pop(former)
         return True
+
+    def _has_same_content(self, name: str) -> bool:
+        """Whether the file still has the content that was handed out, as far as is known; False after a restart."""
+        known = self._digests.get(name)
+        return known is not None and self._digest_of(name) == known
 
     def _still_has(self, name: str, version: FileVersion) -> bool:
         try:

@@ -13,7 +13,8 @@ _MOUNTS = Path("/proc/self/mountinfo")
 _LOCAL = frozenset(
     {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "jfs", "zfs", "bcachefs", "tmpfs", "ramfs", "overlay"}
 )
-_LARGEST_INT = (1 << 63) - 1  # SQLite's largest integer; inode numbers may be larger
+# SQLite's largest integer. Inode numbers may be larger, and so may a wrong time: in nanoseconds, this is the year 2262.
+_LARGEST_INT = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class FileVersion:
     def of(cls, stat: os.stat_result, *, trust_inode: bool) -> FileVersion:
         """The version that `stat` shows; without `trust_inode`, the inode doesn't count."""
         inode = stat.st_ino & _LARGEST_INT if trust_inode else 0
-        return cls(stat.st_size, stat.st_mtime_ns, inode, stat.st_ctime_ns)
+        modified_ns = max(-_LARGEST_INT, min(stat.st_mtime_ns, _LARGEST_INT))
+        return cls(stat.st_size, modified_ns, inode, stat.st_ctime_ns)
 
     def is_of(self, stat: os.stat_result) -> bool:
         """Whether `stat` shows this version."""
@@ -42,7 +44,8 @@ class FileVersion:
     def is_restored(self, former: FileVersion) -> bool:
         """Whether this version differs from a former one only in its time, which is earlier.
 
-        Programs such as `scp -p` and FTP's MFMT write a file, and then give it the time of its original.
+        Programs such as `scp -p` and FTP's MFMT write a file, and then give it the time of its original. But it may
+        also be a new picture of the same size, written after the camera's clock was set back.
         """
         same = (self.size_bytes, self.inode) == (former.size_bytes, former.inode)
         return same and self.modified_ns < former.modified_ns

@@ -23,7 +23,7 @@ from producer.sources.folder_options import FolderOptions
 from producer.sources.journal import SentJournal
 from producer.sources.kernel_reports import LIMITS_REACHED, KernelReports, Report, ReportKind
 from producer.sources.picture_files import is_picture, is_system_folder
-from producer.sources.picture_reader import PictureReader
+from producer.sources.picture_reader import PictureReader, digest_of
 from producer.sources.ready_files import ReadyFiles
 from producer.sources.settling import SettlingFiles
 
@@ -42,12 +42,15 @@ _SCAN_SHARE = 0.1
 _SETTLE_TRUNCATED_S = 2.0
 # If the kernel will report when its writer closes it, it is given this long.
 _SETTLE_WRITING_S = 30.0
+# Seconds in which files that were sent earlier are moved or deleted, before it is seen whether a new picture has come.
+_DISPOSE_S = 0.05
 
 
 class FolderSource:
     """The pictures of one folder: new ones as they come, and meanwhile the files already there, in name order.
 
-    A file is handed out again if its size, time or inode changes. Files that are not pictures by name are passed over.
+    A file is handed out again if its size, time or inode changes, unless it only got an earlier time. Files that are
+    not pictures by name are passed over.
     """
 
     def __init__(
@@ -80,7 +83,6 @@ class FolderSource:
         self._clock = clock
         self._wall_clock = wall_clock
         self._is_local = is_local(folder)
-        self._memory = FileMemory(self._journal, self._version)
         self._reader = PictureReader(
             folder,
             max_image_bytes=max_image_bytes,
@@ -89,6 +91,7 @@ class FolderSource:
             salt=self._journal.salt,
             wall_clock=wall_clock,
         )
+        self._memory = FileMemory(self._journal, version_of=self._version, digest_of=self._reader.digest)
         self._notices = FolderNotices(folder, recursive=self._options.recursive, disposes=disposal is not None)
         self._settling = SettlingFiles()
         self._writing: set[str] = set()  # the kernel will report when their writers close them
@@ -96,6 +99,7 @@ class FolderSource:
         self._ready = ReadyFiles()
         self._vanished: set[str] = set()  # gone before they were read; the kernel will report why
         self._renamed: set[str] = set()  # were handed out under another name, and are not recognized yet
+        self._leftovers: dict[str, SentFile] = {}  # were sent by an earlier process, and are still to be disposed of
         self._missed = 0
         self._passes_over = self._options.only_new
         self._has_links = False
@@ -122,9 +126,12 @@ class FolderSource:
             if now >= self._check_at:
                 self._check(now)
             frames = self._read_ready(limit)
-            if frames or now >= give_up_at:
+            if frames:
                 return frames
-            self._listen(max(0.001, min(give_up_at, self._check_at) - now))
+            self._dispose_leftovers()
+            if now >= give_up_at:
+                return []
+            self._listen(0.0 if self._leftovers else max(0.001, min(give_up_at, self._check_at) - now))
 
     def accepted(self, frames: Sequence[SourceFrame]) -> None:
         """Record their files as sent, and move or delete them."""
@@ -153,6 +160,9 @@ class FolderSource:
             if error.errno in LIMITS_REACHED:
                 self._scan_only(_LIMIT_REACHED, error.strerror)
             return
+        # What became of the files of the folder that had this name before is not reported any more.
+        self._missed += len(self._vanished)
+        self._vanished, self._writing = set(), set()
         if self._is_local and not is_local(self._folder):
             self._is_local = False
             self._scan_only(_ON_SHARE)
@@ -202,7 +212,7 @@ class FolderSource:
             case _ if is_picture(name):
                 self._handle_picture(report.kind, name)
             case _:
-                self._pass_over(report)
+                self._notices.no_picture(name, appeared=report.kind is ReportKind.APPEARED)
 
     def _handle_picture(self, kind: ReportKind, name: str) -> None:
         match kind:
@@ -218,6 +228,10 @@ class FolderSource:
                 self._writing.discard(name)
                 self._renamed.discard(name)
                 self._ready.add(name, unchanged_s=0.0)
+            case ReportKind.CLOSED if name not in self._ready:  # e.g. an empty file, which may be written later
+                self._settling.drop(name)
+                self._writing.add(name)
+                self._ready.add(name, unchanged_s=0.0)
             case ReportKind.ATTRIBUTES if self._memory.is_unreadable(name):
                 self._ready.add(name, unchanged_s=0.0)
             case ReportKind.REMOVED:
@@ -231,17 +245,11 @@ class FolderSource:
             if was_read:
                 self._renamed.add(name)
 
-    def _pass_over(self, report: Report) -> None:
-        if report.kind is ReportKind.APPEARED and (self._folder / report.name).is_dir():
-            self._notices.linked_folder(report.name)
-        else:
-            self._notices.passed_over([report.name])
-
     def _lose(self, name: str) -> None:
         """Drop a file that is gone. It is missed if its writer had closed it, and it was not handed out."""
         if name not in self._renamed:
-            was_closed = name in self._settling and name not in self._writing  # it was waited for because it has no end
-            self._missed += was_closed or name in self._ready or name in self._vanished
+            was_closed = name not in self._writing
+            self._missed += (was_closed and self._is_on_its_way(name)) or name in self._vanished
         self._drop(name)
 
     def _drop(self, name: str) -> None:
@@ -283,7 +291,7 @@ class FolderSource:
         self._notices.listed(listing)
         self._has_links = listing.has_links or (bool(under) and self._has_links)
         if self._passes_over and not under:
-            # Files that the kernel has reported meanwhile are new.
+            self._listen(0.0)  # files that came during the listing are new
             old = {name: version for name, version in listing.files.items() if not self._is_on_its_way(name)}
             for name, version in old.items():
                 self._memory.hand_out(SentFile(name, version), is_broken=False)
@@ -293,7 +301,7 @@ class FolderSource:
         for file in files:
             self._see(file, now, is_reported=bool(under))
         if self._disposal is not None:  # an earlier process may have ended before it moved or deleted them
-            self._dispose([file for file in files if self._memory.was_sent(file)])
+            self._leftovers.update((file.name, file) for file in files if self._memory.was_sent(file))
         if not under:
             self._has_scanned = True
             if not listing.problems:
@@ -362,7 +370,8 @@ class FolderSource:
             self._settling.wait_for(name, version, since=self._clock() - unchanged_s, settle_s=patience_s)
             return None
         self._writing.discard(name)
-        self._memory.hand_out(file, is_broken=bool(frame.data) and not self._reader.is_whole(frame.data))
+        is_broken = bool(frame.data) and not self._reader.is_whole(frame.data)
+        self._memory.hand_out(file, is_broken=is_broken, digest=digest_of(frame.data) if frame.data else None)
         return frame
 
     def _vanish(self, name: str) -> None:
@@ -381,3 +390,11 @@ class FolderSource:
     def _dispose(self, files: Sequence[SentFile]) -> None:
         if self._disposal is not None:
             self._memory.forget([file.name for file in files if self._disposal.dispose(file)])
+
+    def _dispose_leftovers(self) -> None:
+        """Move or delete some of the files that earlier processes have sent: there may be thousands of them."""
+        until = self._clock() + _DISPOSE_S
+        while self._leftovers:
+            self._dispose([self._leftovers.pop(next(iter(self._leftovers)))])
+            if self._clock() >= until:
+                return

@@ -9,7 +9,7 @@ from pathlib import Path
 from producer.sources.folder_listing import Listing
 from producer.sources.picture_files import PICTURE_SUFFIXES, is_side_file, suffix_of
 
-log = logging.getLogger("producer.sources.folder")
+log = logging.getLogger("producer.sources.folder")  # its caller: one name for what is logged about a folder
 
 MANY_FILES = 10_000
 # At most this many kinds of files are named in the log when the first file of the kind is passed over.
@@ -83,6 +83,13 @@ class FolderNotices:
             self._unreadable.add(name)
             log.warning("%r can't be read: %s. Trying again until it can.", str(self._folder / name), error.strerror)
 
+    def no_picture(self, name: str, *, appeared: bool) -> None:
+        """Report a file that is no picture by its name, or a link to a folder that has just `appeared`."""
+        if appeared and (self._folder / name).is_dir():
+            self.linked_folder(name)
+        else:
+            self.passed_over([name])
+
     def passed_over(self, names: Iterable[str]) -> None:
         """Report files that are not pictures by their names."""
         for name in names:
@@ -100,4 +107,4 @@ class FolderNotices:
 
     def only_new(self, files: int) -> None:
         """Report how many files were there at the start, and are not sent."""
-        log.info("%s files in %s were there before and are not sent (--only-new)", f"{files:,}", self._folder)
+        log.info("files in %s that were there before and are not sent (--only-new): %s", self._folder, f"{files:,}")

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from inotify_simple import Event, INotify, flags
 
-_MASK = flags.CREATE | flags.CLOSE_WRITE | flags.MOVED_FROM | flags.MOVED_TO | flags.DELETE | flags.ATTRIB
+_MOVED = flags.MOVED_FROM | flags.MOVED_TO
+# MODIFY tells which closes follow a change. It also keeps the kernel from merging the closes of one file into one.
+_MASK = flags.CREATE | flags.MODIFY | flags.CLOSE_WRITE | _MOVED | flags.DELETE | flags.ATTRIB
 _GONE = flags.MOVED_FROM | flags.DELETE
 # The two reports of a rename wait together, unless one was read just before the other was written.
 _RENAME_WAIT_MS = 1
@@ -25,7 +27,8 @@ class ReportKind(Enum):
     """What happened to a file or sub-folder."""
 
     APPEARED = auto()  # created, or hard-linked: a writer may be about to fill it
-    COMPLETE = auto()  # closed after writing, or moved into the watched folder
+    COMPLETE = auto()  # closed after a change of its content, or moved into the watched folder
+    CLOSED = auto()  # opened for writing and closed without a change, as `touch` does
     REMOVED = auto()  # deleted, or moved out of the watched folder
     RENAMED = auto()  # had another name (`former`) in the watched folder before
     ATTRIBUTES = auto()  # another permission, owner or time
@@ -54,6 +57,7 @@ class KernelReports:
         self._notify: INotify | None = None
         self._folders: dict[int, str] = {}
         self._watched: tuple[int, int] | None = None
+        self._changed: set[str] = set()  # the content of these files has changed since they were closed last
 
     def start(self) -> None:
         """Watch the folder that now has this name. Files that are already there are not reported.
@@ -102,6 +106,7 @@ class KernelReports:
         self._notify = None
         self._folders = {}
         self._watched = None
+        self._changed = set()
 
     def _reports_of(self, event: Event, renames: Container[int], formers: dict[int, str]) -> list[Report]:
         """
@@ -123,7 +128,30 @@ class KernelReports:
         name = os.path.join(self._folders[event.wd], event.name)
         if event.mask & flags.ISDIR:
             return self._folder_report(name, event.mask, is_rename=event.cookie in renames)
-        return _file_report(name, event, renames, formers)
+        return self._file_report(name, event, renames, formers)
+
+    def _file_report(self, name: str, event: Event, renames: Container[int], formers: dict[int, str]) -> list[Report]:
+        """The report about a file; none for a change and the first event of a rename. Arguments as in `_reports_of`."""
+        if event.mask & flags.MODIFY:
+            self._changed.add(name)
+            return []
+        has_changed = name in self._changed
+        if not event.mask & flags.ATTRIB:
+            self._changed.discard(name)
+        if event.mask & flags.MOVED_FROM and event.cookie in renames:
+            formers[event.cookie] = name
+            return []
+        if event.mask & flags.MOVED_TO and event.cookie in formers:
+            return [Report(ReportKind.RENAMED, name, formers[event.cookie])]
+        if event.mask & flags.CLOSE_WRITE:
+            return [Report(ReportKind.COMPLETE if has_changed else ReportKind.CLOSED, name)]
+        if event.mask & flags.MOVED_TO:
+            return [Report(ReportKind.COMPLETE, name)]
+        if event.mask & flags.CREATE:
+            return [Report(ReportKind.APPEARED, name)]
+        if event.mask & flags.ATTRIB:
+            return [Report(ReportKind.ATTRIBUTES, name)]
+        return [Report(ReportKind.REMOVED, name)]
 
     def _folder_report(self, name: str, mask: int, *, is_rename: bool) -> list[Report]:
         if self._is_ignored(name):
@@ -159,19 +187,3 @@ class KernelReports:
         except OSError as error:  # removed meanwhile, or not readable for this user
             if error.errno in LIMITS_REACHED:
                 raise
-
-
-def _file_report(name: str, event: Event, renames: Container[int], formers: dict[int, str]) -> list[Report]:
-    """The report about a file; none for the first event of a rename. Arguments as in `KernelReports._reports_of`."""
-    if event.mask & flags.MOVED_FROM and event.cookie in renames:
-        formers[event.cookie] = name
-        return []
-    if event.mask & flags.MOVED_TO and event.cookie in formers:
-        return [Report(ReportKind.RENAMED, name, formers[event.cookie])]
-    if event.mask & (flags.CLOSE_WRITE | flags.MOVED_TO):
-        return [Report(ReportKind.COMPLETE, name)]
-    if event.mask & flags.CREATE:
-        return [Report(ReportKind.APPEARED, name)]
-    if event.mask & flags.ATTRIB:
-        return [Report(ReportKind.ATTRIBUTES, name)]
-    return [Report(ReportKind.REMOVED, name)]

@@ -28,9 +28,13 @@ def is_picture(name: str) -> bool:
 
 
 def is_side_file(name: str) -> bool:
-    """Whether, by its name, a file is of a kind that commonly lies beside pictures, or is unfinished."""
+    """Whether, by its name, a file is of a kind that commonly lies beside pictures, or is unfinished.
+
+    A picture's name with any further suffix, such as `a.jpg.upload`, is the name that a writer uses until it is done.
+    """
     base = PurePath(name).name
-    return base.startswith(".") or base.endswith("~") or suffix_of(base) in _SIDE_SUFFIXES
+    is_unfinished = base.endswith("~") or is_picture(os.path.splitext(base)[0])
+    return base.startswith(".") or is_unfinished or suffix_of(base) in _SIDE_SUFFIXES
 
 
 def is_system_folder(name: str) -> bool:

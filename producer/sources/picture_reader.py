@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -66,6 +67,14 @@ class PictureReader:
             return None
         return self._frame(file, data=data, captured_at=captured_at)
 
+    def digest(self, name: str) -> bytes | None:
+        """The digest of what is read of a file, as `digest_of` computes it; None if the file can't be read."""
+        try:
+            with (self._folder / name).open("rb") as opened:
+                return digest_of(opened.read(self._max_image_bytes + 1))
+        except OSError:
+            return None
+
     def is_whole(self, data: bytes) -> bool:
         """Whether these bytes need no more time: a picture up to its end, or more than may be sent."""
         return len(data) > self._max_image_bytes or looks_whole(data)
@@ -84,7 +93,15 @@ class PictureReader:
         too_old: bool = False,
     ) -> SourceFrame:
         name = _shortened(printable(file.name))
-        return SourceFrame(name, name, data, problem, captured_at=captured_at, too_old=too_old, file=file)
+        key = self._salt + file.key
+        return SourceFrame(
+            name, name, data, problem, captured_at=captured_at, too_old=too_old, file=file, picture_key=key
+        )
+
+
+def digest_of(data: bytes) -> bytes:
+    """A digest of a picture's bytes, by which a file that only got another time is recognized."""
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def _shortened(name: str) -> str:

@@ -25,12 +25,12 @@ class ReadyFiles:
         return bool(self._new)
 
     def add(self, name: str, *, unchanged_s: float, is_old: bool = False) -> None:
-        """Add a file. A file that waits already keeps its place, unless it is no longer an old one."""
+        """Add a file, or replace its seconds. One that waits keeps its place, unless it is no longer an old one."""
         if not is_old:
             self._old.pop(name, None)
-            self._new.setdefault(name, unchanged_s)
+            self._new[name] = unchanged_s
         elif name not in self._new:
-            self._old.setdefault(name, unchanged_s)
+            self._old[name] = unchanged_s
 
     def drop(self, name: str) -> None:
         """Remove a file, if it waits."""

@@ -49,6 +49,27 @@ class ShareSource(FolderSource):
         self.now += timeout_s
 
 
+class Clock:
+    """Seconds that pass only in `take_after`."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def take_after(self, source: FolderSource, seconds: float) -> list[SourceFrame]:
+        self.now += seconds
+        return source.take(10, 0.0)
+
+
+def started(make_source: MakeSource, **options: object) -> FolderSource:
+    """A source of a folder that is still empty."""
+    source = make_source(**options)
+    assert source.take(1, 0.0) == []
+    return source
+
+
 def take(source: FolderSource, count: int) -> list[SourceFrame]:
     """The next `count` frames. Each may take up to `PATIENCE_S`."""
     frames: list[SourceFrame] = []

@@ -12,6 +12,7 @@ import pytest
 from producer.sources import disposal as disposal_module
 from producer.sources.disposal import Disposal
 from producer.sources.file_version import FileVersion, SentFile
+from producer.sources.journal import SentJournal
 from shared.errors import BadSetting
 from tests.producer.sources.kit import PICTURES, write
 
@@ -72,6 +73,31 @@ def test_a_long_name_has_room_for_the_time(folder: Path, tmp_path: Path) -> None
         write(folder / name, picture)
         assert disposal.dispose(sent(folder, name))
     assert len(list((tmp_path / "done").iterdir())) == 2
+
+
+def test_a_time_in_the_far_future_is_no_obstacle(folder: Path, tmp_path: Path) -> None:
+    """With --stamp-pattern, a file's time need not be right. In nanoseconds it is too large for the journal."""
+    disposal, journal = moving(folder, tmp_path / "done"), SentJournal()
+    for picture in PICTURES[:2]:
+        write(folder / "latest.jpg", picture, modified_ns=(1 << 38) * 10**9)
+        file = sent(folder, "latest.jpg")
+        journal.add([file])
+        assert disposal.dispose(file)
+    assert len(list((tmp_path / "done").iterdir())) == 2
+    journal.close()
+
+
+def test_a_file_that_is_not_whole_stays(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    disposal = Disposal(folder)
+    for name in ("a.jpg", "b.jpg"):
+        write(folder / name, PICTURES[0][:300])
+        for _ in range(2):
+            assert not disposal.dispose(sent(folder, name))
+    assert caplog.messages == [
+        f"'{folder / 'a.jpg'}' was sent but is not a whole picture: it stays where it is, as all such files do."
+    ]
+    write(folder / "a.jpg")
+    assert disposal.dispose(sent(folder, "a.jpg"))
 
 
 def test_a_file_is_copied_with_its_times_to_another_file_system(

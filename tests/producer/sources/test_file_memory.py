@@ -20,12 +20,16 @@ class Disk:
 
     def __init__(self) -> None:
         self.files: dict[str, FileVersion] = {}
+        self.contents: dict[str, bytes] = {}
         self.fails = False
 
     def version_of(self, name: str) -> FileVersion | None:
         if self.fails:
             raise OSError("share not reachable")
         return self.files.get(name)
+
+    def digest_of(self, name: str) -> bytes | None:
+        return self.contents.get(name)
 
 
 @pytest.fixture
@@ -35,7 +39,7 @@ def disk() -> Disk:
 
 @pytest.fixture
 def memory(disk: Disk) -> FileMemory:
-    return FileMemory(SentJournal(), disk.version_of)
+    return FileMemory(SentJournal(), version_of=disk.version_of, digest_of=disk.digest_of)
 
 
 @pytest.mark.parametrize("accepted", [False, True])
@@ -95,6 +99,34 @@ def test_a_second_version_in_flight_is_not_forgotten_when_the_first_is_accepted(
     assert memory.recognizes(SentFile("latest.jpg", V2))
 
 
+@pytest.mark.parametrize("accepted", [False, True])
+def test_an_earlier_time_is_a_new_picture_unless_the_content_is_the_same(
+    disk: Disk, memory: FileMemory, accepted: bool
+) -> None:
+    """A camera's clock may be set back, and all pictures of a BMP camera have one size."""
+    sent = SentFile("a.bmp", V1)
+    memory.hand_out(sent, is_broken=False, digest=b"one")
+    if accepted:
+        memory.accept([sent])
+    restored, earlier = (SentFile("a.bmp", FileVersion(100, modified_ns, 7)) for modified_ns in (1_500, 1_000))
+    disk.contents = {"a.bmp": b"one"}
+    assert memory.recognizes(restored)
+    assert memory.was_sent(restored) is accepted
+    disk.contents = {"a.bmp": b"two"}
+    assert not memory.recognizes(earlier)
+    disk.contents = {}
+    assert not memory.recognizes(earlier), "what can't be read is no known content"
+
+
+def test_the_content_is_known_under_a_new_name(disk: Disk, memory: FileMemory) -> None:
+    memory.hand_out(SentFile("tmp.jpg", V1), is_broken=False, digest=b"one")
+    disk.files, disk.contents = {"a.jpg": V1}, {"a.jpg": b"one"}
+    assert memory.recognizes(SentFile("a.jpg", V1))
+    assert memory.recognizes(SentFile("a.jpg", FileVersion(100, 1_000, 7)))
+    memory.forget(["a.jpg"])
+    assert not memory.recognizes(SentFile("a.jpg", FileVersion(100, 1_000, 7)))
+
+
 def test_a_broken_file_that_gets_the_time_of_its_original_is_looked_at_again(memory: FileMemory) -> None:
     """A copy to a share is allocated, then filled, and at its end it gets the size and time of the original."""
     memory.hand_out(SentFile("a.jpg", V1), is_broken=True)
@@ -127,5 +159,7 @@ def test_renames_are_known_after_a_restart(tmp_path: Path, disk: Disk) -> None:
     journal.close()
     disk.files = {"done/2026-11-26/a.jpg": V1}
     journal = SentJournal(tmp_path / "journal")
-    assert FileMemory(journal, disk.version_of).recognizes(SentFile("done/2026-11-26/a.jpg", V1))
+    assert FileMemory(journal, version_of=disk.version_of, digest_of=disk.digest_of).recognizes(
+        SentFile("done/2026-11-26/a.jpg", V1)
+    )
     journal.close()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from producer.sources.capture_time import CaptureTimes
+from producer.sources import folder as folder_module
+from producer.sources.capture_time import CaptureTimes, StampPattern
 from producer.sources.disposal import Disposal
+from producer.sources.folder_listing import Listing
 from producer.sources.folder_options import FolderOptions
 from producer.sources.journal import SentJournal
 from tests.producer.sources.kit import PICTURES, MakeSource, names, take, take_new, write
@@ -31,8 +35,6 @@ def test_a_file_that_is_too_old_is_not_read(folder: Path, make_source: MakeSourc
 
 
 def test_a_name_without_a_stamp_is_reported(folder: Path, make_source: MakeSource) -> None:
-    from producer.sources.capture_time import StampPattern
-
     write(folder / "a.jpg", age_s=9)
     write(folder / "b_1700000000.jpg", age_s=9)
     times = CaptureTimes(pattern=StampPattern("_%s."))
@@ -52,9 +54,24 @@ def test_only_new_files_come_if_asked_for(
     write(folder / "folder" / "new.jpg")
     write(folder / "new.jpg")
     assert sorted(names(take(source, 2))) == ["folder/new.jpg", "new.jpg"]
-    assert "1 files in" in caplog.text
+    assert f"files in {folder} that were there before and are not sent (--only-new): 1\n" in caplog.text
     write(folder / "old.jpg", PICTURES[1])
     assert [frame.data for frame in take(source, 1)] == [PICTURES[1]]
+
+
+def test_a_file_that_comes_during_the_first_listing_is_new(
+    folder: Path, make_source: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = folder_module.list_folder
+
+    def slow(*arguments: Any, **options: Any) -> Listing:
+        listing = listed(*arguments, **options)
+        write(folder / "new.jpg")
+        return Listing({**listing.files, **listed(*arguments, **options).files})
+
+    monkeypatch.setattr(folder_module, "list_folder", slow)
+    write(folder / "old.jpg", age_s=9)
+    assert names(take(make_source(options=FolderOptions(only_new=True)), 1)) == ["new.jpg"]
 
 
 def test_a_second_source_with_the_same_journal_sends_what_the_first_did_not(
@@ -95,4 +112,50 @@ def test_what_was_sent_but_not_moved_is_moved_after_a_restart(
     first.close()
     second = make_source(journal=SentJournal(tmp_path / "journal"), disposal=Disposal(folder))
     assert second.take(1, 0.0) == []
+    assert list(folder.iterdir()) == []
+    write(folder / "a.jpg", age_s=9)
+    assert len(take(second, 1)) == 1, "it was forgotten when it was deleted"
+
+
+def test_new_pictures_do_not_wait_until_the_files_of_earlier_runs_are_moved(
+    folder: Path, tmp_path: Path, make_source: MakeSource
+) -> None:
+    """Perhaps the earlier runs had neither --delete nor --move-to, so that thousands are still there."""
+    for number in range(5):
+        write(folder / f"{number}.jpg", age_s=9)
+    first = make_source(journal=SentJournal(tmp_path / "journal"))
+    first.accepted(take(first, 5))
+    first.close()
+    ticks = itertools.count()  # each look at the clock takes a second
+    second = make_source(
+        journal=SentJournal(tmp_path / "journal"), disposal=Disposal(folder), clock=lambda: float(next(ticks))
+    )
+    assert second.take(1, 0.0) == []
+    assert len(list(folder.iterdir())) == 4
+    write(folder / "new.jpg")
+    assert names(second.take(1, 0.0)) == ["new.jpg"]
+    assert len(list(folder.iterdir())) == 5
+    assert [second.take(1, 0.0) for _ in range(5)] == [[]] * 5
+    assert [path.name for path in folder.iterdir()] == ["new.jpg"]
+
+
+def test_a_picture_that_is_not_whole_is_never_deleted(
+    folder: Path, tmp_path: Path, make_source: MakeSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its writer may go on after the camera has lost patience. The whole picture is then sent, and deleted."""
+    path = write(folder / "a.jpg", PICTURES[0][:300], age_s=60)
+    for _ in range(2):
+        source = make_source(journal=SentJournal(tmp_path / "journal"), disposal=Disposal(folder))
+        if not caplog.text:
+            source.accepted(take(source, 1))
+        assert take_new(source, folder) == []
+        source.close()
+        assert path.exists()
+    source = make_source(journal=SentJournal(tmp_path / "journal"), disposal=Disposal(folder))
+    assert take_new(source, folder) == []
+    with path.open("ab") as file:
+        file.write(PICTURES[0][300:])
+    frames = take(source, 1)
+    assert [frame.data for frame in frames] == [PICTURES[0]]
+    source.accepted(frames)
     assert list(folder.iterdir()) == []

@@ -20,7 +20,7 @@ def test_pictures(name: str) -> None:
     "name",
     [
         *("a.xml", "a.txt", "a.JSON", "a.csv", "a.jpg.md5", "Thumbs.db", "desktop.ini", ".DS_Store", "._a.jpg"),
-        *("2026/.a.jpg", "a.jpg~", "a.jpg.part", "a.tmp", "a.jpg.filepart", "a.jpg.crdownload"),
+        *("2026/.a.jpg", "a.jpg~", "a.jpg.part", "a.tmp", "a.jpg.filepart", "a.jpg.crdownload", "a.jpg.upload"),
     ],
 )
 def test_side_files(name: str) -> None:
