@@ -8,9 +8,10 @@ import importlib.util
 import io
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import model_store.commands
 import producer.commands
@@ -21,8 +22,31 @@ from shared.cli import warn_of_misspelled_variables
 from shared.errors import BadSetting, SortlineError
 from shared.printable import printable
 
+
+class _Commands(TyperGroup):
+    """Shows switches in the help without a type. Typer shows `--json <bool>`, as if the switch took a value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types_of_switches(super().get_params(ctx))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        for one in (command, *getattr(command, "commands", {}).values()):
+            if one is not None:
+                _without_types_of_switches(one.get_params(ctx))
+        return command
+
+
+def _without_types_of_switches(parameters: list[Any]) -> list[Any]:
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
+
+
 app = typer.Typer(
     name="sortline",
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",  # joins the lines of a paragraph, which are too long for a terminal

@@ -31,6 +31,7 @@ def test_the_help_fits_80_columns(path: tuple[str, ...]) -> None:
     text = help_of(*path)
     assert [line for line in text.splitlines() if len(line) > WIDTH] == []
     assert "…" not in text
+    assert "<bool>" not in text, "a switch looks as if it took a value"
     kinds = [part for part in text.split() if part.startswith("<")]
     broken = [kind for kind in kinds if not kind.endswith(">") and kind not in ("<int", "<float")]
     assert broken == []  # a list of choices that is too long for its column
