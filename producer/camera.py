@@ -1,4 +1,4 @@
-"""One camera of one line: sends the frames of a source to a queue at a steady rate.
+"""One camera of one line: sends the frames of a source to a queue, as they come or at a given rate.
 
 A camera does not wait for a full queue, because the belt does not wait either: frames that don't fit are dropped,
 counted and named in the log. While the server is unavailable, the camera keeps the frames that it has taken, sends them
@@ -17,7 +17,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from producer.camera_log import DropLog, OutageLog
+from producer.camera_options import CameraOptions, TooOld
 from producer.metrics import SUBMITTED, SubmitOutcome, start_at_zero
+from producer.schedule import Schedule
 from producer.sources.base import Source, SourceFrame
 from producer.submit import CHUNK_JOBS, Frame, LineProducer, PreparedJob, check_names
 from shared.errors import BadInput, QueueFull, RedisUnavailable
@@ -26,29 +28,8 @@ log = logging.getLogger(__name__)
 
 # The longest wait for the source or for the next frame: Ctrl-C is noticed within this time.
 _MAX_WAIT_S = 0.2
-# A camera that falls further behind than this skips the frames it missed: a burst of stale frames helps nobody.
-_MAX_BEHIND_S = 1.0
 # A worker retries about as often, so camera and worker both work again within about two seconds of the server.
 _RETRY_S = 1.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CameraOptions:
-    """What one camera sends. `rate_hz` 0 means as fast as possible; `count` None means without end.
-
-    A frame that was captured more than `max_age_s` ago is not sent. With `expire_too_old` it is sent, but its deadline
-    is past, so that it is answered `expired`.
-    """
-
-    line: str
-    camera: str
-    rate_hz: float = 0.0
-    deadline_ms: float | None = None
-    count: int | None = None
-    queue: str = "live"
-    encoder_per_frame: int | None = None
-    max_age_s: float | None = None
-    expire_too_old: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +87,7 @@ class Camera:
         self._outcomes: Counter[SubmitOutcome] = Counter()
         self._taken = 0
         self._started_at = 0.0
-        self._schedule = _Schedule(options.rate_hz)
+        self._schedule = Schedule(options.rate_hz)
         self._dropped = DropLog(options.line, "dropped", clock=clock)
         self._too_old = DropLog(options.line, "not sent", clock=clock)
         self._outages = OutageLog(options.line, clock=clock, retry_s=_RETRY_S)
@@ -203,7 +184,8 @@ class Camera:
             deadline_ms=options.deadline_ms,
             queue=options.queue,
         )
-        return self._expired(frame) if self._is_too_old(captured_at) and options.expire_too_old else frame
+        expires = options.too_old is TooOld.EXPIRE and self._is_too_old(captured_at)
+        return self._expired(frame) if expires else frame
 
     def _expired(self, frame: Frame) -> Frame:
         """The frame of a picture that is too old, with a deadline that is past."""
@@ -271,7 +253,7 @@ class Camera:
         too_old = [one for one in prepared if self._is_too_old(one.captured_at)]
         if not too_old:
             return prepared
-        if self._options.expire_too_old:
+        if self._options.too_old is TooOld.EXPIRE:
             return [self._to_expire(one) if self._is_too_old(one.captured_at) else one for one in prepared]
         self._drop_too_old([one.source_frame.name for one in too_old], too_old[-1].captured_at)
         self._flush_logs()
@@ -303,41 +285,3 @@ class Camera:
         if frames:
             self._outcomes[outcome] += frames
             SUBMITTED.labels(self._options.line, outcome.value).inc(frames)
-
-
-class _Schedule:
-    """Says when frames are due: frame n at start + n / rate, however long earlier frames took, so nothing drifts."""
-
-    def __init__(self, rate_hz: float) -> None:
-        self._rate_hz = rate_hz
-        self._start_at = 0.0
-        self._taken = 0
-
-    def start(self, now: float) -> None:
-        """Make the next frame due now; later frames are counted from it."""
-        self._start_at, self._taken = now, 0
-
-    def consumed(self, frames: int) -> None:
-        """Count frames that were due and are being sent."""
-        self._taken += frames
-
-    def skip_missed(self, now: float) -> int:
-        """Skip the frames that were due too long ago, and return their number. Keeps the frame that is due now."""
-        behind_s = now - self._next_at() if self._rate_hz else 0.0
-        if behind_s <= _MAX_BEHIND_S:
-            return 0
-        missed = int(behind_s * self._rate_hz)
-        self._taken += missed
-        return missed
-
-    def due(self, now: float) -> tuple[int, float]:
-        """The number of frames that are due and, if it is 0, the seconds until the next one is."""
-        if not self._rate_hz:
-            return CHUNK_JOBS, 0.0
-        next_at = self._next_at()
-        if now < next_at:
-            return 0, next_at - now
-        return int((now - next_at) * self._rate_hz) + 1, 0.0
-
-    def _next_at(self) -> float:
-        return self._start_at + self._taken / self._rate_hz

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from producer.camera_options import CameraOptions, TooOld
+from producer.sources.base import SIMULATED
 from shared.cli import JsonFlag, RedisUrl
 
-if TYPE_CHECKING:
-    from producer.sources.base import Source
-    from producer.upload import Row
-
-# Above this rate the simulator draws its pool before the camera starts. One drawing takes about 20 ms of a core, which
-# a worker on the same machine would lack.
-_DRAW_AHEAD_HZ = 2.0
 _SIMULATED_HZ = 10.0
 # The headings of the options that apply to one kind of source only.
 _SIMULATED_PANEL = "Options of simulated frames"
 _FOLDER_PANEL = "Options of a folder"
 _WEEK_S = 604_800.0  # the longest deadline of a job
-
-
-class TooOld(StrEnum):
-    """What happens to a frame that is older than --max-age."""
-
-    SKIP = "skip"
-    EXPIRE = "expire"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -42,12 +27,17 @@ def add_to(app: typer.Typer) -> None:
 
 def camera(
     line: Annotated[str, typer.Option(help="the sorting line, e.g. line-1")],
-    source: Annotated[str, typer.Option(help="`simulated`, or a folder of image files (docs/cameras.md)")],
+    source: Annotated[str, typer.Option(help=f"`{SIMULATED}`, or a folder of image files (docs/cameras.md)")],
     name: Annotated[str, typer.Option("--camera", help="name of the camera on that line")] = "camera-1",
     rate: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1e6, help="frames per second; 0: as fast as possible (default: 10 if simulated, 0 for a folder)"
+            min=0,
+            max=1e6,
+            help=(
+                "frames per second; 0: as fast as possible (default: 10 if simulated; 0 for a folder, whose pictures "
+                "are sent as they come)"
+            ),
         ),
     ] = None,
     deadline_ms: Annotated[
@@ -116,8 +106,9 @@ def camera(
     redis_url: RedisUrl = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Send the frames of one camera to a queue, at a steady rate, until stopped.
+    """Send the frames of one camera to a queue, until stopped.
 
+    Simulated frames are sent at a steady rate, and a folder's pictures as they come.
     A folder's new images are sent as soon as they are complete, and before those that were there at the start.
     Each is sent once, also after a restart; an overwritten file is a new image.
     The time of capture is the file's time of modification, or a stamp in its name.
@@ -125,23 +116,27 @@ def camera(
 
     Example: sortline camera --line line-1 --source simulated --rate 30 --deadline-ms 120
     """
-    from contextlib import suppress
-
     from producer import display
-    from producer.camera import Camera, CameraOptions
-    from producer.camera_start import log_start
-    from producer.folder_camera import FolderFlags, open_folder
-    from producer.signals import stop_on_signals
-    from producer.simulated_camera import SimulatorFlags, open_simulated
-    from producer.sources.base import SIMULATED, check_unused
-    from producer.submit import LineProducer, check_names
-    from shared.cli import print_json, setup_logging
-    from shared.errors import BadSetting, RedisUnavailable
-    from shared.server.connection import check, connect
+    from producer.camera_start import run_camera
+    from producer.folder_camera import FolderFlags
+    from producer.simulated_camera import SimulatorFlags
+    from shared.cli import setup_logging
     from shared.settings import load_settings
 
     settings = load_settings(redis_url=redis_url)
     setup_logging(settings)
+    default_hz = _SIMULATED_HZ if source == SIMULATED else 0.0
+    options = CameraOptions(
+        line=line,
+        camera=name,
+        rate_hz=default_hz if rate is None else rate,
+        deadline_ms=deadline_ms,
+        count=count,
+        queue=queue,
+        encoder_per_frame=encoder_per_frame,
+        max_age_s=max_age,
+        too_old=too_old,
+    )
     folder_flags = FolderFlags(
         stamp_pattern=stamp_pattern,
         capture_lag_ms=capture_lag_ms,
@@ -150,54 +145,15 @@ def camera(
         move_to=move_to,
         delete=delete,
     )
-    check_names(line=line, camera=name, queue=queue)
-    simulator_flags = SimulatorFlags(size=size, quality=quality, seed=seed, pool=pool, replay=replay)
-    is_simulated = source == SIMULATED
-    if is_simulated:
-        check_unused(folder_flags, applies_to="a folder", source=source)
-    else:
-        check_unused(simulator_flags, applies_to="the source 'simulated'", source=source)
-    if too_old is TooOld.EXPIRE and max_age is None:
-        raise BadSetting("--too-old expire needs --max-age, the age in seconds above which a frame is too old.")
-    with suppress(RedisUnavailable):  # the camera waits for the server
-        check(connect(settings.redis_url), settings.redis_url)
-    if rate is None:
-        rate = _SIMULATED_HZ if is_simulated else 0.0
-    options = CameraOptions(
-        line=line,
-        camera=name,
-        rate_hz=rate,
-        deadline_ms=deadline_ms,
-        count=count,
-        queue=queue,
-        encoder_per_frame=encoder_per_frame,
-        max_age_s=max_age,
-        expire_too_old=too_old is TooOld.EXPIRE,
+    summary = run_camera(
+        options,
+        source,
+        simulator=SimulatorFlags(size=size, quality=quality, seed=seed, pool=pool, replay=replay),
+        folder=folder_flags,
+        settings=settings,
+        metrics_port=metrics_port,
     )
-    metrics_url = None
-    if metrics_port is not None:
-        from producer import metrics
-
-        metrics_url = metrics.serve(settings.metrics_host, metrics_port).url
-    frames: Source
-    if is_simulated:
-        draw_first = replay is not None or not 0 < rate <= _DRAW_AHEAD_HZ
-        frames = open_simulated(simulator_flags, line=line, count=count, draw_first=draw_first)
-    else:
-        unread_age_s = max_age if too_old is TooOld.SKIP else None
-        frames = open_folder(source, folder_flags, settings, line=line, camera=name, max_age_s=unread_age_s)
-    log_start(options, frames, redis_url=settings.redis_url, metrics_url=metrics_url)
-    with (
-        closing(frames),
-        closing(LineProducer(settings)) as producer,
-        stop_on_signals() as stop,
-        display.camera_status(options) as on_progress,
-    ):
-        summary = Camera(options, frames, producer, stop=stop, on_progress=on_progress).run()
-    if as_json:
-        print_json(asdict(summary))
-    else:
-        display.show_camera(summary)
+    display.show_camera(summary, as_json=as_json)
 
 
 def upload(
@@ -220,49 +176,14 @@ def upload(
 
     Example: sortline upload photos/ more.zip --wait --out results.csv
     """
-    from producer import display
-    from producer.upload import Uploader, UploadOptions, all_answered
-    from producer.upload_inputs import list_inputs
-    from shared.errors import BadInput, NotFound
-    from shared.output_files import check_output_files
-    from shared.server.connection import check, connect
+    from producer.upload import UploadOptions, all_answered
+    from producer.upload_start import run_upload
     from shared.settings import load_settings
 
     settings = load_settings(redis_url=redis_url)
-    inputs = list(list_inputs(paths))
-    if not inputs:
-        raise NotFound(
-            f"no file to send in {', '.join(map(str, paths))}: name image files, folders of them, or zip archives."
-        )
-    check_output_files({"--out": out}, inputs=paths)
-    # At the start an unavailable server is an error; later the upload waits for the server.
-    check(connect(settings.redis_url), settings.redis_url)
     options = UploadOptions(line=line, queue=queue, wait=wait, timeout_s=timeout)
-    refused: BadInput | None = None
-    with display.upload_bar(len(inputs), wait=wait) as on_progress:
-        uploader = Uploader(options, settings, on_progress=on_progress)
-        try:
-            uploader.run(inputs)
-        except BadInput as error:  # raised again below, after the outcome of each file is shown
-            refused = error
-        except BaseException:  # interrupted: write what is known so far
-            _write_rows(uploader.rows, out)
-            raise
-    if as_json or uploader.rows:  # there are no rows if the name of the line or queue can't be used
-        display.show_upload(uploader.rows, as_json=as_json)
-    _write_rows(uploader.rows, out)
-    if out is not None and not as_json:
-        print(f"one row for each file: {out}")
-    if refused is not None:
-        raise refused
-    raise typer.Exit(0 if all_answered(uploader.rows) else 1)
-
-
-def _write_rows(rows: list[Row], out: Path | None) -> None:
-    from producer.upload import write_csv
-
-    if out is not None:
-        write_csv(rows, out)
+    rows = run_upload(paths, options, settings, out=out, as_json=as_json)
+    raise typer.Exit(0 if all_answered(rows) else 1)
 
 
 def results(
@@ -290,12 +211,8 @@ def results(
 
     Example: sortline results --line line-1 --outcome late --outcome expired --follow
     """
-    import threading
-
-    from producer import display
     from producer.result_filter import ResultFilter
-    from producer.signals import ended_by_signals
-    from producer.streams.reader import ResultReader
+    from producer.result_listing import list_results
     from shared.errors import BadSetting
     from shared.settings import load_settings
 
@@ -303,19 +220,4 @@ def results(
         raise BadSetting("--json and --csv are two forms of the same results: give one of them.")
     settings = load_settings(redis_url=redis_url)
     wanted = ResultFilter(jobs=job or (), outcomes=outcome or (), lanes=lane or ())
-    reader = ResultReader(
-        settings,
-        line=line,
-        only=wanted if wanted.is_set else None,
-        drop_duplicates=False,
-        on_notice=lambda notice: display.note(notice.text),
-    )
-    with closing(reader), ended_by_signals():
-        known = [] if follow else reader.last(count)
-        show = display.result_printer(known, as_json=as_json, as_csv=as_csv)  # CSV has its header without results too
-        if not follow and not known and count:
-            display.note(
-                f"no results{f' of line {line}' if line else ''}{wanted.described}{'' if wanted.is_set else ' yet'}."
-            )
-        for result in reader.follow(threading.Event(), latest=count) if follow else known:
-            show(result)
+    list_results(settings, line=line, wanted=wanted, count=count, follow=follow, as_json=as_json, as_csv=as_csv)

@@ -7,12 +7,14 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from producer.camera import CameraOptions, CameraSummary
+from producer.camera import CameraSummary
+from producer.camera_options import CameraOptions
 from producer.result_table import MARGIN_EXPLAINED, CsvTable, ResultTable
 from producer.upload import MISSING, Row, UploadProgress, outcomes, row_as_json
 from shared.cli import print_json, print_json_line
@@ -61,15 +63,18 @@ def _losses(summary: CameraSummary) -> list[tuple[int, str]]:
         (summary.refused_full, "dropped, queue full"),
         (summary.rejected, "rejected"),
         (summary.too_old, "too old"),
-        (summary.missed, "missed"),
         (summary.unsent, "not sent"),
+        (summary.missed, "missed, not taken"),
     ]
 
 
-def show_camera(summary: CameraSummary) -> None:
-    """Print the final summary as a table."""
+def show_camera(summary: CameraSummary, *, as_json: bool) -> None:
+    """Print the final summary, as a table or as JSON."""
+    if as_json:
+        print_json(asdict(summary))
+        return
     facts = [
-        ("frames", f"{summary.frames:,}"),
+        ("frames taken", f"{summary.frames:,}"),
         ("accepted", f"{summary.accepted:,}"),
         *((word, f"{count:,}") for count, word in _losses(summary)),
         ("seconds without the server", f"{summary.stalled_s:,.1f}"),

@@ -31,6 +31,11 @@ class ResultFilter:
         return all(not wanted or values[what] in wanted for what, wanted in self._wanted.items())
 
     @property
+    def lanes(self) -> frozenset[str]:
+        """The lanes that it accepts; empty if it accepts all."""
+        return frozenset(self._wanted["lane"])
+
+    @property
     def is_set(self) -> bool:
         """Whether the filter can leave out any result."""
         return any(self._wanted.values())

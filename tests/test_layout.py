@@ -257,14 +257,14 @@ def test_programs_are_not_imported() -> None:
 
 
 def test_command_modules_import_next_to_nothing() -> None:
-    """`sortline --help` imports all of them: the standard library, typer, shared.cli and one another."""
+    """`sortline --help` imports all of them: the standard library, typer, and modules of ours that import no more."""
     assert {top(module) for module in SOURCES if is_commands(module)} == set(PACKAGES)
 
     def is_light(name: str) -> bool:
-        light = (*sys.stdlib_module_names, "typer", "shared.cli")
-        return any(is_within(name, allowed) for allowed in light) or any(
-            is_within(name, module) for module in SOURCES if is_commands(module)
-        )
+        module = name if name in SOURCES else name.rpartition(".")[0]
+        if module in SOURCES:
+            return all(is_light(found.name) for found in IMPORTS[module] if found.at_import)
+        return top(name) in (*sys.stdlib_module_names, "typer")
 
     assert violations(lambda module, found: is_commands(module) and found.at_import and not is_light(found.name)) == []
 

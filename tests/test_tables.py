@@ -110,7 +110,8 @@ def camera() -> None:
     display.show_camera(
         CameraSummary(
             line="l" * 30, camera="c" * 30, frames=9_999_999, stalled_s=1e6, seconds=1e7, accepted_hz=999.9, **counts
-        )
+        ),
+        as_json=False,
     )
 
 

@@ -9,7 +9,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from producer import camera as camera_module
-from producer.camera import Camera, CameraOptions
+from producer.camera import Camera
+from producer.camera_options import CameraOptions
 from producer.sources.base import Source, SourceFrame
 from producer.submit import LineProducer, PreparedJob
 from shared.errors import RedisUnavailable

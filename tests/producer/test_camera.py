@@ -9,7 +9,8 @@ import threading
 import pytest
 import redis
 
-from producer.camera import Camera, _Schedule
+from producer.camera import Camera
+from producer.camera_options import TooOld
 from producer.sources.base import SourceFrame
 from producer.submit import CHUNK_JOBS, LineProducer
 from shared import keys
@@ -47,7 +48,7 @@ def test_a_full_queue_drops_frames_counts_and_names_them(
     assert [job["frame_id"] for job in waiting] == [0, 1]
     assert submitted("full", "refused_full") - before["refused_full"] == summary.refused_full
     assert submitted("full", "accepted") - before["accepted"] == summary.accepted
-    assert re.search(r"frames dropped: frame 2\b", caplog.text)
+    assert re.search(r"frames? dropped: frame 2\b", caplog.text)
     assert "its limit is 2" in caplog.text
 
 
@@ -97,47 +98,6 @@ def test_a_bad_name_is_refused_before_the_first_frame(settings: Settings) -> Non
     with pytest.raises(BadSetting, match="line = 'a/b'"):
         Camera(options(line="a/b"), source, LineProducer(settings)).run()
     assert source.number == 0
-
-
-def test_the_schedule_is_absolute_so_that_nothing_drifts() -> None:
-    """A loop that is always a little late still takes rate x time frames."""
-    schedule = _Schedule(10.0)
-    schedule.start(100.0)
-    now, taken = 100.0, 0
-    while now < 200.0:
-        due, wait_s = schedule.due(now)
-        schedule.consumed(due)
-        taken += due
-        now += wait_s + 0.033
-    assert taken == pytest.approx(1000, abs=1)
-
-
-def test_the_schedule_gives_all_frames_that_are_due() -> None:
-    schedule = _Schedule(100.0)
-    schedule.start(0.0)
-    assert schedule.due(0.0) == (1, 0.0)
-    assert schedule.due(0.055) == (6, 0.0)
-    schedule.consumed(6)
-    due, wait_s = schedule.due(0.055)
-    assert (due, wait_s) == (0, pytest.approx(0.005))
-
-
-def test_a_camera_that_was_held_up_does_not_catch_up_in_a_burst() -> None:
-    schedule = _Schedule(100.0)
-    schedule.start(0.0)
-    assert schedule.skip_missed(1.0) == 0
-    assert schedule.skip_missed(60.004) == 6000
-    assert schedule.skip_missed(60.004) == 0
-    assert schedule.due(60.004) == (1, 0.0)
-    schedule.consumed(1)
-    due, wait_s = schedule.due(60.004)
-    assert (due, wait_s) == (0, pytest.approx(0.006))
-
-
-def test_as_fast_as_possible_misses_nothing() -> None:
-    schedule = _Schedule(0.0)
-    schedule.start(0.0)
-    assert schedule.skip_missed(60.0) == 0
 
 
 def frames_of_ages(*ages_s: float, now: float = 1_700_000_000.0) -> Frames:
@@ -194,7 +154,7 @@ def test_what_is_too_old_is_sent_so_that_it_expires_if_asked_for(
 ) -> None:
     """The old frame gets a deadline that is past; the new frame has none."""
     source = frames_of_ages(60.0, 0.0)
-    camera, _ = stalled_camera(monkeypatch, settings, source, failures=0, count=2, max_age_s=2.0, expire_too_old=True)
+    camera, _ = stalled_camera(monkeypatch, settings, source, failures=0, count=2, max_age_s=2.0, too_old=TooOld.EXPIRE)
     summary = camera.run()
     assert (summary.accepted, summary.too_old) == (2, 0)
     jobs = [arguments(client, job_id.decode()) for job_id in client.lrange(keys.rq_queue("live"), 0, -1)]
@@ -205,7 +165,7 @@ def test_what_gets_too_old_during_an_outage_expires_if_asked_for(
     client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a deadline of its own, the picture would be sorted as if it were new."""
-    change = {"count": 1, "max_age_s": 4.5, "expire_too_old": True}
+    change = {"count": 1, "max_age_s": 4.5, "too_old": TooOld.EXPIRE}
     camera, _ = stalled_camera(monkeypatch, settings, frames_of_ages(0.0), failures=6, **change)
     assert camera.run().accepted == 1
     (job,) = [arguments(client, job_id.decode()) for job_id in client.lrange(keys.rq_queue("live"), 0, -1)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.camera import CameraOptions
+from producer.camera_options import CameraOptions, TooOld
 from producer.camera_start import log_start
 from shared.settings import Settings
 from tests.e2e.kit import running, sortline
@@ -28,12 +28,12 @@ def start_lines(
 
 
 def test_two_lines_say_what_is_sent_where_to_and_how_fast(caplog: pytest.LogCaptureFixture) -> None:
-    camera = options(count=1200, rate_hz=12.5, deadline_ms=120.0, max_age_s=5.0, expire_too_old=True)
+    camera = options(count=1200, rate_hz=12.5, deadline_ms=120.0, max_age_s=5.0, too_old=TooOld.EXPIRE)
     assert start_lines(caplog, camera, metrics_url="http://0.0.0.0:9100/metrics") == [
         "line line-1: camera camera-1: good frames, captured now",
         "line line-1: camera camera-1: 1,200 frames, 12.5 per second, to queue live at redis://plant:***@sorter:6379/0"
         "; deadline 120 ms after capture; frames older than 5 s are answered `expired`; "
-        "metrics at http://0.0.0.0:9100/metrics",
+        "metrics on http://0.0.0.0:9100/metrics",
     ]
 
 
@@ -48,8 +48,8 @@ def test_the_command_names_the_address_of_its_metrics(settings: Settings, tmp_pa
     arguments = ("camera", "--line", "line-1", "--source", "simulated", "--size", "64x48", "--rate", "5")
     log = tmp_path / "log"
     with running("sortline", *arguments, "--deadline-ms", "300", "--metrics-port", "0", settings=settings, log=log):
-        wait_until(lambda: "metrics at " in log.read_text(), "it has started")
-        url = re.search(r"metrics at (\S+)", log.read_text())
+        wait_until(lambda: "metrics on " in log.read_text(), "it has started")
+        url = re.search(r"metrics on (\S+)", log.read_text())
         assert url is not None
         with urllib.request.urlopen(url[1].replace("0.0.0.0", "127.0.0.1")) as answer:
             assert b"sortline_submitted_total" in answer.read()

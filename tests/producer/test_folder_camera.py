@@ -167,7 +167,10 @@ def test_a_file_renamed_into_the_folder_of_a_running_camera_is_sent(
     with running(
         "sortline", *command(folder, "--only-new", "--recursive"), settings=settings, log=tmp_path / "log"
     ) as camera:
-        wait_until(lambda: "1 files in" in (tmp_path / "log").read_text(), "it has seen what was there")
+        wait_until(
+            lambda: "(--only-new): 1" in (tmp_path / "log").read_text(),
+            "it has seen what was there",
+        )
         (folder / "2026" / "11").mkdir(parents=True)
         write(tmp_path / "new.jpg").rename(folder / "2026" / "11" / "new.jpg")
         wait_until(lambda: depth(client) == 1, "it is sent")

@@ -1,0 +1,85 @@
+"""Prints the latest results and, if asked to, new ones as they come. Called by `sortline results`."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+
+from producer import display
+from producer.result_filter import ResultFilter
+from producer.signals import ended_by_signals
+from producer.streams.reader import ResultReader
+from shared.errors import RedisUnavailable
+from shared.settings import Settings
+
+# A name that none of so many latest results has may be misspelled.
+_LATEST = 200
+
+
+def list_results(
+    settings: Settings, *, line: str | None, wanted: ResultFilter, count: int, follow: bool, as_json: bool, as_csv: bool
+) -> None:
+    """Print results until there are no more or, with `follow`, until Ctrl-C.
+
+    Args:
+        settings: name the server.
+        line: only this line; None: all lines.
+        wanted: which results are printed.
+        count: how many of the latest ones.
+        follow: go on with new results. Waits while the server is unavailable.
+        as_json, as_csv: print them as JSON or CSV; otherwise as a table.
+
+    Raises:
+        BadSetting: `line` can't be the name of a line.
+        RedisUnavailable, BadSetting, CommandRefused: as `ResultReader.last` and `ResultReader.follow`.
+    """
+    reader = ResultReader(
+        settings,
+        line=line,
+        only=wanted if wanted.is_set else None,
+        drop_duplicates=False,
+        on_notice=lambda notice: display.note(notice.text),
+    )
+    with closing(reader), ended_by_signals():
+        known = [] if follow else reader.last(count)
+        if not known and count and not follow:
+            display.note(f"no results{f' of line {line}' if line else ''}{wanted.described}{_yet(wanted)}.")
+        if not known:
+            for hint in unknown_names(settings, line=line, lanes=wanted.lanes):
+                display.note(hint)
+        show = display.result_printer(known, as_json=as_json, as_csv=as_csv)
+        for result in reader.follow(threading.Event(), latest=count) if follow else known:
+            show(result)
+
+
+def _yet(wanted: ResultFilter) -> str:
+    return "" if wanted.is_set else " yet"
+
+
+def unknown_names(settings: Settings, *, line: str | None, lanes: frozenset[str]) -> list[str]:
+    """Name the line and the lanes that the latest results don't have, and those that they have.
+
+    Empty if they have all of them, and if there are no results or the server is unavailable.
+    """
+    if line is None and not lanes:
+        return []
+    hints = []
+    try:
+        with _quiet_reader(settings, None) as reader:
+            reader.last(0)
+            lines = sorted(reader.position)
+        if line is not None and lines and line not in lines:
+            hints.append(f"no line {line!r} has results; lines with results: {', '.join(lines)}.")
+            line = None
+        with _quiet_reader(settings, line) as reader:
+            seen = sorted({result.lane for result in reader.last(_LATEST)})
+    except RedisUnavailable:  # whoever reads the results reports it
+        return []
+    unseen = ", ".join(sorted(repr(lane) for lane in lanes - set(seen)))
+    if seen and unseen:
+        hints.append(f"no recent result has lane {unseen}; lanes of recent results: {', '.join(seen)}.")
+    return hints
+
+
+def _quiet_reader(settings: Settings, line: str | None) -> ResultReader:
+    return ResultReader(settings, line=line, drop_duplicates=False, on_notice=lambda notice: None)
