@@ -88,6 +88,7 @@ class Camera:
         self._taken = 0
         self._started_at = 0.0
         self._schedule = Schedule(options.rate_hz)
+        self._ping_at = float("-inf")
         self._dropped = DropLog(options.line, "dropped", clock=clock)
         self._too_old = DropLog(options.line, "not sent", clock=clock)
         self._outages = OutageLog(options.line, clock=clock, retry_s=_RETRY_S)
@@ -123,6 +124,7 @@ class Camera:
             frames = self._source.take(min(due, self._left(), CHUNK_JOBS), _MAX_WAIT_S)
             if not frames:
                 self._schedule.start(self._clock())
+                self._end_outage_if_over()
                 continue
             self._schedule.consumed(sum(not frame.too_old for frame in frames))
             self._send(self._prepare(frames))
@@ -263,6 +265,21 @@ class Camera:
         """The same job with a deadline that is past."""
         frame = self._expired(prepared.frame)
         return replace(prepared, frame=frame, job=self._producer.prepare(frame, job_id=prepared.job.job_id))
+
+    def _end_outage_if_over(self) -> None:
+        """Ask whether the server is back, while no frame waits to be sent: those that waited became too old."""
+        now = self._clock()
+        if not self._outages.lasts or now < self._ping_at:
+            return
+        self._ping_at = now + _RETRY_S
+        try:
+            self._producer.ping()
+        except RedisUnavailable as error:
+            self._outages.note(error, since=now)
+        except BadInput:  # it answers; whether it takes frames, the next one shows
+            self._outages.end(since=now)
+        else:
+            self._outages.end(since=now)
 
     def _accept(self, prepared: Sequence[_Prepared]) -> None:
         self._count(SubmitOutcome.ACCEPTED, len(prepared))

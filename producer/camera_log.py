@@ -34,6 +34,11 @@ class OutageLog:
         """Seconds of all outages, including one that still lasts."""
         return self._ended_s + (0.0 if self._began_at is None else self._clock() - self._began_at)
 
+    @property
+    def lasts(self) -> bool:
+        """Whether the last call failed."""
+        return self._began_at is not None
+
     def note(self, error: RedisUnavailable, *, since: float) -> None:
         """Report a failed call. `since` is when the camera began to send the frames, on its clock."""
         now = self._clock()

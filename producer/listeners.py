@@ -16,9 +16,12 @@ import redis
 from shared import keys
 from shared.closest_name import closest_name
 from shared.server.error_translation import is_wrong_type
+from shared.settings import Settings
 
 # How often a producer asks the server. It reports a suspension within this time. Each check is two round trips.
 CHECK_INTERVAL_S = 10.0
+# The queues of a worker that is not told which.
+_PLAIN_QUEUES = tuple(str(Settings.model_fields["queues"].default).split(","))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,10 +41,12 @@ class Listeners:
         if self.count:
             return None
         nobody = f"no worker listens to queue {self.queue!r}"
+        start = "sortline worker" if self.queue in _PLAIN_QUEUES else f"sortline worker --queues {self.queue}"
+        close = closest_name(self.queue, self.served or _PLAIN_QUEUES)
         if not self.served:
-            return f"{nobody}: none is running. Its jobs wait until you start one: sortline worker."
-        close = closest_name(self.queue, self.served)
-        advice = f"Did you mean {close}?" if close else f"Start one: sortline worker --queues {self.queue}."
+            hint = f" Or did you mean {close}?" if close and self.queue not in _PLAIN_QUEUES else ""
+            return f"{nobody}: none is running. Its jobs wait until you start one: {start}.{hint}"
+        advice = f"Did you mean {close}?" if close else f"Start one: {start}."
         return f"{nobody}; workers listen to {', '.join(self.served)}. {advice}"
 
 

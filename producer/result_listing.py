@@ -9,7 +9,7 @@ from producer import display
 from producer.result_filter import ResultFilter
 from producer.signals import ended_by_signals
 from producer.streams.reader import ResultReader
-from shared.errors import RedisUnavailable
+from shared.errors import SortlineError
 from shared.settings import Settings
 
 # A name that none of so many latest results has may be misspelled.
@@ -59,7 +59,7 @@ def _yet(wanted: ResultFilter) -> str:
 def unknown_names(settings: Settings, *, line: str | None, lanes: frozenset[str]) -> list[str]:
     """Name the line and the lanes that the latest results don't have, and those that they have.
 
-    Empty if they have all of them, and if there are no results or the server is unavailable.
+    Empty if they have all of them, and if there are no results or the server doesn't answer or refuses.
     """
     if line is None and not lanes:
         return []
@@ -73,7 +73,7 @@ def unknown_names(settings: Settings, *, line: str | None, lanes: frozenset[str]
             line = None
         with _quiet_reader(settings, line) as reader:
             seen = sorted({result.lane for result in reader.last(_LATEST)})
-    except RedisUnavailable:  # whoever reads the results reports it
+    except SortlineError:  # this is only a hint; whoever reads the results reports it
         return []
     unseen = ", ".join(sorted(repr(lane) for lane in lanes - set(seen)))
     if seen and unseen:

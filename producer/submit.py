@@ -261,6 +261,15 @@ class LineProducer:
             self._listeners.check(queue)
         self._server_clock.measure()
 
+    def ping(self) -> None:
+        """Ask the server whether it answers.
+
+        Raises:
+            RedisUnavailable, BadSetting, CommandRefused: as `submit`.
+        """
+        with self._server_errors():
+            self._client.ping()
+
     def _check_image(self, data: bytes) -> str:
         if not isinstance(data, bytes):  # users' code may not be type-checked
             raise BadImage("format", f"the image is a {type(data).__name__}: pass the bytes of its file.")

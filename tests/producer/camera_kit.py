@@ -99,4 +99,4 @@ def stalled_camera(
 
     monkeypatch.setattr(stop, "wait", waits)
     clocks = {"clock": lambda: producer.now, "wall_clock": lambda: producer.now}
-    return Camera(options(rate_hz=10.0, **change), source, producer, stop=stop, **clocks), producer  # type: ignore[arg-type]
+    return Camera(options(**{"rate_hz": 10.0, **change}), source, producer, stop=stop, **clocks), producer  # type: ignore[arg-type]

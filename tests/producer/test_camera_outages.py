@@ -10,9 +10,10 @@ import redis
 
 from producer import camera as camera_module
 from producer.camera import Camera
+from producer.sources.base import SourceFrame
 from producer.submit import LineProducer, PreparedJob
 from shared import keys
-from shared.errors import BadSetting
+from shared.errors import BadSetting, RedisUnavailable
 from shared.settings import Settings
 from tests.producer.camera_kit import FlakyProducer, Frames, options, stalled_camera, submitted
 from tests.producer.kit import arguments
@@ -127,6 +128,40 @@ def test_a_server_that_answers_late_is_an_outage_too(
     assert (summary.accepted, summary.missed, summary.stalled_s) == (2, 59, 6.0)
     assert caplog.text.count("the server took 6.0 s to answer") == 1
     assert "0.5 s" not in caplog.text
+
+
+@pytest.mark.parametrize("refusal", [None, BadSetting("this user may not ping")])
+def test_an_outage_ends_when_the_server_is_back_although_no_frame_waits(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, refusal: Exception | None
+) -> None:
+    """The only frame became too old meanwhile. The next one comes much later."""
+    source, waits = Frames(), [False, *[True] * 30, False]
+    camera, producer = stalled_camera(monkeypatch, settings, source, failures=2, rate_hz=0.0, count=2, max_age_s=4.5)
+    answers: list[Exception | None] = [RedisUnavailable("no Redis server answers."), refusal]
+    take = source.take
+
+    def rarely(limit: int, timeout_s: float) -> list[SourceFrame]:
+        producer.now += 1.0
+        return [] if waits.pop(0) else take(1, timeout_s)
+
+    def ping() -> None:
+        if error := answers.pop(0):
+            raise error
+
+    monkeypatch.setattr(source, "take", rarely)
+    monkeypatch.setattr(producer, "ping", ping)
+    monkeypatch.setattr(camera_module, "_RETRY_S", 1.0)
+    summary = camera.run()
+    assert (summary.frames, summary.too_old, summary.accepted) == (2, 1, 1)
+    assert summary.stalled_s < 15.0
+    assert summary.seconds > 30.0
+    assert caplog.text.count("the server answers again") == 1
+
+
+def test_a_ping_reaches_the_server(client: redis.Redis, settings: Settings) -> None:
+    LineProducer(settings).ping()
+    with pytest.raises(RedisUnavailable):
+        LineProducer(Settings(redis_url="redis://127.0.0.1:1/0")).ping()
 
 
 def test_an_outage_is_logged_again_each_minute(

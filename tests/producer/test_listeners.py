@@ -26,6 +26,11 @@ def test_workers_are_counted_by_queue(client: redis.Redis) -> None:
     assert read_listeners(client, "live").problem == (
         "no worker listens to queue 'live': none is running. Its jobs wait until you start one: sortline worker."
     )
+    nobody = "no worker listens to queue '{0}': none is running. Its jobs wait until you start one: {1}"
+    assert read_listeners(client, "lvie").problem == nobody.format(
+        "lvie", "sortline worker --queues lvie. Or did you mean live?"
+    )
+    assert read_listeners(client, "night").problem == nobody.format("night", "sortline worker --queues night.")
     register_worker(client, "w1", "live", "bulk")
     register_worker(client, "w2", "bulk")
     assert [read_listeners(client, queue).count for queue in ("live", "bulk", "blk")] == [1, 2, 0]
