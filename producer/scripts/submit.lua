@@ -6,7 +6,7 @@
 --
 -- When a script raises, its writes are not undone, so keys of a wrong type are found before the first job is written.
 -- If the queue or the set of queues has a wrong type, the call is refused, because others use these keys too. If a
--- job's hash has a wrong type, it is replaced: the job's id is new, so the key belongs to nobody. A wakeup list of a
+-- job's hash has a wrong type, it is replaced: a job's id is random, or a hash, so the key belongs to nobody else. A wakeup list of a
 -- wrong type is replaced too.
 --
 -- KEYS  1  set of queues          2  list of the queue     3  wakeup list of the queue

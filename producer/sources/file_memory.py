@@ -36,6 +36,7 @@ class FileMemory:
         self._broken: dict[str, FileVersion] = {}
         self._unreadable: dict[str, FileVersion] = {}
         self._digests: dict[str, bytes] = {}  # of the content that was handed out last
+        self._before_restore: dict[str, FileVersion] = {}  # of files in flight that got an earlier time meanwhile
 
     def recognizes(self, file: SentFile) -> bool:
         """Whether this picture was handed out or sent, perhaps under another name or with an earlier time.
@@ -54,6 +55,7 @@ class FileMemory:
         if handed_out is None:
             self._journal.add([file])
         else:
+            self._before_restore.setdefault(file.name, handed_out)
             self._handed_out.put(file)
         return True
 
@@ -71,6 +73,7 @@ class FileMemory:
         """
         self._unreadable.pop(file.name, None)
         self._digests.pop(file.name, None)
+        self._before_restore.pop(file.name, None)
         if digest is not None:
             self._digests[file.name] = digest
         if is_broken:
@@ -80,12 +83,13 @@ class FileMemory:
             self._handed_out.put(file)
 
     def accept(self, files: Iterable[SentFile]) -> list[SentFile]:
-        """Record files as sent; returns them, with their new names if they were renamed meanwhile."""
-        files = [self._renamed(file) for file in files]
+        """Record files as sent; returns them, with the names and times that they got meanwhile."""
+        files = [self._as_it_is_now(file) for file in files]
         self._journal.add(files)
         for file in files:
             if self._handed_out.get(file.name) == file.version:
                 self._handed_out.pop(file.name)
+                self._before_restore.pop(file.name, None)
         return files
 
     def note_unreadable(self, file: SentFile) -> bool:
@@ -105,12 +109,13 @@ class FileMemory:
             self._broken.pop(name, None)
             self._unreadable.pop(name, None)
             self._digests.pop(name, None)
+            self._before_restore.pop(name, None)
         # In one transaction: a clean-up may remove thousands of files.
         self._journal.forget(names)
 
     def forget_oldest(self, present: Collection[str]) -> None:
         """Limit how many files are remembered that are not in the folder (`present`)."""
-        for names in (self._handed_out, self._broken, self._unreadable, self._digests):
+        for names in (self._handed_out, self._broken, self._unreadable, self._digests, self._before_restore):
             for name in oldest_absent(names, present):
                 names.pop(name)
         self._journal.forget_oldest(present)
@@ -146,8 +151,11 @@ class FileMemory:
         except OSError:
             return True
 
-    def _renamed(self, file: SentFile) -> SentFile:
-        """A file that is in flight, under the name that it was last seen with."""
-        if self._handed_out.get(file.name) == file.version:
+    def _as_it_is_now(self, file: SentFile) -> SentFile:
+        """A file that is in flight, with the name and time that it was last seen with."""
+        latest = self._handed_out.get(file.name)
+        if latest == file.version:
             return file
+        if latest is not None and self._before_restore.get(file.name) == file.version:
+            return SentFile(file.name, latest)
         return SentFile(self._handed_out.name_of(file.version) or file.name, file.version)

@@ -8,9 +8,9 @@ handed out.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from producer.sources.base import SourceFrame
@@ -25,23 +25,15 @@ from producer.sources.kernel_reports import LIMITS_REACHED, KernelReports, Repor
 from producer.sources.picture_files import is_picture, is_system_folder
 from producer.sources.picture_reader import PictureReader, digest_of
 from producer.sources.ready_files import ReadyFiles
-from producer.sources.settling import SettlingFiles
-
-log = logging.getLogger(__name__)
+from producer.sources.settling import SETTLE_TRUNCATED_S, SETTLE_WRITING_S, SettlingFiles
 
 # Seconds between checks of the folder itself and of files that may still be being written. Without the kernel's
 # reports, also between scans of all files.
 _CHECK_S = 0.5
 # While the kernel reports, a scan finds only what it can't report, such as files written through a memory map.
 _SCAN_REPORTED_S = 300.0
-_LIMIT_REACHED = "can't be watched (%s; raise fs.inotify.max_user_watches and fs.inotify.max_user_instances)"
-_ON_SHARE = "is not on a local disk any more, but e.g. on a share that was mounted there"
 # Scans of a share take at most this share of the time, however many files there are.
 _SCAN_SHARE = 0.1
-# A closed file that is not a whole picture may have a writer that opens it again: it is given this long.
-_SETTLE_TRUNCATED_S = 2.0
-# If the kernel will report when its writer closes it, it is given this long.
-_SETTLE_WRITING_S = 30.0
 # Seconds in which files that were sent earlier are moved or deleted, before it is seen whether a new picture has come.
 _DISPOSE_S = 0.05
 
@@ -158,18 +150,18 @@ class FolderSource:
             self._reports.start()
         except OSError as error:
             if error.errno in LIMITS_REACHED:
-                self._scan_only(_LIMIT_REACHED, error.strerror)
+                self._scan_only(error)
             return
         # What became of the files of the folder that had this name before is not reported any more.
         self._missed += len(self._vanished)
         self._vanished, self._writing = set(), set()
         if self._is_local and not is_local(self._folder):
             self._is_local = False
-            self._scan_only(_ON_SHARE)
+            self._scan_only()
 
-    def _scan_only(self, reason: str, *details: object) -> None:
-        """Go on without the kernel's reports."""
-        log.warning(f"folder %s {reason}: new files are found by a scan every %g s", self._folder, *details, _CHECK_S)
+    def _scan_only(self, error: OSError | None = None) -> None:
+        """Go on without the kernel's reports, because of `error`, or because the folder is on a share now."""
+        self._notices.scanned_only(error, interval_s=_CHECK_S)
         assert self._reports is not None
         self._reports.close()
         self._reports = None
@@ -183,7 +175,7 @@ class FolderSource:
         try:
             reports = self._reports.read(timeout_s)
         except OSError as error:
-            self._scan_only(_LIMIT_REACHED, error.strerror)
+            self._scan_only(error)
             return
         gone: list[str] = []
         for report in reports:
@@ -234,8 +226,16 @@ class FolderSource:
                 self._ready.add(name, unchanged_s=0.0)
             case ReportKind.ATTRIBUTES if self._memory.is_unreadable(name):
                 self._ready.add(name, unchanged_s=0.0)
+            case ReportKind.ATTRIBUTES:
+                self._note_restored(name)
             case ReportKind.REMOVED:
                 self._lose(name)
+
+    def _note_restored(self, name: str) -> None:
+        """If a file got the time of its original back, record this, so that it is recognized after a restart too."""
+        with suppress(OSError):  # a later scan sees it
+            if (version := self._version(name)) is not None:
+                self._memory.recognizes(SentFile(name, version))
 
     def _handle_rename(self, name: str, former: str) -> None:
         was_read = former not in self._vanished and not self._is_on_its_way(former)
@@ -355,7 +355,7 @@ class FolderSource:
             if self._memory.was_sent(file):
                 self._dispose([file])  # it was renamed before it could be moved or deleted
             return None
-        patience_s = _SETTLE_WRITING_S if name in self._writing else _SETTLE_TRUNCATED_S
+        patience_s = SETTLE_WRITING_S if name in self._writing else SETTLE_TRUNCATED_S
         as_it_is = unchanged_s >= patience_s
         try:
             frame = self._reader.read(file, as_it_is=as_it_is)

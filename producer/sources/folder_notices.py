@@ -33,6 +33,15 @@ class FolderNotices:
         self._has_subfolder = False
         self._has_linked_folder = False
 
+    def scanned_only(self, error: OSError | None, *, interval_s: float) -> None:
+        """Report that the kernel does not watch the folder any more: an error at a limit, or None for a share."""
+        if error is None:
+            reason = "is not on a local disk any more, but e.g. on a share that was mounted there"
+        else:
+            limits = "fs.inotify.max_user_watches and fs.inotify.max_user_instances"
+            reason = f"can't be watched ({error.strerror}; raise {limits})"
+        log.warning("folder %s %s: new files are found by a scan every %g s", self._folder, reason, interval_s)
+
     def unreachable(self, error: OSError) -> None:
         """Report that the folder can't be read now."""
         if not self._is_unreachable:

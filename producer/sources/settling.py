@@ -11,6 +11,10 @@ from producer.sources.file_version import FileVersion
 SETTLE_S = 1.0
 # An empty file is assumed to be about to be written, and is waited for this long.
 SETTLE_EMPTY_S = 10.0
+# A closed file that is not a whole picture may have a writer that opens it again: it is given this long.
+SETTLE_TRUNCATED_S = 2.0
+# If the kernel will report when its writer closes it, it is given this long.
+SETTLE_WRITING_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,15 @@ def test_an_earlier_time_is_a_new_picture_unless_the_content_is_the_same(
     assert not memory.recognizes(earlier), "what can't be read is no known content"
 
 
+def test_a_picture_that_gets_an_earlier_time_in_flight_is_recorded_with_it(disk: Disk, memory: FileMemory) -> None:
+    memory.hand_out(SentFile("a.jpg", V1), is_broken=False, digest=b"one")
+    disk.contents = {"a.jpg": b"one"}
+    restored = [SentFile("a.jpg", FileVersion(100, modified_ns, 7)) for modified_ns in (1_500, 1_000)]
+    assert all(memory.recognizes(file) for file in restored)
+    assert memory.accept([SentFile("a.jpg", V1)]) == restored[1:]
+    assert memory.was_sent(restored[1])
+
+
 def test_the_content_is_known_under_a_new_name(disk: Disk, memory: FileMemory) -> None:
     memory.hand_out(SentFile("tmp.jpg", V1), is_broken=False, digest=b"one")
     disk.files, disk.contents = {"a.jpg": V1}, {"a.jpg": b"one"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,19 @@ def test_a_second_source_with_the_same_journal_sends_what_the_first_did_not(
     second = make_source(journal=SentJournal(tmp_path / "journal"))
     assert sorted(names(take(second, 2))) == ["b.jpg", "c.jpg"]
     assert take_new(second, folder) == []
+
+
+def test_a_file_that_got_the_time_of_its_original_is_known_after_a_restart(
+    folder: Path, tmp_path: Path, make_source: MakeSource
+) -> None:
+    first = make_source(journal=SentJournal(tmp_path / "journal"))
+    assert first.take(1, 0.0) == []
+    path = write(folder / "a.jpg")
+    first.accepted(take(first, 1))
+    os.utime(path, ns=(0, path.stat().st_mtime_ns - 10**9))
+    assert first.take(1, 0.0) == []
+    first.close()
+    assert take_new(make_source(journal=SentJournal(tmp_path / "journal")), folder) == []
 
 
 def test_accepted_files_are_moved_and_others_are_not(folder: Path, make_source: MakeSource) -> None:
