@@ -22,7 +22,7 @@ from shared.errors import BadSetting
 log = logging.getLogger(__name__)
 
 # Maximum number of names kept that are no longer in the folder; each takes about 100 bytes.
-_MAX_ABSENT = 100_000
+MAX_ABSENT = 100_000
 _IN_MEMORY = ":memory:"
 # The lowest byte of an error's code is its kind. These kinds show that a file is not a journal, or is a damaged one.
 _PRIMARY_CODE = 0xFF
@@ -74,13 +74,13 @@ class SentJournal:
         files = list(files)
         for file in files:
             self._sent.put(file)
-        rows = [(_blob(file.name), *_numbers(file.version)) for file in files]
+        rows = [(os.fsencode(file.name), *_numbers(file.version)) for file in files]
         self._write("INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?)", rows)
 
     def forget(self, names: Iterable[str]) -> None:
         """Forget files that are gone for good: a file that comes under one of these names later is new."""
         known = [name for name in names if self._sent.pop(name) is not None]
-        self._write("DELETE FROM sent WHERE name = ?", [(_blob(name),) for name in known])
+        self._write("DELETE FROM sent WHERE name = ?", [(os.fsencode(name),) for name in known])
 
     def forget_oldest(self, present: Collection[str]) -> None:
         """Forget the oldest files that are not in the folder (`present`), if there are too many of them."""
@@ -155,10 +155,10 @@ class SentJournal:
 
 def oldest_absent(names: Collection[str], present: Collection[str]) -> list[str]:
     """Of `names`, oldest first, the oldest that are not `present`: all but the number that may be kept."""
-    if len(names) <= len(present) + _MAX_ABSENT:
+    if len(names) <= len(present) + MAX_ABSENT:
         return []
     absent = [name for name in names if name not in present]
-    return absent[: max(0, len(absent) - _MAX_ABSENT)]
+    return absent[: max(0, len(absent) - MAX_ABSENT)]
 
 
 def _connect(path: str) -> sqlite3.Connection:
@@ -180,10 +180,6 @@ def _prepare(database: sqlite3.Connection) -> None:
             # Makes the pictures' keys new, so that the server does not ignore what is sent again after the journal was
             # deleted. SQLite takes no parameters in a PRAGMA.
             database.execute(f"PRAGMA user_version = {secrets.randbelow(_LARGEST_NUMBER) + 1}")
-
-
-def _blob(name: str) -> bytes:
-    return os.fsencode(name)
 
 
 def _numbers(version: FileVersion) -> tuple[int, int, int]:

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from producer import camera as camera_module
-from producer.camera import Camera
+from producer.camera import Camera, CameraSummary
 from producer.camera_options import CameraOptions
 from producer.sources.base import Source, SourceFrame
 from producer.submit import LineProducer, PreparedJob
@@ -86,7 +86,13 @@ class StalledProducer(FlakyProducer):
 
 
 def stalled_camera(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings, source: Source, *, failures: int = 5, **change: object
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings,
+    source: Source,
+    *,
+    failures: int = 5,
+    on_progress: Callable[[CameraSummary], None] = lambda summary: None,
+    **change: object,
 ) -> tuple[Camera, StalledProducer]:
     """A camera of 10 frames per second that each failure delays by two seconds."""
     monkeypatch.setattr(camera_module, "_RETRY_S", 0.0)
@@ -99,4 +105,5 @@ def stalled_camera(
 
     monkeypatch.setattr(stop, "wait", waits)
     clocks = {"clock": lambda: producer.now, "wall_clock": lambda: producer.now}
-    return Camera(options(**{"rate_hz": 10.0, **change}), source, producer, stop=stop, **clocks), producer  # type: ignore[arg-type]
+    chosen = options(**{"rate_hz": 10.0, **change})
+    return Camera(chosen, source, producer, stop=stop, on_progress=on_progress, **clocks), producer  # type: ignore[arg-type]

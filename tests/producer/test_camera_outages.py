@@ -106,8 +106,7 @@ def test_what_was_missed_is_counted_while_the_server_is_still_away(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    camera, _ = stalled_camera(monkeypatch, settings, Frames())
-    camera._on_progress = lambda summary: seen.append(summary.missed)
+    camera, _ = stalled_camera(monkeypatch, settings, Frames(), on_progress=lambda summary: seen.append(summary.missed))
     camera.run()
     assert seen[:5] == [19, 39, 59, 79, 99]
 

@@ -151,6 +151,26 @@ def test_a_file_that_can_not_be_read_is_new_once_for_each_version(memory: FileMe
     assert not memory.is_unreadable("a.jpg")
 
 
+def test_the_number_of_remembered_files_that_are_gone_is_bounded(
+    memory: FileMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("producer.sources.journal.MAX_ABSENT", 3)
+    files = [SentFile(f"{number}.jpg", FileVersion(100, number, number + 1)) for number in range(9)]
+    for number, file in enumerate(files):
+        memory.hand_out(file, is_broken=number % 3 == 0)
+        if number % 3 == 1:
+            memory.accept([file])
+        if number % 3 == 2:
+            memory.note_unreadable(file)
+    memory.forget_oldest([])
+    assert [memory.recognizes(file) for file in files] == [True] * 9, "at most three of each kind are gone"
+    memory.hand_out(SentFile("new.jpg", V1), is_broken=True)
+    memory.accept([SentFile("sent.jpg", V1)])
+    memory.hand_out(SentFile("waits.jpg", V2), is_broken=False)
+    memory.forget_oldest([])
+    assert [memory.recognizes(file) for file in files] == [False] * 3 + [True] * 6
+
+
 def test_a_map_of_versions_is_in_the_order_of_the_last_change() -> None:
     versions = FileVersions()
     for name, version in (("a", V1), ("b", V2), ("a", V1)):

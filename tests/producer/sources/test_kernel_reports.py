@@ -44,6 +44,17 @@ def test_each_kind_of_report_is_recognized(tmp_path: Path, reports: KernelReport
     assert reports.read(0.0) == []
 
 
+def test_closes_without_a_change_are_told_from_those_that_follow_one(tmp_path: Path, reports: KernelReports) -> None:
+    """Each close that follows a change is reported, although the kernel merges equal events that follow each other."""
+    path = tmp_path / "images" / "a.jpg"
+    path.touch()
+    for content in (b"one", b"two"):
+        path.write_bytes(content)
+    assert [report.kind for report in reports.read(0.0)] == [
+        *(ReportKind.APPEARED, ReportKind.CLOSED, ReportKind.COMPLETE, ReportKind.COMPLETE)
+    ]
+
+
 def test_a_file_that_is_moved_out_of_the_folder_is_removed_from_it(tmp_path: Path, reports: KernelReports) -> None:
     folder = tmp_path / "images"
     write(folder / "a.jpg")

@@ -1,0 +1,58 @@
+"""The camera's log lines about dropped frames and outages: few, whatever happens."""
+
+from __future__ import annotations
+
+import pytest
+
+from producer.camera_log import DropLog, OutageLog
+from shared.errors import RedisUnavailable
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_dropped_frames_are_named_in_one_line_per_second(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    dropped = DropLog("line-1", "dropped", clock=clock)
+    for number in range(14):
+        dropped.add([f"frame {number}"], "the queue is full")
+        dropped.flush()
+    clock.now = 1.0
+    dropped.flush()
+    dropped.flush(now=True)
+    names = ", ".join(f"frame {number}" for number in range(1, 11))
+    assert caplog.messages == [
+        "line line-1: 1 frame dropped: frame 0: the queue is full",
+        f"line line-1: 13 frames dropped: {names} and 3 more, to frame 13: the queue is full",
+    ]
+
+
+def test_an_outage_is_logged_at_its_start_each_minute_and_at_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    outages = OutageLog("line-1", clock=clock, retry_s=1.0)
+    assert not outages.lasts
+    for clock.now in (1.0, 30.0, 60.9, 61.0):
+        outages.note(RedisUnavailable("no Redis server answers."), since=0.5)
+    assert outages.lasts
+    assert outages.total_s() == 60.5
+    clock.now = 70.5
+    outages.end(since=70.0)
+    outages.end(since=70.0)
+    assert not outages.lasts
+    assert outages.total_s() == 70.0
+    trying = "line line-1: no Redis server answers. Trying again every 1 s."
+    assert caplog.messages == [trying, trying, "line line-1: the server answers again, after 70.0 s"]
+
+
+def test_a_late_answer_is_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    outages = OutageLog("line-1", clock=clock, retry_s=1.0)
+    for clock.now in (0.9, 3.0):
+        outages.end(since=0.0)
+    assert outages.total_s() == 3.0
+    assert caplog.messages == ["line line-1: the server took 3.0 s to answer"]
