@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 import redis
@@ -11,12 +13,14 @@ import redis
 from producer import camera as camera_module
 from producer.camera import Camera
 from producer.sources.base import SourceFrame
+from producer.sources.folder import FolderSource
 from producer.submit import LineProducer, PreparedJob
 from shared import keys
 from shared.errors import BadSetting, RedisUnavailable
 from shared.settings import Settings
 from tests.producer.camera_kit import FlakyProducer, Frames, options, stalled_camera, submitted
 from tests.producer.kit import arguments
+from tests.producer.sources.kit import MAX_IMAGE_BYTES, PICTURES, write
 from torture.server.states import configured
 
 
@@ -100,6 +104,22 @@ def test_what_the_belt_carried_while_the_server_was_away_is_counted(
     jobs = [arguments(client, job_id.decode()) for job_id in client.lrange(keys.rq_queue("live"), 0, -1)]
     assert [(job["frame_id"], job["encoder_count"]) for job in jobs] == [(0, 0), (100, 500), (101, 505)]
     assert caplog.text.count("Trying again") == 1
+
+
+def test_a_folder_at_a_rate_misses_nothing_while_the_server_is_away(
+    client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its pictures wait in the folder. After the outage they are sent at the rate, not in a burst."""
+    for number in range(8):
+        write(tmp_path / f"{number}.jpg", PICTURES[number], age_s=60)
+    with closing(FolderSource(tmp_path, max_image_bytes=MAX_IMAGE_BYTES)) as source:
+        camera, producer = stalled_camera(monkeypatch, settings, source, count=8)
+        began_at = producer.now
+        summary = camera.run()
+    assert (summary.accepted, summary.missed) == (8, 0)
+    jobs = [arguments(client, job_id.decode()) for job_id in client.lrange(keys.rq_queue("live"), 0, -1)]
+    assert [job["frame_id"] for job in jobs] == [f"{number}.jpg" for number in range(8)]
+    assert producer.now - began_at == pytest.approx(10.0 + 7 / 10.0, abs=0.2)
 
 
 def test_what_was_missed_is_counted_while_the_server_is_still_away(
