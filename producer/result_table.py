@@ -16,7 +16,7 @@ COLUMNS = (
     *("model", "captured_at", "finished_at", "queue_ms", "decode_ms", "batch_ms", "infer_ms", "total_ms"),
     *("deadline_margin_ms", "attempt", "worker", "error"),
 )
-MARGIN_EXPLAINED = "margin: the time between the result and its deadline; negative if it came too late."
+MARGIN_EXPLAINED = "margin: the time between the result and its deadline; negative: too late."
 
 # With these widths a line has 80 characters, and 17 of them are left for the labels.
 _WIDTHS = {"time UTC": 8, "camera": 15, "frame": 8, "outcome": 8, "lane": 10, "margin": 8}

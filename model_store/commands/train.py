@@ -186,9 +186,6 @@ def _trained_json(trained: PublishedVersion) -> dict[str, Any]:
 
 
 def _print_trained(trained: PublishedVersion, *, promoted: bool) -> None:
-    from model_store.engines.golden_check import FLOAT_TOLERANCE
-    from model_store.export.parity import RELOAD_TOLERANCE
-
     manifest, data = trained.manifest, trained.manifest.dataset
     print_unused([{"file": item.name, "reason": item.reason} for item in trained.unreadable], list(trained.unlabelled))
     left_out = f"; {trained.held_out} left out of both by held_out.txt" if trained.held_out else ""
@@ -207,8 +204,6 @@ def _print_trained(trained: PublishedVersion, *, promoted: bool) -> None:
         f"int8: same class on {parity['int8_class_agreement']:.1%} of them, same labels on "
         f"{parity['int8_labels_agreement']:.1%}"
     )
-    if RELOAD_TOLERANCE < parity["fp32_max_difference"] <= FLOAT_TOLERANCE:
-        print(f"LiteRT fp32 differs by more than {RELOAD_TOLERANCE:.0e}; up to {FLOAT_TOLERANCE:.0e} this is rounding")
     if manifest.calibration is not None and manifest.calibration.is_applied:
         before, after = manifest.calibration.ece_before, manifest.calibration.ece_after
         print(

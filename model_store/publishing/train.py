@@ -81,7 +81,7 @@ def train_and_publish(
     with _epoch_reporting(options.name, cache=cache, steps=steps) as on_epoch:
         model = _train(options, backbone, network, data, cache=cache, steps=steps, on_epoch=on_epoch)
         validation = data.frames(data.split.validation)
-        with steps.step("Calibrating the probabilities and choosing the thresholds"):
+        with steps.step("Calibrating, choosing thresholds"):
             logits = logits_of(model.head, extract_features(model.extractor, validation.images))
             decisions = tune_decisions(logits, validation.targets, classes=data.classes, mode=mode, objective=objective)
         return publish(Training(options, backbone, data, model, decisions), store=store, steps=steps)

@@ -237,7 +237,7 @@ def test_results_show_the_last_ones(client: redis.Redis) -> None:
     assert "line-1/camera-1" in lines[0]
     assert "-50 ms" in lines[0]
     assert "no cap 0.88, pigmented 0.75" in lines[0]
-    assert "margin: the time between the result and its deadline; negative if it came too late." in shown.stderr
+    assert "margin: the time between the result and its deadline; negative: too late." in shown.stderr
 
 
 def test_results_in_csv_have_the_values_of_json(client: redis.Redis) -> None:

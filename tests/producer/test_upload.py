@@ -205,7 +205,7 @@ def test_csv_and_json_have_the_same_of_each_row(tmp_path: Path) -> None:
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
         sorted_row, missing = csv.DictReader(file)
     assert sorted_row == {"file": "a,b.jpg"} | {name: _cell(value) for name, value in csv_row(result).items()}
-    assert (sorted_row["labels"], sorted_row["probability"]) == ("no cap|pigmented", "0.8750|0.7500")
+    assert (sorted_row["labels"], sorted_row["probability"]) == ("no cap|pigmented", "0.875|0.75")
     assert (sorted_row["uncertain"], sorted_row["deadline_margin_ms"]) == ("true", "-50.0")
     assert {name: value for name, value in missing.items() if value} == {
         "file": '"c".jpg',

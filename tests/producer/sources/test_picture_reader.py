@@ -8,7 +8,7 @@ import pytest
 
 from producer.sources.capture_time import CaptureTimes
 from producer.sources.file_version import FileVersion, SentFile
-from producer.sources.picture_reader import PictureReader, digest_of, printable
+from producer.sources.picture_reader import PictureReader, digest_of
 from tests.producer.sources.kit import PICTURES, write
 
 
@@ -62,6 +62,8 @@ def test_the_digest_is_that_of_the_bytes_that_are_read(folder: Path) -> None:
     assert reader(folder).digest("b.jpg") is None
 
 
-def test_names_become_printable() -> None:
-    assert printable("a\nb.jpg") == r"a\nb.jpg"
-    assert printable("x" * 300) == "…" + "x" * 255
+def test_a_name_is_printable_and_fits_a_job(folder: Path) -> None:
+    assert reader(folder).unreadable(file(write(folder / "a\nb.jpg")), OSError(5, "I/O")).frame_id == r"a\nb.jpg"
+    long = "/".join(["x" * 100] * 3) + "/a.jpg"
+    frame = reader(folder).unreadable(SentFile(long, file(write(folder / "a.jpg")).version), OSError(5, "I/O"))
+    assert frame.frame_id == "…" + long[-255:]
