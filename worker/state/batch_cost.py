@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+# Weight of a new measurement in the running mean of its size.
+_WEIGHT = 0.2
+# Weight of a measurement of another size against an estimate that it shows to be too high: some dozens halve an excess.
+_DOUBT_WEIGHT = 0.05
+
 
 class BatchCost:
     """A running mean of the seconds per batch, for each batch size.
+
+    An estimate that is too high would stay for ever where it makes images expire, since then no batch of that size runs
+    and is measured. So it also falls with the measurements of other sizes: a batch costs at most as much as a larger
+    one, and at most twice as much as one of half its size.
 
     Sizes share an estimate per power of two. An unseen size gets the estimate of the nearest smaller size that was
     seen, scaled up, so that a first large batch does not count as free. Without a smaller one it gets the estimate of
@@ -18,7 +27,11 @@ class BatchCost:
         """Add a measurement: a batch of `size` took `seconds`."""
         bucket = _bucket(size)
         before = self._seconds.get(bucket, seconds)
-        self._seconds[bucket] = before + 0.2 * (seconds - before)
+        mean = self._seconds[bucket] = before + _WEIGHT * (seconds - before)
+        for other, estimate in list(self._seconds.items()):
+            excess = estimate - mean * max(1.0, other / bucket)
+            if excess > 0:
+                self._seconds[other] = estimate - _DOUBT_WEIGHT * excess
 
     def estimate(self, size: int) -> float:
         """Seconds that a batch of `size` will take; 0 while nothing is known."""

@@ -46,3 +46,14 @@ def test_larger_batches_are_never_estimated_cheaper(size: int) -> None:
     for seen, seconds in ((1, 0.004), (8, 0.020), (64, 0.150)):
         cost.observe(seen, seconds)
     assert cost.estimate(size) <= cost.estimate(size + 1)
+
+
+@pytest.mark.parametrize("measured", [1, 4])
+def test_an_estimate_that_is_never_measured_again_falls_to_what_other_sizes_allow(measured: int) -> None:
+    """A batch of two took long once. Images that would not make it are expired, so no batch of two runs any more."""
+    cost = BatchCost()
+    cost.observe(2, 0.400)
+    for _ in range(200):
+        cost.observe(measured, 0.003)
+    assert cost.estimate(2) == pytest.approx(0.006 if measured == 1 else 0.003, rel=0.02)
+    assert cost.estimate(measured) == pytest.approx(0.003)
