@@ -23,6 +23,7 @@ MANIFEST_CROPS = {"detected": "found", "full": "whole"}
 # at which the model's 16-bit images are read, if there is one number for all; and by number, how many were read at it.
 SAMPLE_BITS_KEY = "sample_bits"
 IMAGES_BY_BITS_KEY = "images_by_sample_bits"
+_NUMBERS_OF_BITS = frozenset(map(str, range(8, FULL_BITS + 1)))
 
 
 class _Section(BaseModel):
@@ -49,12 +50,22 @@ class TrainingInfo(_Section):
 
     @field_validator("settings")
     @classmethod
-    def _sample_bits_are_a_number_of_bits(cls, value: dict[str, Any]) -> dict[str, Any]:
-        """Check it now: otherwise a wrong number would only be noticed when the first 16-bit image came."""
+    def _sample_bits_are_numbers_of_bits(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """Check them now: otherwise a wrong value would only be noticed when a worker loaded it or an image came."""
         bits = value.get(SAMPLE_BITS_KEY, FULL_BITS)
         if type(bits) is not int or not 8 <= bits <= FULL_BITS:
             raise ValueError(f"{SAMPLE_BITS_KEY} {bits!r} should be a whole number from 8 to {FULL_BITS}")
+        images = value.get(IMAGES_BY_BITS_KEY, {})
+        if not isinstance(images, dict) or not all(_is_image_count(*item) for item in images.items()):
+            raise ValueError(
+                f"{IMAGES_BY_BITS_KEY} {images!r} should be a table from numbers of bits, 8 to {FULL_BITS}, to numbers "
+                "of images"
+            )
         return value
+
+
+def _is_image_count(bits: str, images: object) -> bool:
+    return bits in _NUMBERS_OF_BITS and type(images) is int and images >= 0
 
 
 class CalibrationInfo(_Section):

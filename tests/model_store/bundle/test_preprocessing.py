@@ -152,6 +152,20 @@ def test_a_bundle_whose_sample_bits_are_no_number_of_bits_is_refused(tmp_path: P
         parse_manifest(json.dumps(values).encode(), location="manifest.json")
 
 
+@pytest.mark.parametrize(
+    "images", [3, None, "12", ["12"], {"12": "many"}, {"12": -1}, {"12": True}, {"0": 3}, {"x": 3}]
+)
+def test_a_bundle_whose_images_by_bits_are_no_table_of_counts_is_refused(tmp_path: Path, images: object) -> None:
+    values = json.loads(manifest(tmp_path).model_dump_json())
+    values["training"]["settings"][IMAGES_BY_BITS_KEY] = {"8": 0, "16": 3}
+    parse_manifest(json.dumps(values).encode(), location="manifest.json")
+    values["training"]["settings"][IMAGES_BY_BITS_KEY] = images
+    with pytest.raises(
+        BadBundle, match=r"images_by_sample_bits .+ should be a table from numbers of bits, 8 to 16, to"
+    ):
+        parse_manifest(json.dumps(values).encode(), location="manifest.json")
+
+
 def test_samples_have_the_bits_that_the_model_was_trained_with(tmp_path: Path) -> None:
     plain = manifest(tmp_path)
     settings = plain.training.settings | {SAMPLE_BITS_KEY: 12}
