@@ -18,7 +18,8 @@ from shared.printable import printable
         ("Flasche grün.jpg", "Flasche grün.jpg"),
         (os.fsdecode(b"caf\xe9.jpg"), r"caf\xe9.jpg"),
         ("Fl\udcc3\udcbcss 图.jpg", "Flüss 图.jpg"),  # UTF-8, as Python reads it in a locale without UTF-8
-        ("a\n\x1b[31m.jpg", r"a\n\x1b[31m.jpg"),
+        ("a\n\x1b[31m\x9b\u2028.jpg", r"a\n\x1b[31m\x9b\u2028.jpg"),
+        *((name, name) for name in ("1.00\u202fPM.png", "a\xa0b\xad.jpg", "👩\u200d🔧.jpg")),  # spaces and joiners stay
         (Path("p") / "a b.jpg", "p/a b.jpg"),
     ],
 )
