@@ -62,7 +62,7 @@ def compare(
             write_csv(out, found)
         if html is not None:
             write_html(html, found, decode_settings=decode_settings.for_model(models[0][0].manifest), steps=steps)
-    print_unused([{"file": item.name, "reason": item.reason} for item in found.a.predictions.unreadable], [])
+    print_unused([item.as_dict() for item in found.a.predictions.unreadable], [])
     for warning in warnings(found):
         print(warning, file=sys.stderr)
     print_json(found.as_dict()) if as_json else _print_comparison(found)

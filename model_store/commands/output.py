@@ -30,13 +30,11 @@ def print_metrics(metrics: dict[str, Any], *, title: str) -> None:
 
 
 def print_unused(unreadable: list[dict[str, str]], unlabelled: list[str]) -> None:
-    """Print the first files that were left out, with the reason, on standard error."""
-    from shared.printable import printable
-
+    """Print the first files that were left out, with the reason, on standard error; all texts are `printable`."""
     texts = [f"{item['file']}: {item['reason']}" for item in unreadable]
     texts += [f"{name}: an image without a label" for name in unlabelled]
     for text in texts[:_SHOWN_UNUSED]:
-        print(printable(f"not used: {text}"), file=sys.stderr)
+        print(f"not used: {text}", file=sys.stderr)
     if len(texts) > _SHOWN_UNUSED:
         print(f"not used: {len(texts) - _SHOWN_UNUSED:,} more files; --json names them all", file=sys.stderr)
 

@@ -171,7 +171,7 @@ def _trained_json(trained: PublishedVersion) -> dict[str, Any]:
         "mode": manifest.mode,
         "classes": list(manifest.classes),
         "dataset": manifest.dataset.model_dump() | {"held_out": trained.held_out},
-        "unreadable": [{"file": item.name, "reason": item.reason} for item in trained.unreadable],
+        "unreadable": [item.as_dict() for item in trained.unreadable],
         "unlabelled": list(trained.unlabelled),
         "excluded": list(trained.excluded),
         "parent": manifest.parent,
@@ -187,7 +187,7 @@ def _trained_json(trained: PublishedVersion) -> dict[str, Any]:
 
 def _print_trained(trained: PublishedVersion, *, promoted: bool) -> None:
     manifest, data = trained.manifest, trained.manifest.dataset
-    print_unused([{"file": item.name, "reason": item.reason} for item in trained.unreadable], list(trained.unlabelled))
+    print_unused([item.as_dict() for item in trained.unreadable], list(trained.unlabelled))
     left_out = f"; {trained.held_out} left out of both by held_out.txt" if trained.held_out else ""
     print(
         f"{manifest.mode}: trained on {data.train} images, validated on {data.validation} (seed "

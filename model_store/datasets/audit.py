@@ -21,9 +21,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PlainSerializer
 
 from model_store.bundle.policy import GOOD, Mode, Policy
 from model_store.datasets.dataset import HELD_OUT_FILE, Dataset, Sample, count_labels
@@ -47,6 +47,10 @@ _SHOWN = 2  # files or pairs printed per finding, so that it stays a line or two
 _SHOWN_CLASSES = 10
 
 
+# Findings are looked up by the names in the dataset, and written in a form that can be printed.
+_FileName = Annotated[str, PlainSerializer(printable)]
+
+
 class _ReportModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,8 +65,8 @@ class UnreadableFile(_ReportModel):
 class Duplicate(_ReportModel):
     """Two files that show the same photograph; see `near_duplicates.Pair`."""
 
-    first: str
-    second: str
+    first: _FileName
+    second: _FileName
     kind: DuplicateKind
     turn: str
     difference: float
@@ -71,13 +75,15 @@ class Duplicate(_ReportModel):
 class Conflict(_ReportModel):
     """One photograph in several files whose `labels`, by file, contradict each other. `excluded`: none is used."""
 
-    labels: dict[str, tuple[str, ...]]
+    labels: dict[_FileName, tuple[str, ...]]
     kind: DuplicateKind
     excluded: bool
 
 
 class DatasetReport(_ReportModel):
-    """All findings. Files are named as in the dataset; counts are of usable images that are not held out.
+    """All findings. Files are named as in the dataset, and `printable` in JSON.
+
+    Counts are of usable images that are not held out.
 
     `groups` are files that show the same photograph, held-out ones included; `duplicates` are the pairs that connect
     them. `crowded` are files too similar to many others to tell copies from other bottles: of these, only identical
@@ -85,7 +91,7 @@ class DatasetReport(_ReportModel):
     `excluded` are the files that must not be trained on: those copies, and the files of contradictions.
     """
 
-    path: str
+    path: _FileName
     mode: Mode
     complete: bool
     images: int
@@ -98,11 +104,11 @@ class DatasetReport(_ReportModel):
     unreadable: tuple[UnreadableFile, ...]
     unlabelled: tuple[str, ...]
     duplicates: tuple[Duplicate, ...]
-    groups: tuple[tuple[str, ...], ...]
-    crowded: tuple[str, ...]
+    groups: tuple[tuple[_FileName, ...], ...]
+    crowded: tuple[_FileName, ...]
     conflicts: tuple[Conflict, ...]
-    held_out_copies: dict[str, str]
-    excluded: tuple[str, ...]
+    held_out_copies: dict[_FileName, _FileName]
+    excluded: tuple[_FileName, ...]
 
     @property
     def rare_classes(self) -> dict[str, int]:

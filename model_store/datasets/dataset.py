@@ -26,6 +26,7 @@ from model_store.bundle.policy import GOOD, Mode
 from model_store.datasets.dataset_files import DatasetFiles, open_files
 from model_store.datasets.label_tables import COLUMNS, CSV_FILE, JSONL_FILE, LABEL_SEPARATOR, read_rows, read_text
 from shared.errors import BadDataset
+from shared.printable import printable
 from shared.schemas import Name
 
 HELD_OUT_FILE = "held_out.txt"
@@ -53,9 +54,9 @@ class Sample:
 class Dataset:
     """The classes and labeled samples of a dataset.
 
-    `classes` are sorted; `samples` are sorted by name. `unlabelled` are image files that the labels file doesn't name,
-    or that lie outside the class folders: they are reported, but not used. `complete`: every label that applies to an
-    image is stated; otherwise labels that are not stated may apply too.
+    `classes` are sorted; `samples` are sorted by name. `unlabelled` are the `printable` names of image files that the
+    labels file doesn't name, or that lie outside the class folders: they are reported, but not used. `complete`: every
+    label that applies to an image is stated; otherwise labels that are not stated may apply too.
     """
 
     files: DatasetFiles
@@ -125,8 +126,8 @@ def training_mode(dataset: Dataset, chosen: Mode | None) -> Mode:
     several = next((sample for sample in dataset.samples if len(sample.labels) > 1), None)
     if chosen == "single" and several is not None:
         raise BadDataset(
-            f"{dataset.files.path}: {several.name} has the labels {' and '.join(several.labels)}, but --mode single "
-            "allows one per image. Use --mode multi."
+            f"{dataset.files.path}: {printable(several.name)} has the labels {' and '.join(several.labels)}, but "
+            "--mode single allows one per image. Use --mode multi."
         )
     return chosen or ("multi" if several else "single")
 
@@ -217,7 +218,7 @@ def _from_table(files: DatasetFiles, table: str) -> Dataset:
 
 def _unlabelled(files: DatasetFiles, labeled: Set[str]) -> tuple[str, ...]:
     others = (name for name in files.names if name not in labeled)
-    return tuple(name for name in others if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES)
+    return tuple(printable(name) for name in others if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _checked_labels(labels: list[str], *, location: str) -> tuple[str, ...]:

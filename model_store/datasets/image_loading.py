@@ -31,6 +31,7 @@ from shared.images.crop_regions import Fit, Region, region_of
 from shared.images.decode_cost import MAX_DECODE_S
 from shared.images.decode_memory import MAX_DECODE_BYTES
 from shared.images.decoding import MAX_BYTES, MAX_PX, decode_image
+from shared.printable import printable
 from shared.settings import Settings
 
 # Above this size (about 7,000 images at 224 px), decoded images are kept in a file, if a folder for it is given. Below
@@ -70,10 +71,14 @@ class DecodeSettings(NamedTuple):
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file that is not a usable image, and why."""
+    """A file that is not a usable image, and why; both are `printable`, because they are only told."""
 
     name: str
     reason: str
+
+    def as_dict(self) -> dict[str, str]:
+        """The form of `--json`."""
+        return {"file": self.name, "reason": self.reason}
 
 
 @dataclass(frozen=True)
@@ -230,5 +235,5 @@ def _decode(
             on_sample_bits=bits.append,
         )
     except BadImage as error:
-        return Unreadable(sample.name, str(error))
+        return Unreadable(printable(sample.name), printable(str(error)))
     return _WithPixels(sample, hashlib.sha256(data).hexdigest(), bits[0] if bits else None, image)

@@ -94,7 +94,7 @@ class Comparison:
             "per_class": self.per_class(),
             "right": self.count_correct(),
             "differences": [self.difference(int(row)) for row in self.differing],
-            "unreadable": [{"file": item.name, "reason": item.reason} for item in self.a.predictions.unreadable],
+            "unreadable": [item.as_dict() for item in self.a.predictions.unreadable],
         }
 
     def metrics(self) -> dict[str, dict[str, float | None]]:
@@ -178,7 +178,7 @@ def compare_versions(
     found = Comparison(dataset, run(*a), run(*b))
     if differing := {*found.a.predictions.samples} ^ {*found.b.predictions.samples}:
         raise _different_images_error(
-            sorted(sample.name for sample in differing),
+            sorted(printable(sample.name) for sample in differing),
             [decode_settings.for_model(bundle.manifest).sample_bits for bundle, _ in (a, b)],
         )
     return found

@@ -123,7 +123,7 @@ def evaluate_dataset(
     return metrics | {
         "model": bundle.ref(engine.name).model_dump(),
         "seen_in_training": seen_in_training(predictions, bundle),
-        "unreadable": [{"file": item.name, "reason": item.reason} for item in predictions.unreadable],
+        "unreadable": [item.as_dict() for item in predictions.unreadable],
         "unlabelled": list(dataset.unlabelled),
     }
 

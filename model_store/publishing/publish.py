@@ -125,7 +125,7 @@ def publish(training: Training, *, store: ModelStore, steps: ProgressSteps) -> P
         unreadable=(*data.pictures.unreadable, *data.held_out.unreadable),
         unlabelled=data.dataset.unlabelled,
         held_out=len(data.held_out.samples),
-        excluded=data.report.excluded,
+        excluded=tuple(map(printable, data.report.excluded)),
         notes=(*training.model.plan.reasons, *decisions.notes, *notes, *([refusal] if refusal else [])),
         seconds=steps.seconds,
     )

@@ -19,7 +19,7 @@ from model_store.backbones.keras_graphs import Network, open_network
 from model_store.backbones.resolve import DEFAULT_HANDLE, Backbone, resolve_backbone
 from model_store.bundle.policy import Mode, Policy
 from model_store.datasets.dataset import Dataset, Sample, load_dataset
-from model_store.datasets.image_loading import DecodeSettings, Unreadable, decode_samples
+from model_store.datasets.image_loading import DecodeSettings, decode_samples
 from model_store.datasets.splitting import Split, split
 from model_store.evaluation.metrics import evaluate
 from model_store.runtime.progress import ProgressSteps, ignore_progress
@@ -33,6 +33,7 @@ from model_store.training.transfer import train_model
 from shared.arrays import Floats, Indices
 from shared.errors import BadDataset
 from shared.images.arrays import Pixels
+from shared.printable import printable
 
 # By the name in the results: the name for people.
 RECIPES = {"tutorial": "plain", "ours": "Sortline's"}
@@ -149,7 +150,7 @@ def time_head(
         "head_ratio": round(recomputed_s / head_s, 1),
         "accuracy_recomputed": round(accuracy_recomputed, 4),
         "accuracy_cached": round(float(correct.mean()), 4),
-        "unreadable": _as_dicts(pictures.unreadable),
+        "unreadable": [item.as_dict() for item in pictures.unreadable],
     }
 
 
@@ -162,10 +163,6 @@ def _one_label(dataset: Dataset) -> Dataset:
 
 def _labels(samples: Iterable[Sample]) -> Iterator[str]:
     return (name for sample in samples for name in sample.labels)
-
-
-def _as_dicts(unreadable: Iterable[Unreadable]) -> list[dict[str, str]]:
-    return [{"file": item.name, "reason": item.reason} for item in unreadable]
 
 
 def _fit_recomputing(extractor: FeatureExtractor, frames: Pixels, *, targets: Floats, parts: Split, seed: int) -> float:
@@ -189,8 +186,8 @@ def _compare(experiment: _Experiment, seeds: Sequence[int], *, steps: ProgressSt
     result: dict[str, Any] = {
         "images": len(experiment.rows),
         "seeds": list(seeds),
-        "unreadable": _as_dicts(data.pictures.unreadable),
-        "excluded": list(data.report.excluded),
+        "unreadable": [item.as_dict() for item in data.pictures.unreadable],
+        "excluded": list(map(printable, data.report.excluded)),
     }
     for name, title in RECIPES.items():
         rows = []

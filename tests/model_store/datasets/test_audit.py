@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -279,6 +279,38 @@ def test_a_report_survives_json(tmp_path: Path) -> None:
     rows = bottles(10) | {"again.jpg": (frame(101), "no cap")}
     report = report_of(write(tmp_path / "set", rows, held_out=("100.jpg",)))
     assert DatasetReport.model_validate_json(report.model_dump_json()) == report
+
+
+def test_names_are_printable_in_json_and_in_text(tmp_path: Path) -> None:
+    folder = write_folders(
+        tmp_path / "set",
+        {
+            "good/bro\nken.png": b"not an image",
+            "out\nside.png": frame(100),
+            "good/original\n.jpg": frame(101),
+            "good/co\npy.jpg": frame(101),
+            "no cap/one\n.jpg": frame(102),
+            "good/other\n.jpg": frame(102),
+        },
+    )
+    done = run(str(folder), "--json")
+    report = json.loads(done.stdout)
+    assert "\n" not in "".join(strings_in(report))
+    assert report["unreadable"][0]["file"] == r"good/bro\nken.png"
+    assert report["unlabelled"] == [r"out\nside.png"]
+    assert report["excluded"] == [r"good/other\n.jpg", r"no cap/one\n.jpg"]
+    assert r"good/bro\nken.png" in run(str(folder)).stdout
+
+
+def strings_in(value: object) -> Iterator[str]:
+    """All texts in a JSON value, keys included."""
+    match value:
+        case str():
+            yield value
+        case dict():
+            yield from (text for item in value.items() for part in item for text in strings_in(part))
+        case list():
+            yield from (text for item in value for text in strings_in(item))
 
 
 def run(*arguments: str) -> Result:

@@ -70,15 +70,15 @@ class Fixed:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
-    """Random images, each with one of the tiny model's labels."""
+    """Random images, each with one of the tiny model's labels, and a broken one with a newline in its name."""
     folder = tmp_path / "dataset"
     folder.mkdir()
     lines = ["filename,labels"]
     for index, pixels in enumerate(random_images(IMAGES, seed=11)):
         Image.fromarray(pixels).save(folder / f"{index:02}.png")
         lines.append(f"{index:02}.png,{CLASSES[index % 3]}")
-    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    (folder / "labels.csv").write_text("\n".join([*lines, "broken.png,good"]))
+    (folder / "bro\nken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (folder / "labels.csv").write_text("\n".join([*lines, '"bro\nken.png",good']))
     (folder / "held_out.txt").write_text("00.png\n01.png\n02.png\n")
     return folder
 
@@ -241,7 +241,8 @@ def test_mcnemar_of_many_images() -> None:
 def test_compare_on_the_command_line(store: ModelStore, dataset: Path, tmp_path: Path) -> None:
     result = run(store, "tiny@1", "tiny@2", "--dataset", dataset, "--json", "--out", tmp_path / "d.csv")
     found = json.loads(result.stdout)
-    assert "not used: broken.png" in result.stderr
+    assert r"not used: bro\nken.png" in result.stderr
+    assert [item["file"] for item in found["unreadable"]] == [r"bro\nken.png"]
     assert (found["images"], found["a"]["version"], found["b"]["version"]) == (IMAGES, 1, 2)
     assert sum(found["right"][name] for name in ("both", "only_a", "only_b", "neither")) == IMAGES
     assert 0 < len(found["differences"]) < IMAGES

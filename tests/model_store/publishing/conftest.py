@@ -27,7 +27,7 @@ def several(bench: Bench) -> Path:
 
 @pytest.fixture(scope="module")
 def folders(bench: Bench) -> Path:
-    """36 images in class folders, and a broken one."""
+    """36 images in class folders, and a broken one with a newline in its name."""
     folder = write_class_folders(bench.root / "folders", per_class=12)
-    (folder / "good" / "broken.png").write_bytes(picture("good", 1)[:60])
+    (folder / "good" / "bro\nken.png").write_bytes(picture("good", 1)[:60])
     return folder

@@ -177,11 +177,11 @@ def test_evaluate_counts_the_images_that_were_trained_on(bench: Bench, several: 
 
 def test_single_from_class_folders_with_a_broken_file(bench: Bench, folders: Path, single: dict[str, Any]) -> None:
     assert single["mode"] == "single"
-    assert [item["file"] for item in single["unreadable"]] == ["good/broken.png"]
+    assert [item["file"] for item in single["unreadable"]] == [r"good/bro\nken.png"]
     assert single["metrics"]["accuracy"] > 0.9
     metrics = bench.json("evaluate", folders, "--model", "single")
     assert metrics["images"] == 36
-    assert len(metrics["unreadable"]) == 1
+    assert [item["file"] for item in metrics["unreadable"]] == [r"good/bro\nken.png"]
     report = Path(single["path"]) / "report"
     pictures = {f"{name}.png" for name in ("curves", "confusion", "thresholds", "reliability", "samples", "mistakes")}
     assert {path.name for path in report.iterdir()} == pictures | {"index.html", "logs"}

@@ -93,26 +93,26 @@ def test_a_mode_that_cannot_be_trained_is_left_out(place: Path, monkeypatch: pyt
 
 
 def test_images_that_are_not_used_are_reported(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = {f"{index:03}.png": KINDS[index % 4] for index in range(48)}
+    rows = {f"{index:03}\x9b.png": KINDS[index % 4] for index in range(48)}
     dataset = write_labeled(place / "flawed", rows)
-    (dataset / "000.png").write_bytes(b"no image")
-    (dataset / "001.png").write_bytes(
-        (dataset / "002.png").read_bytes()
+    (dataset / "000\x9b.png").write_bytes(b"no image")
+    (dataset / "001\x9b.png").write_bytes(
+        (dataset / "002\x9b.png").read_bytes()
     )  # the same picture as `no cap` and as `pigmented`
-    (dataset / "held_out.txt").write_text("002.png\n")
+    (dataset / "held_out.txt").write_text("002\x9b.png\n")
     result = json.loads(invoked(place, dataset, "compare-recipes", "--seeds", "1", "--json").stdout)
     for mode, images in (("single", 33), ("multi", 45)):
         assert result[mode]["images"] == images
-        assert [item["file"] for item in result[mode]["unreadable"]] == ["000.png"]
-        assert result[mode]["excluded"] == ["001.png", "002.png"]
+        assert [item["file"] for item in result[mode]["unreadable"]] == [r"000\x9b.png"]
+        assert result[mode]["excluded"] == [r"001\x9b.png", r"002\x9b.png"]
     monkeypatch.setattr(recipe_comparison, "compare_recipes", lambda *given, **more: result)
     printed = invoked(place, dataset, "compare-recipes", "--seeds", "1").stderr
-    assert printed.count("not used: 000.png") == 1
-    assert "not used in multi: 001.png" in printed
+    assert printed.count(r"not used: 000\x9b.png") == 1
+    assert r"not used in multi: 001\x9b.png" in printed
     timings = json.loads(invoked(place, dataset, "time-head", "--json").stdout)
-    assert [item["file"] for item in timings["unreadable"]] == ["000.png"]
+    assert [item["file"] for item in timings["unreadable"]] == [r"000\x9b.png"]
     monkeypatch.setattr(recipe_comparison, "time_head", lambda *given, **more: timings)
-    assert "not used: 000.png" in invoked(place, dataset, "time-head").stderr
+    assert r"not used: 000\x9b.png" in invoked(place, dataset, "time-head").stderr
 
 
 def test_seeds_are_whole_numbers(place: Path) -> None:
