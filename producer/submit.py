@@ -392,8 +392,7 @@ def _chunks(jobs: Sequence[PreparedJob]) -> Iterator[list[PreparedJob]]:
 
 def _describe(error: ValidationError) -> str:
     problems = (
-        f"{'.'.join(str(part) for part in problem['loc'][:1])} = {problem['input']!r}: "
-        f"{NAME_RULE if problem['type'] == 'string_pattern_mismatch' else describe_problem(problem)}"
+        f"{'.'.join(str(part) for part in problem['loc'][:1])} = {problem['input']!r}: {describe_problem(problem)}"
         for problem in error.errors()
     )
     return "the job is not valid: " + "; ".join(problems) + "."

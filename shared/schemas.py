@@ -16,8 +16,8 @@ SCHEMA_VERSION = 1
 _set = object.__setattr__  # messages are frozen
 
 # Names become parts of Redis keys and metric labels. They are short and printable, and hold no separator of either.
-_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-Name = Annotated[str, Field(pattern=_NAME_PATTERN)]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 NAME_RULE = "use 1 to 64 letters, digits, dots, dashes and underscores, beginning with a letter or digit"
 
 
@@ -30,7 +30,7 @@ _OUTCOME_PATTERN = re.compile(r"[a-z][a-z_]{0,31}")
 
 def is_name(text: str) -> bool:
     """Whether `text` can be a Name."""
-    return re.fullmatch(_NAME_PATTERN, text) is not None
+    return re.fullmatch(NAME_PATTERN, text) is not None
 
 
 class Outcome(StrEnum):

@@ -8,6 +8,8 @@ from __future__ import annotations
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from shared.schemas import NAME_PATTERN, NAME_RULE
+
 # By the type of the problem. Types that aren't here keep pydantic's text.
 _TEXTS = {
     **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "should be a whole number"),
@@ -26,13 +28,21 @@ _TEXTS = {
     "less_than": "should be below {lt:g}",
     "less_than_equal": "should be at most {le:g}",
     "literal_error": "should be {expected}",
+    "string_pattern_mismatch": "should match the pattern {pattern}",
+    "string_too_short": "should have {min_length} or more characters",
+    "string_too_long": "should have {max_length} or fewer characters",
+    "too_short": "should have {min_length} or more entries",
+    "too_long": "should have {max_length} or fewer entries",
 }
 
 
 def describe_problem(problem: ErrorDetails) -> str:
     """What is wrong with one value, without its name and without a full stop, e.g. "should be a whole number"."""
+    context = problem.get("ctx", {})
+    if context.get("pattern") == NAME_PATTERN:
+        return NAME_RULE
     if text := _TEXTS.get(problem["type"]):
-        return text.format(**problem.get("ctx", {}))
+        return text.format(**context)
     return problem["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip(".")
 
 

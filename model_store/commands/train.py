@@ -146,7 +146,7 @@ def _regions(texts: list[str]) -> dict[str, Region]:
     """Regions by camera; a region without a camera applies to all other cameras."""
     from shared.errors import BadSetting
     from shared.images.crop_regions import ANY_CAMERA, parse_region
-    from shared.schemas import is_name
+    from shared.schemas import NAME_RULE, is_name
 
     regions: dict[str, Region] = {}
     for text in texts:
@@ -155,9 +155,7 @@ def _regions(texts: list[str]) -> dict[str, Region]:
         if camera in regions:
             raise BadSetting(f"--region is given twice for {'all cameras' if camera == ANY_CAMERA else camera}.")
         if camera != ANY_CAMERA and not is_name(camera):
-            raise BadSetting(
-                f"--region {text}: {camera!r} can't be a camera's name: letters, digits, `.`, `_` and `-`."
-            )
+            raise BadSetting(f"--region {text}: {camera!r} can't be a camera's name: {NAME_RULE}.")
         regions[camera] = parse_region(sides)
     return regions
 

@@ -27,7 +27,7 @@ from model_store.datasets.dataset_files import DatasetFiles, open_files
 from model_store.datasets.label_tables import COLUMNS, CSV_FILE, JSONL_FILE, LABEL_SEPARATOR, read_rows, read_text
 from shared.errors import BadDataset
 from shared.printable import printable
-from shared.schemas import Name
+from shared.schemas import NAME_RULE, Name
 
 HELD_OUT_FILE = "held_out.txt"
 FOLDER_SEPARATOR = "+"
@@ -251,10 +251,7 @@ def _checked_camera(camera: str | None, location: str) -> str | None:
     try:
         return _CAMERA.validate_python(name) if name else None
     except ValidationError as error:
-        raise BadDataset(
-            f"{location}: {name[:80]!r} can't be a camera's name: up to 64 letters, digits, `.`, `_` and `-`, the "
-            "first a letter or digit."
-        ) from error
+        raise BadDataset(f"{location}: {name[:80]!r} can't be a camera's name: {NAME_RULE}.") from error
 
 
 def _marked_held_out(files: DatasetFiles, samples: tuple[Sample, ...]) -> Iterator[Sample]:

@@ -18,7 +18,7 @@ from model_store.registry.storage.local import LocalStorage
 from model_store.registry.storage.protocol import Storage, folder_name
 from model_store.registry.version_history import History
 from shared.errors import BadBundle, BadSetting, NotFound
-from shared.schemas import is_name
+from shared.schemas import NAME_RULE, is_name
 from shared.validation_messages import describe_problems
 
 CURRENT_FILE = "current"
@@ -216,10 +216,7 @@ def checked_model_name(name: str) -> str:
         BadSetting: it can't.
     """
     if not is_name(name):
-        raise BadSetting(
-            f"{name!r} can't be a model's name: use up to 64 letters, digits, `.`, `_` and `-`, the first a letter or "
-            "digit."
-        )
+        raise BadSetting(f"{name!r} can't be a model's name: {NAME_RULE}.")
     return name
 
 

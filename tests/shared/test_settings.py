@@ -242,7 +242,7 @@ def test_policies_are_shown_without_what_was_not_given() -> None:
         ('"line-1"]\nlane = {}', r"policies\.line-1\.lane = \{\} \(from sortline\.toml\)"),
         ('"line-1"]\nmanual_lane = ""', r"policies\.line-1\.manual_lane = ''"),
         ('"line-1"]\nuncertain_margin = 0.6', r"policies\.line-1\.uncertain_margin = 0\.6"),
-        ('"line 1"]', r"policies\.line 1.*should match pattern"),
+        ('"line 1"]', r"policies\.line 1.*use 1 to 64 letters"),
     ],
 )
 def test_a_bad_policy_is_named_in_full(table: str, what: str) -> None:

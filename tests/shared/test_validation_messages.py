@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from shared.schemas import NAME_RULE, Name
 from shared.settings import Settings
 from shared.validation_messages import describe_problem, describe_problems
 
@@ -22,6 +23,9 @@ class Example(BaseModel):
     names: list[str] = []
     table: dict[str, int] = {}
     word: Annotated[str, Field(pattern="^a")] = "a"
+    line: Name = "line-1"
+    lane: Annotated[str, Field(min_length=1, max_length=3)] = "red"
+    pair: Annotated[tuple[str, ...], Field(min_length=2, max_length=2)] = ("a", "b")
 
     @field_validator("color")
     @classmethod
@@ -48,7 +52,12 @@ class Example(BaseModel):
         ("names", [1], "should be text"),
         ("table", [], "should be a table of names and values"),
         ("tone", "red", "is not a known name"),
-        ("word", "b", "String should match pattern '^a'"),
+        ("word", "b", "should match the pattern ^a"),
+        ("line", "a b", NAME_RULE),
+        ("lane", "", "should have 1 or more characters"),
+        ("lane", "manual", "should have 3 or fewer characters"),
+        ("pair", ["a"], "should have 2 or more entries"),
+        ("pair", ["a", "b", "c"], "should have 2 or fewer entries"),
     ],
 )
 def test_problems_are_told_in_plain_words(name: str, value: Any, told: str) -> None:

@@ -65,7 +65,7 @@ def test_without_the_server_it_shows_the_store_and_why_counts_are_missing(store:
         (("tiny@1", "--share", "0"), "--share 0"),
         (("tiny@1", "--share", "0.1", "--max-disagreement", "2"), "--max-disagreement 2"),
         (("tiny@1", "--share", "0.1", "--min-images", "0"), "--min-images 0"),
-        (("tiny@1", "--share", "0.1", "--lines", "a b"), "--lines 'a b'"),
+        (("tiny@1", "--share", "0.1", "--lines", "a b"), "--lines 'a b': use 1 to 64 letters, digits"),
         (("tiny@3", "--share", "0.1"), "is the current version"),
         (("tiny", "--share", "0.1", "--stop"), "give one of them"),
     ],
