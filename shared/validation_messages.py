@@ -5,6 +5,8 @@ pydantic's own texts are for programmers: "Input should be a valid integer, unab
 
 from __future__ import annotations
 
+import reprlib
+
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
@@ -20,7 +22,7 @@ _TEXTS = {
     **dict.fromkeys(("list_type", "tuple_type"), "should be a list"),
     **dict.fromkeys(("dict_type", "model_type"), "should be a table of names and values"),
     "path_type": "should be a path",
-    "json_invalid": "is not JSON",
+    "json_invalid": "is not JSON ({error})",
     "missing": "is missing",
     "extra_forbidden": "is not a known name",
     "greater_than": "should be above {gt:g}",
@@ -35,6 +37,8 @@ _TEXTS = {
     "too_long": "should have {max_length} or fewer entries",
 }
 
+_MAX_QUOTED_CHARACTERS = 80
+
 
 def describe_problem(problem: ErrorDetails) -> str:
     """What is wrong with one value, without its name and without a full stop, e.g. "should be a whole number"."""
@@ -47,9 +51,27 @@ def describe_problem(problem: ErrorDetails) -> str:
 
 
 def describe_problems(error: ValidationError) -> str:
-    """All problems of a refused object, each with the name of its field, e.g. "training.seed is missing; …"."""
-    problems = []
-    for problem in error.errors(include_url=False, include_input=False):
-        name = ".".join(str(part) for part in problem["loc"])
-        problems.append(f"{name} {describe_problem(problem)}".strip())
-    return "; ".join(problems)
+    """All problems of a refused object, each with its field and value, e.g. "training.seed = 'x': should be …"."""
+    return "; ".join(f"{_place(problem)}{describe_problem(problem)}" for problem in error.errors(include_url=False))
+
+
+def quoted(value: object) -> str:
+    """The value in a form that a message can show: a long text is cut, and a list or table is only hinted at."""
+    brief = reprlib.Repr()
+    brief.maxlevel = 0
+    brief.maxstring = _MAX_QUOTED_CHARACTERS
+    return brief.repr(value)
+
+
+def _place(problem: ErrorDetails) -> str:
+    """What stands before the text of a problem: the field and its value, as far as there is a field and a value."""
+    name = ".".join(str(part) for part in problem["loc"])
+    match problem["type"]:
+        case "json_invalid":
+            return ""
+        case "missing" | "extra_forbidden":
+            return f"{name} "
+        case "value_error":  # from our own validators, whose texts name the value
+            return f"{name}: " if name else ""
+    value = quoted(problem["input"])
+    return f"{name} = {value}: " if name else f"{value} "

@@ -70,10 +70,27 @@ def test_problems_are_told_in_plain_words(name: str, value: Any, told: str) -> N
 def test_all_problems_of_an_object_are_named() -> None:
     with pytest.raises(ValidationError) as raised:
         Example.model_validate({"count": "many", "table": {"a": "x"}})
-    assert describe_problems(raised.value) == "count should be a whole number; table.a should be a whole number"
+    assert describe_problems(raised.value) == (
+        "count = 'many': should be a whole number; table.a = 'x': should be a whole number"
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ("{", "is not JSON (EOF while parsing an object at line 1 column 1)"),
+        ("7", "7 should be a table of names and values"),
+        ('{"tone": "red"}', "tone is not a known name"),
+        ('{"color": "green"}', "color: 'green' is sold out"),
+        ('{"line": "a b"}', f"line = 'a b': {NAME_RULE}"),
+        ('{"count": ["red"]}', "count = [...]: should be a whole number"),
+        ('{"count": "%s"}' % ("x" * 1000), f"count = '{'x' * 37}...{'x' * 38}': should be a whole number"),
+    ],
+)
+def test_problems_name_the_field_and_its_value_cut_short(data: str, told: str) -> None:
     with pytest.raises(ValidationError) as raised:
-        Example.model_validate_json("{")
-    assert describe_problems(raised.value) == "is not JSON"
+        Example.model_validate_json(data)
+    assert describe_problems(raised.value) == told
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
