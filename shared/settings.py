@@ -29,7 +29,7 @@ from shared.jobs import MAX_ATTEMPTS, MAX_LOSSES
 from shared.policy_overrides import PolicyOverride
 from shared.schemas import UNCERTAIN, Name, Outcome
 from shared.settings_file import CONFIG_VARIABLE, check_config_file, config_file, file_values
-from shared.validation_messages import describe_problem
+from shared.validation_messages import describe_problem, quoted
 
 ENV_PREFIX = "SORTLINE_"
 # Ten years. Data that is kept longer belongs elsewhere, and Redis refuses expiry times far above this.
@@ -313,8 +313,12 @@ def load_settings(**flags: Any) -> Settings:
     except OSError as error:
         raise BadSetting(f"{path} can't be read: {error.strerror}.") from error
     except SettingsError as error:
-        # Only values from the environment are parsed as JSON. The cause says where parsing failed, but not the value.
-        raise BadSetting(f"{error}: {error.__cause__}. Give it as JSON, or in {path}.") from error
+        # `policies` is the only table, and only values from the environment are parsed as JSON.
+        variable = ENV_PREFIX + "POLICIES"
+        value = next(text for name, text in os.environ.items() if name.upper() == variable)
+        raise BadSetting(
+            f"{variable} = {quoted(value)} is not JSON ({error.__cause__}). Give it as JSON, or set it in {path}."
+        ) from error
     except ValidationError as error:
         raise BadSetting(_describe(error, given)) from error
 

@@ -251,10 +251,25 @@ def test_a_bad_policy_is_named_in_full(table: str, what: str) -> None:
         load_settings()
 
 
-def test_a_policy_in_the_environment_must_be_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SORTLINE_POLICIES", "{line-1")
-    with pytest.raises(BadSetting, match=r"\"policies\".*line 1 column 2.*Give it as JSON, or in sortline\.toml"):
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("x", "'x' is not JSON (Expecting value: line 1 column 1 (char 0))"),
+        ("", "'' is not JSON (Expecting value: line 1 column 1 (char 0))"),
+        (
+            "{line-1",
+            "'{line-1' is not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))",
+        ),
+    ],
+)
+@pytest.mark.parametrize("variable", ["SORTLINE_POLICIES", "sortline_policies"])
+def test_a_policy_in_the_environment_must_be_json(
+    variable: str, text: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(BadSetting) as raised:
         load_settings()
+    assert str(raised.value) == f"SORTLINE_POLICIES = {told}. Give it as JSON, or set it in sortline.toml."
 
 
 def test_another_process_comes_to_the_same_settings_by_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
