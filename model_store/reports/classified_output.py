@@ -84,7 +84,7 @@ def _csv_row(answer: Classified) -> list[str]:
     return [
         answer.name,
         "|".join(label for label, _ in decision.labels),
-        "|".join(f"{probability:.4f}" for _, probability in decision.labels),
+        "|".join(str(probability) for _, probability in decision.labels),
         decision.lane,
         "true" if decision.uncertain else "false",
         "",

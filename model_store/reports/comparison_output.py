@@ -122,7 +122,7 @@ def _csv_rows(comparison: Comparison) -> Iterator[list[str]]:
         for answer in (found["a"], found["b"]):
             line += [
                 "|".join(item["label"] for item in answer["labels"]),
-                "|".join(f"{item['probability']:.4f}" for item in answer["labels"]),
+                "|".join(str(item["probability"]) for item in answer["labels"]),
                 answer["lane"],
                 "true" if answer["right"] else "false",
             ]
