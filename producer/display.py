@@ -6,7 +6,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 
 from rich.console import Console
@@ -18,6 +18,7 @@ from producer.camera_options import CameraOptions
 from producer.result_table import MARGIN_EXPLAINED, CsvTable, ResultTable
 from producer.upload import MISSING, Row, UploadProgress, outcomes, row_as_json
 from shared.cli import print_json, print_json_line
+from shared.messages import note
 from shared.progress import ProgressLines
 from shared.schemas import Outcome, SortResult
 from shared.tables import plain_console, print_facts, print_table
@@ -25,12 +26,6 @@ from shared.tables import plain_console, print_facts, print_table
 log = logging.getLogger(__name__)
 
 _ROWS_SHOWN = 20
-
-
-def note(text: str) -> None:
-    """Print one line to standard error, if it can be written: a full disk there must not end the command."""
-    with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
 
 
 def with_progress(steps: Iterable[object], *, total: int, title: str) -> None:

@@ -10,6 +10,7 @@ from producer.result_filter import ResultFilter
 from producer.signals import ended_by_signals
 from producer.streams.reader import ResultReader
 from shared.errors import SortlineError
+from shared.messages import note
 from shared.settings import Settings
 
 # A name that none of so many latest results has may be misspelled.
@@ -38,15 +39,15 @@ def list_results(
         line=line,
         only=wanted if wanted.is_set else None,
         drop_duplicates=False,
-        on_notice=lambda notice: display.note(notice.text),
+        on_notice=lambda notice: note(notice.text),
     )
     with closing(reader), ended_by_signals():
         known = [] if follow else reader.last(count)
         if not known and count and not follow:
-            display.note(f"no results{f' of line {line}' if line else ''}{wanted.described}{_yet(wanted)}.")
+            note(f"no results{f' of line {line}' if line else ''}{wanted.described}{_yet(wanted)}.")
         if not known:
             for hint in unknown_names(settings, line=line, lanes=wanted.lanes):
-                display.note(hint)
+                note(hint)
         show = display.result_printer(known, as_json=as_json, as_csv=as_csv)
         for result in reader.follow(threading.Event(), latest=count) if follow else known:
             show(result)

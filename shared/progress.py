@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from shared.messages import note
+
 # A line of progress comes at most this often.
 _LINE_S = 5.0
 
@@ -27,11 +29,6 @@ class ProgressLines:
             self._tell(text)
 
 
-def print_line(text: str) -> None:
-    """Print a line to standard error, at once."""
-    print(text, file=sys.stderr, flush=True)
-
-
 @contextmanager
 def show_status(title: str) -> Iterator[Callable[[str], None]]:
     """Show what a command is doing. Yields a function that says so.
@@ -39,7 +36,7 @@ def show_status(title: str) -> Iterator[Callable[[str], None]]:
     On a terminal it is one line with a spinner, which begins with `title`; elsewhere, lines of text.
     """
     if not sys.stderr.isatty():
-        yield ProgressLines(print_line).show
+        yield ProgressLines(note).show
         return
     from rich.console import Console
     from rich.text import Text

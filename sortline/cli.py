@@ -20,6 +20,7 @@ import shared.commands
 import worker.commands
 from shared.cli import warn_of_misspelled_variables
 from shared.errors import BadSetting, SortlineError
+from shared.messages import open_messages
 from shared.printable import printable
 
 
@@ -95,16 +96,6 @@ def main() -> None:
     """
     _prepare_output()
     try:
-        _run()
-    finally:
-        try:
-            sys.stderr.flush()
-        except OSError:  # messages can't be written: that is no failure of the command
-            _discard_output(2)
-
-
-def _run() -> None:
-    try:
         try:
             app()
         finally:
@@ -113,12 +104,12 @@ def _run() -> None:
         print(f"sortline: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, BadSetting) else 1)
     except BrokenPipeError:  # the reader of the output has ended, e.g. `head`
-        _discard_output(1)
+        _discard_output()
         sys.exit(1)
     except OSError as error:
         if (text := _explain(error)) is None:
             raise
-        _discard_output(1)
+        _discard_output()
         print(f"sortline: {text}", file=sys.stderr)
         sys.exit(1)
 
@@ -136,14 +127,19 @@ def _explain(error: OSError) -> str | None:
 
 
 def _prepare_output() -> None:
-    """Discard what is written to a closed output. Escape characters that the terminal lacks, e.g. as `\\xfc`."""
+    """Discard what is written to a closed output. Escape characters that the terminal lacks, e.g. as `\\xfc`.
+
+    Messages that can't be written are no failure of the command.
+    """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the shell has closed it
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # open until the process ends
-        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if sys.__stderr__ is not None:  # as Python opened it
+        sys.stderr = open_messages(sys.__stderr__.fileno(), encoding=sys.__stderr__.encoding, closefd=False)
 
 
-def _discard_output(descriptor: int) -> None:
-    """Redirect standard output (1) or error (2) to nowhere, so that the flush at exit does not fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+def _discard_output() -> None:
+    """Redirect standard output to nowhere, so that the flush at exit does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from shared.progress import ProgressLines, print_line
+from shared.messages import note, open_messages
+from shared.progress import ProgressLines
 
 OnProgress = Callable[[int], None]
 """Called with the number of items done since the previous call."""
@@ -69,9 +70,9 @@ def show_progress() -> Iterator[ProgressSteps]:
     They are drawn through a duplicate of descriptor 2, because `native_output.quiet_native` redirects descriptor 2.
     """
     if not sys.stderr.isatty():
-        yield ProgressSteps(print_line=print_line)
+        yield ProgressSteps(print_line=note)
         return
-    with os.fdopen(os.dup(2), "w", encoding=sys.stderr.encoding, errors="backslashreplace") as stderr:
+    with open_messages(os.dup(2), encoding=sys.stderr.encoding) as stderr:
         # rich draws its bars in ASCII if it has to, but not its spinner.
         is_unicode = sys.stderr.encoding.lower().startswith("utf")
         columns = (

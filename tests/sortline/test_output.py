@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -79,10 +80,41 @@ def test_a_reader_that_has_ended_and_a_full_disk(
     assert (said, code) == ("sortline: the output can't be written: No space left on device.", "1")
 
 
-def test_notes_on_a_full_disk_do_not_end_a_command(run: Callable[..., subprocess.CompletedProcess[bytes]]) -> None:
-    """Above its table, `results` explains a column on standard error."""
-    done = run("$SL results 2>/dev/full")
+# Each writes to standard error: lines, progress, logs, errors with their exit codes.
+NOTING_COMMANDS = [
+    "results",
+    "classify broken.jpg",
+    f"models check-dataset '{BOTTLES}'",
+    f"upload '{PICTURE}'",
+    "camera --line l --source simulated --count 1 --pool 1 --json",
+    "config --engine absent",
+    "results --json --csv",
+    "no-such-command",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", NOTING_COMMANDS)
+def test_messages_that_cannot_be_written_change_no_command(
+    run: Callable[..., subprocess.CompletedProcess[bytes]], command: str
+) -> None:
+    command = f"printf broken >broken.jpg; $SL {command}"
+    usual = run(command)
+    assert usual.stderr
+    done = run(f"{command} 2>/dev/full")
+    assert (done.returncode, figures_hidden(done.stdout)) == (usual.returncode, figures_hidden(usual.stdout))
+
+
+def test_a_reader_of_the_messages_that_has_ended_ends_no_command(
+    run: Callable[..., subprocess.CompletedProcess[bytes]],
+) -> None:
+    done = run("exec 3> >(exec true); wait $!; $SL results 2>&3")
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
+
+
+def figures_hidden(output: bytes) -> bytes:
+    """The output without its figures, some of which are times, and without the blanks that align them."""
+    return re.sub(rb"[\d.,\s]+", b" ", output)
 
 
 def test_a_system_without_a_folder_for_temporary_files() -> None:

@@ -6,6 +6,8 @@ import io
 import json
 import platform
 import shutil
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +33,7 @@ from model_store.training.head import HeadSettings
 from model_store.training.history import Phase
 from model_store.training.plan import TransferPlan
 from shared.errors import BadDataset
+from tests.kit import PATIENCE_S, PROJECT
 from tests.model_store.publishing.kit import Bench, commands
 from tests.model_store.tiny_backbone import SIZE_PX
 
@@ -290,6 +293,20 @@ def test_a_training_tells_its_epochs_on_standard_error(bench: Bench, folders: Pa
     assert [line.split(" - ")[0] for line in lines[head + 1 : head + 3]] == ["epoch 1/2", "epoch 2/2"]
     training = json.loads(shown.stdout)["training"]
     assert (training["settings"]["learning_rate"], training["batch_size"]) == (0.02, 8)
+
+
+@pytest.mark.slow
+def test_a_training_whose_messages_cannot_be_written_is_published(bench: Bench, folders: Path) -> None:
+    """Lines on the dataset and the epochs, a table of the images that are not used, progress."""
+    flags = ["--backbone", bench.backbone, "--cache-dir", bench.root / "cache", "--model-store", bench.store.root]
+    flags += ["--name", "unheard", "--epochs", 1, "--fine-tune", "none", "--json"]
+    command = [sys.executable, "-m", "sortline", "train", folders, *flags]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            list(map(str, command)), cwd=PROJECT, stdout=subprocess.PIPE, stderr=full, timeout=4 * PATIENCE_S
+        )
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["version"] == 1
 
 
 def test_images_that_workers_would_reject_are_neither_trained_on_nor_evaluated(
