@@ -9,22 +9,28 @@ from contextlib import contextmanager
 
 from shared.messages import note
 
-# A line of progress comes at most this often.
+# Lines that differ only in their figures come at most this often.
 _LINE_S = 5.0
 
 
 class ProgressLines:
-    """Passes on lines of progress: the first at once, later ones at most every few seconds."""
+    """Passes on lines of progress: the first of each phase at once, others at most every few seconds.
+
+    Lines with the same words belong to one phase, whatever their figures are.
+    """
 
     def __init__(self, tell: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._tell = tell
         self._clock = clock
+        self._phases: set[str] = set()
         self._next_at = float("-inf")
 
     def show(self, text: str) -> None:
-        """Pass the text on, unless the previous line was passed on too recently."""
+        """Pass the text on, unless its phase is known and the previous line was passed on too recently."""
         now = self._clock()
-        if now >= self._next_at:
+        phase = "".join(filter(str.isalpha, text))
+        if phase not in self._phases or now >= self._next_at:
+            self._phases.add(phase)
             self._next_at = now + _LINE_S
             self._tell(text)
 

@@ -23,21 +23,28 @@ class ProgressSteps:
     """The named steps of one long command, shown while they run, and timed."""
 
     def __init__(
-        self, progress: Progress | None = None, *, print_line: Callable[[str], None] = lambda text: None
+        self,
+        progress: Progress | None = None,
+        *,
+        print_line: Callable[[str], None] = lambda text: None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """
+        """Store the arguments.
+
         Args:
             progress: shows each step; None: a line of text says that a step begins, and others how far it is.
             print_line: shows a line of text.
+            clock: the time in seconds, from any start.
         """
         self._progress = progress
+        self._clock = clock
         self.print_line = print_line
         self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
     def step(self, title: str, *, total: int | None = None) -> Iterator[OnProgress]:
         """Run the block as one step. Yields a function for the block to call with the number of items done."""
-        started = time.perf_counter()
+        started = self._clock()
         progress = self._progress
         if progress is None:
             yield self._tell_step(title, total)
@@ -45,11 +52,11 @@ class ProgressSteps:
             task = progress.add_task(title, total=total)
             yield lambda count: progress.advance(task, count)
             progress.update(task, total=total or 1, completed=total or 1)
-        self.seconds[title] = round(self.seconds.get(title, 0.0) + time.perf_counter() - started, 2)
+        self.seconds[title] = round(self.seconds.get(title, 0.0) + self._clock() - started, 2)
 
     def _tell_step(self, title: str, total: int | None) -> OnProgress:
         """Tell that a step begins; the returned function tells from time to time how far it is."""
-        lines = ProgressLines(self.print_line)
+        lines = ProgressLines(self.print_line, clock=self._clock)
         lines.show(title)
         if not total:
             return ignore_progress

@@ -19,6 +19,19 @@ def test_lines_come_at_once_and_then_every_few_seconds() -> None:
     assert told == ["at 0", "at 5", "at 11"]
 
 
+def test_each_phase_has_a_line_at_once() -> None:
+    told: list[str] = []
+    now = 0.0
+    lines = ProgressLines(told.append, clock=lambda: now)
+    lines.show("idle: 98 of 100 workers are registered")
+    now = 1.0
+    for text in ("idle: 99 of 100 workers are registered", "idle: 100 workers, the server's load"):
+        lines.show(text)
+    now = 5.9
+    lines.show("idle: 99 of 100 workers are registered")  # too soon after the server's load
+    assert told == ["idle: 98 of 100 workers are registered", "idle: 100 workers, the server's load"]
+
+
 def test_a_status_is_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with show_status("benchmarks") as on_progress:
         on_progress("engine: [round] 1 of 3")
@@ -28,24 +41,26 @@ def test_a_status_is_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]
 
 def test_each_step_of_a_training_is_a_line_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with show_progress() as steps:
-        with steps.step("Reading the images", total=10) as on_progress:
-            on_progress(5)  # too soon for a line
+        with steps.step("Reading the images", total=10):
+            pass
         with steps.step("Opening the backbone"):
             pass
     assert capsys.readouterr().err == "Reading the images\nOpening the backbone\n"
 
 
-def test_a_long_step_tells_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.progress._LINE_S", 0.0)
+def test_a_long_step_tells_its_share() -> None:
     told: list[str] = []
-    with ProgressSteps(print_line=told.append).step("Computing features", total=8) as on_progress:
-        on_progress(2)
-        on_progress(4)
-    assert told == ["Computing features", "Computing features: 25%", "Computing features: 75%"]
+    times_s = [0.0]
+    steps = ProgressSteps(print_line=told.append, clock=lambda: times_s[-1])
+    with steps.step("Computing features", total=8) as on_progress:
+        for time_s in (1.0, 5.0, 10.0):
+            times_s.append(time_s)
+            on_progress(2)
+    assert told == ["Computing features", "Computing features: 50%", "Computing features: 75%"]
+    assert steps.seconds == {"Computing features": 10.0}
 
 
-def test_an_upload_tells_how_far_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.progress._LINE_S", 0.0)
+def test_an_upload_tells_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     with display.upload_bar(2_000, wait=True) as on_progress:
         on_progress(UploadProgress(files=2_000, sent=1_000, answered=10))
         on_progress(UploadProgress(files=2_000, sent=1_200, answered=10, waiting="queue full"))
