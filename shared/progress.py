@@ -35,6 +35,11 @@ class ProgressLines:
             self._tell(text)
 
 
+def spinner_name() -> str:
+    """The name of rich's spinner for standard error. rich draws its bars in ASCII if it has to, but not its spinner."""
+    return "dots" if sys.stderr.encoding.lower().startswith("utf") else "line"
+
+
 @contextmanager
 def show_status(title: str) -> Iterator[Callable[[str], None]]:
     """Show what a command is doing. Yields a function that says so.
@@ -47,5 +52,5 @@ def show_status(title: str) -> Iterator[Callable[[str], None]]:
     from rich.console import Console
     from rich.text import Text
 
-    with Console(stderr=True).status(title) as status:
+    with Console(stderr=True).status(title, spinner=spinner_name()) as status:
         yield lambda text: status.update(Text(text))

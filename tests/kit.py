@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -89,6 +91,21 @@ def run_python(program: str, *arguments: str, exit_code: int = 0, environment: M
     )
     assert done.returncode == exit_code, done.stderr
     return done.stdout
+
+
+def drawn_on_terminal(program: str, *, environment: Mapping[str, str]) -> bytes:
+    """Run a program in an interpreter of its own. Returns what it draws on a terminal that is its standard error."""
+    terminal, side = pty.openpty()
+    variables = os.environ | {"TERM": "xterm"} | environment
+    with subprocess.Popen([sys.executable, "-c", program], cwd=PROJECT, stderr=side, env=variables) as run:
+        os.close(side)
+        drawn = b""
+        with contextlib.suppress(OSError):  # Linux raises EIO when the terminal's last writer has ended
+            while part := os.read(terminal, 4096):
+                drawn += part
+    os.close(terminal)
+    assert run.returncode == 0, drawn.decode()
+    return drawn
 
 
 def is_gone(pid: int) -> bool:

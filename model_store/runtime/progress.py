@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from shared.messages import note, open_messages
-from shared.progress import ProgressLines
+from shared.progress import ProgressLines, spinner_name
 
 OnProgress = Callable[[int], None]
 """Called with the number of items done since the previous call."""
@@ -80,10 +80,8 @@ def show_progress() -> Iterator[ProgressSteps]:
         yield ProgressSteps(print_line=note)
         return
     with open_messages(os.dup(2), encoding=sys.stderr.encoding) as stderr:
-        # rich draws its bars in ASCII if it has to, but not its spinner.
-        is_unicode = sys.stderr.encoding.lower().startswith("utf")
         columns = (
-            SpinnerColumn("dots" if is_unicode else "line"),
+            SpinnerColumn(spinner_name()),
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),

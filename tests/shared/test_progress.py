@@ -8,6 +8,7 @@ from model_store.runtime.progress import ProgressSteps, show_progress
 from producer import display
 from producer.upload import UploadProgress
 from shared.progress import ProgressLines, show_status
+from tests.kit import ASCII_LOCALE, drawn_on_terminal
 
 
 def test_lines_come_at_once_and_then_every_few_seconds() -> None:
@@ -37,6 +38,14 @@ def test_a_status_is_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]
         on_progress("engine: [round] 1 of 3")
     out, err = capsys.readouterr()
     assert (out, err) == ("", "engine: [round] 1 of 3\n")
+
+
+@pytest.mark.parametrize(("locale", "is_ascii"), [(ASCII_LOCALE, True), ({"PYTHONUTF8": "1"}, False)])
+def test_a_status_on_a_terminal_without_unicode_is_ascii(locale: dict[str, str], is_ascii: bool) -> None:
+    program = "from shared.progress import show_status\nwith show_status('benchmarks') as tell: tell('round 1 of 3')"
+    drawn = drawn_on_terminal(program, environment=locale)
+    assert b"round 1 of 3" in drawn and b"\\u" not in drawn
+    assert drawn.isascii() is is_ascii
 
 
 def test_each_step_of_a_training_is_a_line_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
