@@ -18,6 +18,7 @@ from producer.results import ROUND_JOBS, Answer, AnswerReader
 from producer.submit import CHUNK_BYTES, CHUNK_JOBS, Frame, LineProducer, PreparedJob, check_names
 from producer.upload_inputs import Input, InputReader
 from shared.errors import BadInput, BadSetting, QueueFull, RedisUnavailable
+from shared.progress import ignore
 from shared.schemas import Outcome, SortResult
 from shared.server.connection import connect
 from shared.settings import Settings
@@ -85,7 +86,7 @@ class Uploader:
         options: UploadOptions,
         settings: Settings,
         *,
-        on_progress: Callable[[UploadProgress], None] = lambda progress: None,
+        on_progress: Callable[[UploadProgress], None] = ignore,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:

@@ -35,6 +35,10 @@ class ProgressLines:
             self._tell(text)
 
 
+def ignore(_: object) -> None:
+    """Do nothing: for callers that show no progress."""
+
+
 def spinner_name() -> str:
     """The name of rich's spinner for standard error. rich draws its bars in ASCII if it has to, but not its spinner."""
     return "dots" if sys.stderr.encoding.lower().startswith("utf") else "line"

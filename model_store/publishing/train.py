@@ -31,6 +31,7 @@ from model_store.training.thresholds import Objective, parse_objective
 from model_store.training.transfer import TrainedModel, train_model
 from shared.errors import BadSetting
 from shared.output_files import make_writable_folder
+from shared.progress import ignore
 
 
 def train_and_publish(
@@ -41,7 +42,7 @@ def train_and_publish(
     cache: Path,
     decode_settings: DecodeSettings,
     steps: ProgressSteps | None = None,
-    show: Callable[[DatasetReport], None] = lambda report: None,
+    show: Callable[[DatasetReport], None] = ignore,
 ) -> PublishedVersion:
     """Train on the dataset at `path`, check the exports, and publish them as the model's next version.
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from shared.messages import note, open_messages
-from shared.progress import ProgressLines, spinner_name
+from shared.progress import ProgressLines, ignore, spinner_name
 
 OnProgress = Callable[[int], None]
 """Called with the number of items done since the previous call."""
@@ -26,7 +26,7 @@ class ProgressSteps:
         self,
         progress: Progress | None = None,
         *,
-        print_line: Callable[[str], None] = lambda text: None,
+        print_line: Callable[[str], None] = ignore,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Store the arguments.
@@ -59,7 +59,7 @@ class ProgressSteps:
         lines = ProgressLines(self.print_line, clock=self._clock)
         lines.show(title)
         if not total:
-            return ignore_progress
+            return ignore
         done = 0
 
         def on_progress(count: int) -> None:
@@ -89,7 +89,3 @@ def show_progress() -> Iterator[ProgressSteps]:
         console = Console(file=stderr, markup=False, highlight=False, emoji=False)
         with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
             yield ProgressSteps(progress, print_line=functools.partial(console.print, soft_wrap=True))  # above the bars
-
-
-def ignore_progress(_: int) -> None:
-    """Do nothing: the OnProgress of callers that show no progress."""

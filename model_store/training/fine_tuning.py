@@ -25,9 +25,10 @@ from model_store.training.augmentation import augment_pixels, augment_transforms
 from model_store.training.crop_geometry import crop_frames
 from model_store.training.feature_extractor import FeatureExtractor
 from model_store.training.head import Head, Scaler, TrainResult
-from model_store.training.history import FINE_TUNING_PHASE, Epoch, History, OnEpoch, ignore_epoch
+from model_store.training.history import FINE_TUNING_PHASE, Epoch, History, OnEpoch
 from shared.arrays import Floats, Indices
 from shared.errors import BadSetting
+from shared.progress import ignore
 
 FineTuneMethod = Literal["none", "top", "all", "scratch"]
 
@@ -89,7 +90,7 @@ def fine_tune(
     scaler: Scaler,
     seed: int,
     on_progress: OnProgress,
-    on_epoch: OnEpoch = ignore_epoch,
+    on_epoch: OnEpoch = ignore,
 ) -> TrainResult:
     """Train `variables` of the extractor, in place, and the head; keep the epoch with the lowest validation loss.
 

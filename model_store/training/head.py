@@ -15,8 +15,9 @@ from model_store.bundle.policy import GOOD, Mode
 from model_store.runtime.progress import OnProgress
 from model_store.runtime.tensorflow_imports import import_keras
 from model_store.training import losses
-from model_store.training.history import HEAD_PHASE, Epoch, History, OnEpoch, ignore_epoch
+from model_store.training.history import HEAD_PHASE, Epoch, History, OnEpoch
 from shared.arrays import Bools, Floats
+from shared.progress import ignore
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def train_head(
     settings: HeadSettings,
     seed: int,
     on_progress: OnProgress,
-    on_epoch: OnEpoch = ignore_epoch,
+    on_epoch: OnEpoch = ignore,
 ) -> TrainResult:
     """Train a head; the same arguments give the same head on the same machine.
 

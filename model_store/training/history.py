@@ -79,11 +79,3 @@ def accuracy_title(mode: Mode) -> str:
 OnEpoch = Callable[[Epoch], None]
 # Called with a line for people.
 PrintLine = Callable[[str], None]
-
-
-def ignore_epoch(_: Epoch) -> None:
-    """An OnEpoch that does nothing."""
-
-
-def ignore_line(_: str) -> None:
-    """A PrintLine that does nothing."""

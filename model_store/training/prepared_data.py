@@ -31,6 +31,7 @@ from model_store.training.head import targets_of
 from shared.arrays import Bools, Indices
 from shared.errors import BadDataset, BadSetting
 from shared.images.crop_regions import ANY_CAMERA, Fit, Region
+from shared.progress import ignore
 
 # How many images' sizes are read to choose the size of the frames.
 _SAMPLED_SIZES = 50
@@ -63,7 +64,7 @@ class PreparedData:
         seed: int,
         cache: Path,
         steps: ProgressSteps,
-        show: Callable[[DatasetReport], None] = lambda report: None,
+        show: Callable[[DatasetReport], None] = ignore,
     ) -> PreparedData:
         """Decode all images, check them, and split them.
 

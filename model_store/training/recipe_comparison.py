@@ -22,7 +22,7 @@ from model_store.datasets.dataset import Dataset, Sample, load_dataset
 from model_store.datasets.image_loading import DecodeSettings, decode_samples
 from model_store.datasets.splitting import Split, split
 from model_store.evaluation.metrics import evaluate
-from model_store.runtime.progress import ProgressSteps, ignore_progress
+from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.tensorflow_imports import import_keras
 from model_store.training.feature_cache import FeatureCache, extract_features
 from model_store.training.feature_extractor import FeatureExtractor, opaque_extractor
@@ -34,6 +34,7 @@ from shared.arrays import Floats, Indices
 from shared.errors import BadDataset
 from shared.images.arrays import Pixels
 from shared.printable import printable
+from shared.progress import ignore
 
 # By the name in the results: the name for people.
 RECIPES = {"tutorial": "plain", "ours": "Sortline's"}
@@ -132,7 +133,7 @@ def time_head(
             mode="single",
             settings=TUTORIAL,
             seed=seed,
-            on_progress=ignore_progress,
+            on_progress=ignore,
         ).head
         head_s = time.perf_counter() - started - computed_s
     with steps.step("Training with the base computed in every epoch"):
@@ -274,7 +275,7 @@ class _Experiment:
     def _tutorial_logits(self, parts: Split, *, seed: int) -> Floats:
         """Logits of the validation images by the plain recipe."""
         cache = FeatureCache(opaque_extractor(self.backbone), cache=self.cache)
-        features = cache.features(self.squashed, on_progress=ignore_progress)
+        features = cache.features(self.squashed, on_progress=ignore)
         train, held_back = (Examples(features[part], self.data.frames(part).targets) for part in parts)
         result = train_head(
             train,
@@ -283,7 +284,7 @@ class _Experiment:
             mode=self.data.mode,
             settings=TUTORIAL,
             seed=seed,
-            on_progress=ignore_progress,
+            on_progress=ignore,
         )
         return logits_of(result.head, held_back.features)
 

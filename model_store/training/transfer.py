@@ -26,19 +26,12 @@ from model_store.training.feature_cache import FeatureCache
 from model_store.training.feature_extractor import FeatureExtractor, graph_extractor, opaque_extractor
 from model_store.training.fine_tuning import SETTINGS, FineTuneMethod, FineTuneSettings, Frames, fine_tune
 from model_store.training.head import Examples, Head, HeadSettings, Scaler, train_head
-from model_store.training.history import (
-    FINE_TUNING_PHASE,
-    HEAD_PHASE,
-    OnEpoch,
-    Phase,
-    PrintLine,
-    ignore_epoch,
-    ignore_line,
-)
+from model_store.training.history import FINE_TUNING_PHASE, HEAD_PHASE, OnEpoch, Phase, PrintLine
 from model_store.training.object_localizer import ObjectLocalizer
 from model_store.training.plan import TransferOptions, TransferPlan, feature_separability, make_plan
 from shared.arrays import Floats
 from shared.errors import BadSetting
+from shared.progress import ignore
 
 # Epochs of fine-tuning, as a share of the head's: they cost a thousand times as much, and each sees newly augmented
 # images.
@@ -86,8 +79,8 @@ def train_model(
     options: TransferOptions,
     cache: Path,
     steps: ProgressSteps,
-    on_epoch: OnEpoch = ignore_epoch,
-    print_line: PrintLine = ignore_line,
+    on_epoch: OnEpoch = ignore,
+    print_line: PrintLine = ignore,
 ) -> TrainedModel:
     """Train as the user's options say; whatever they leave open is chosen to suit the data.
 

@@ -16,10 +16,11 @@ from model_store.training import feature_extractor, plan
 from model_store.training.crop_geometry import CropSize
 from model_store.training.feature_extractor import opaque_extractor
 from model_store.training.head import HeadSettings, logits_of
-from model_store.training.history import Epoch, OnEpoch, ignore_epoch
+from model_store.training.history import Epoch, OnEpoch
 from model_store.training.plan import TransferOptions
 from model_store.training.transfer import TrainedModel, train_model
 from shared.errors import BadSetting
+from shared.progress import ignore
 from tests.model_store.tiny_backbone import SIZE_PX as OPAQUE_PX
 from tests.model_store.tiny_backbone import save_tiny_backbone
 from tests.model_store.tiny_network import colored_frames
@@ -40,9 +41,7 @@ class Bench:
     cache: Path
     size_px: int
 
-    def train(
-        self, options: TransferOptions, *, on_epoch: OnEpoch = ignore_epoch
-    ) -> tuple[TrainedModel, ProgressSteps]:
+    def train(self, options: TransferOptions, *, on_epoch: OnEpoch = ignore) -> tuple[TrainedModel, ProgressSteps]:
         steps = ProgressSteps()
         # Only whole batches: TensorFlow would trace another graph for another size, which takes seconds.
         train, validation = (colored_frames(count, seed=count, size_px=self.size_px) for count in (TRAINED, 12))
