@@ -134,10 +134,10 @@ def _prepare_output() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the shell has closed it
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # open until the process ends
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    if sys.__stderr__ is not None:  # as Python opened it
-        sys.stderr = open_messages(sys.__stderr__.fileno(), encoding=sys.__stderr__.encoding, closefd=False)
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if sys.stderr is sys.__stderr__:  # a caller in this process may have put a stream of its own there
+        sys.stderr = open_messages(sys.stderr.fileno(), encoding=sys.stderr.encoding, closefd=False)
 
 
 def _discard_output() -> None:
