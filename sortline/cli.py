@@ -107,14 +107,14 @@ def main() -> None:
         _discard_output()
         sys.exit(1)
     except OSError as error:
-        if (text := _explain(error)) is None:
+        if (text := explain(error)) is None:
             raise
         _discard_output()
         print(f"sortline: {text}", file=sys.stderr)
         sys.exit(1)
 
 
-def _explain(error: OSError) -> str | None:
+def explain(error: OSError) -> str | None:
     """What can't be read or written, and why; None for errors that are not about a file."""
     name = None if error.filename is None else printable(str(error.filename))
     if error.errno in _FULL:

@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 from bench.output.tables import print_tables
-from model_store.commands.models import _print_models
+from model_store.commands.models import print_models
 from model_store.commands.output import print_metrics
-from model_store.commands.recipes import _print_recipes
-from model_store.commands.show import _print_version
+from model_store.commands.recipes import print_recipes
+from model_store.commands.show import print_version
 from model_store.datasets.audit import DatasetReport
 from model_store.training.recipe_comparison import METRICS, RECIPES
 from producer import display
@@ -77,12 +77,12 @@ def models() -> None:
         "macro_f1": 0.9765,
         "error": None,
     }
-    _print_models([row, {**row, "version": 103}])
+    print_models([row, {**row, "version": 103}])
 
 
 def version() -> None:
     manifest = report_data(CLASSES, "multi").manifest
-    _print_version(manifest, Path("/models/b/000001"), report=None, is_current=True)
+    print_version(manifest, Path("/models/b/000001"), report=None, is_current=True)
 
 
 def evaluation() -> None:
@@ -91,7 +91,7 @@ def evaluation() -> None:
 
 def recipes() -> None:
     scores = {f"{metric}_mean": 0.987 for metric in METRICS}
-    _print_recipes({"single": {"images": 12_345, "unreadable": [], **dict.fromkeys(RECIPES, scores)}})
+    print_recipes({"single": {"images": 12_345, "unreadable": [], **dict.fromkeys(RECIPES, scores)}})
 
 
 def dataset() -> None:

@@ -35,7 +35,7 @@ def list_models(model_store: StoreFlag = None, as_json: JsonFlag = False) -> Non
     if as_json:
         print_json(rows)
     elif rows:
-        _print_models(rows)
+        print_models(rows)
     else:
         print(f"The model store {store.location} is empty. Train a model with `sortline train`.")
     if any(row["error"] for row in rows):
@@ -73,7 +73,7 @@ def verify_models(
         raise typer.Exit(1)
 
 
-def _print_models(rows: list[dict[str, Any]]) -> None:
+def print_models(rows: list[dict[str, Any]]) -> None:
     from shared.tables import plain_console, print_table
 
     console = plain_console()

@@ -46,7 +46,7 @@ def compare_recipes(
             backbone=backbone,
             steps=steps,
         )
-    print_json(results) if as_json else _print_recipes(results)
+    print_json(results) if as_json else print_recipes(results)
 
 
 def time_head(
@@ -92,7 +92,7 @@ def time_head(
     )
 
 
-def _print_recipes(results: dict[str, Any]) -> None:
+def print_recipes(results: dict[str, Any]) -> None:
     from model_store.training.recipe_comparison import METRICS, RECIPES
     from shared.tables import plain_console, print_table
 

@@ -37,10 +37,10 @@ def show_model(model: ModelArgument = None, model_store: StoreFlag = None, as_js
         print_json(found | manifest.model_dump(mode="json"))
         return
     is_current = store.pointer(manifest.name) == manifest.version
-    _print_version(manifest, path, report=found["report"], is_current=is_current)
+    print_version(manifest, path, report=found["report"], is_current=is_current)
 
 
-def _print_version(manifest: Manifest, path: Path, *, report: str | None, is_current: bool) -> None:
+def print_version(manifest: Manifest, path: Path, *, report: str | None, is_current: bool) -> None:
     from model_store.reports.model_summary import CLASS_COLUMNS, class_rows, summary_sections
     from shared.tables import plain_console, print_facts, print_table
 

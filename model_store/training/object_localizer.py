@@ -60,7 +60,7 @@ class ObjectLocalizer:
                 teacher_graph(resize_frames(images, _TEACHER_INPUT_PX)),
             )
         )
-        regression = _Regression()
+        regression = Regression()
         rows = np.linspace(0, len(frames) - 1, min(len(frames), MAX_FRAMES)).astype(int)
         for start in range(0, len(rows), _BATCH_SIZE):
             batch = frames[rows[start : start + _BATCH_SIZE]]
@@ -92,10 +92,10 @@ def _differs_from_border(cells: Doubles) -> Bools:
     differences = cells.reshape(-1, channels) - border.mean(axis=0)
     squared = (differences * np.linalg.solve(covariance, differences.T).T).sum(axis=1)
     distance = np.sqrt(squared).reshape(cells.shape[:2])
-    return np.asarray(distance > _otsu(distance.ravel()))
+    return np.asarray(distance > otsu_threshold(distance.ravel()))
 
 
-def _otsu(values: Doubles) -> float:
+def otsu_threshold(values: Doubles) -> float:
     """The threshold that leaves the least variance on its two sides (Otsu 1979)."""
     ordered = np.sort(values)
     count = np.arange(1, len(ordered))
@@ -106,7 +106,7 @@ def _otsu(values: Doubles) -> float:
     return float((ordered[index] + ordered[index + 1]) / 2)
 
 
-class _Regression:
+class Regression:
     """Ridge regression that predicts -1 for belt and 1 for bottle, with equal total weights, from sums over batches."""
 
     def __init__(self) -> None:

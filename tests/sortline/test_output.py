@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from sortline.cli import _explain
+from sortline.cli import explain
 from tests.kit import BOTTLES, PATIENCE_S, PROJECT
 from tests.producer.kit import publish, sort_result
 
@@ -119,10 +119,10 @@ def figures_hidden(output: bytes) -> bytes:
 
 def test_a_system_without_a_folder_for_temporary_files() -> None:
     error = FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")  # as tempfile raises it
-    assert _explain(error) == (
+    assert explain(error) == (
         "No usable temporary directory found in ['/tmp']: set TMPDIR to a folder that can be written to."
     )
-    assert _explain(FileNotFoundError(errno.ENOENT, "No such file")) is None
+    assert explain(FileNotFoundError(errno.ENOENT, "No such file")) is None
 
 
 @pytest.mark.parametrize("command", COMMANDS)

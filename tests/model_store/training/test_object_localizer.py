@@ -12,7 +12,7 @@ from model_store.backbones.keras_graphs import Network
 from model_store.runtime.tensorflow_imports import import_tensorflow
 from model_store.training.crop_geometry import CropSize, upright_transforms
 from model_store.training.feature_extractor import graph_extractor
-from model_store.training.object_localizer import ObjectLocalizer, _otsu, _Regression, resize_frames
+from model_store.training.object_localizer import ObjectLocalizer, Regression, otsu_threshold, resize_frames
 from tests.model_store.tiny_network import Bottle, Sample, inside_bottle, sample
 
 pytestmark = pytest.mark.training
@@ -110,7 +110,7 @@ def test_an_extractor_sets_the_detected_bottle_upright(tiny_network: Network) ->
 def test_otsus_threshold_minimizes_the_variance_within_both_sides(seed: int) -> None:
     rng = np.random.default_rng(seed)
     values = np.concatenate([rng.normal(2, 1, 60), rng.normal(6 + seed, 1.5, 25)])
-    threshold = _otsu(values)
+    threshold = otsu_threshold(values)
 
     def left(at: float) -> float:
         sides = values[values <= at], values[values > at]
@@ -124,7 +124,7 @@ def test_the_regression_equals_weighted_least_squares() -> None:
     rng = np.random.default_rng(8)
     maps = rng.normal(0, 1, (6, 5, 5, 7)) * rng.uniform(0.1, 4, 7) + rng.normal(0, 3, 7)
     share = np.clip(maps[..., 0] / 4 + rng.normal(0, 0.3, maps.shape[:3]), 0, 1)
-    regression = _Regression()
+    regression = Regression()
     for part in (slice(0, 2), slice(2, 6)):
         regression.add(maps[part], share[part])
     solved = regression.solve()
