@@ -136,8 +136,9 @@ def _prepare_output() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # open until the process ends
         if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    if sys.stderr is sys.__stderr__:  # a caller in this process may have put a stream of its own there
-        sys.stderr = open_messages(sys.stderr.fileno(), encoding=sys.stderr.encoding, closefd=False)
+    opened = sys.__stderr__
+    if opened is not None and sys.stderr is opened:  # a caller in this process may have put its own stream there
+        sys.stderr = open_messages(opened.fileno(), encoding=opened.encoding, closefd=False)
 
 
 def _discard_output() -> None:
