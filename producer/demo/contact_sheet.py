@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from PIL import Image, ImageDraw, ImageFont
 
+from producer.sources.simulator import SimulatedSource
+from shared.schemas import SortResult
+
+SHEET_CELLS = 30
 COLUMNS = 6
 CELL_PX = 240
 PICTURE_PX = 190
@@ -25,6 +30,22 @@ class Cell:
     labels: tuple[tuple[str, float], ...]
     truth: frozenset[str]
     lane: str
+
+
+def chosen_cells(results: Sequence[SortResult], sources: Mapping[str, SimulatedSource]) -> list[Cell]:
+    """The bottles of the latest results, each once, the latest last, at most `SHEET_CELLS`.
+
+    Every line shows the same held-out bottles, again and again. `sources` are the lines' cameras.
+    """
+    cells: dict[str, Cell] = {}
+    for result in reversed(results):
+        frame = sources[result.line].frame(cast(int, result.frame_id))
+        if frame.source_name not in cells:
+            labels = tuple((label.label, label.probability) for label in result.labels)
+            cells[frame.source_name] = Cell(data=frame.data, labels=labels, truth=frame.truth, lane=result.lane)
+        if len(cells) == SHEET_CELLS:
+            break
+    return list(reversed(cells.values()))
 
 
 def write_sheet(cells: Sequence[Cell], path: Path, *, title: str) -> None:

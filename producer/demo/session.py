@@ -19,16 +19,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 
 from producer.demo import live_table
-from producer.demo.contact_sheet import Cell, write_sheet
+from producer.demo.contact_sheet import chosen_cells, write_sheet
 from producer.demo.statistics import ResultStatistics
 from producer.sources.demo_dataset import BOTTLES
-from producer.sources.simulator import SimulatedFrame, SimulatedSource
+from producer.sources.simulator import SimulatedSource
 from producer.streams.reader import ResultReader
 from shared import keys
 from shared.errors import SortlineError, Transient
@@ -43,7 +43,6 @@ READY_TIMEOUT_S = 60.0
 # How long the last results may take after the cameras are done.
 LAST_RESULTS_S = 60.0
 DEADLINE_MS = 300
-SHEET_CELLS = 30
 # One drawing of each held-out frame, made in a few seconds before the stream starts.
 POOL = 80
 QUEUE = "live"
@@ -245,7 +244,9 @@ class Demo:
 
     def _summary(self, submitted: int) -> DemoSummary:
         statistics, sheet = self._statistics, self._options.out / "contact-sheet.png"
-        self._write_sheet(sheet)
+        if cells := chosen_cells(statistics.examples, self._sources):
+            title = "Sortline demo: simulated frames the model has never seen (red: some label is wrong)"
+            write_sheet(cells, sheet, title=title)
         p50, p99 = statistics.percentiles_ms([50, 99])
         return DemoSummary(
             submitted=submitted,
@@ -265,23 +266,6 @@ class Demo:
             logs=str(self._options.out),
             interrupted=self._interrupted.is_set(),
         )
-
-    def _write_sheet(self, path: Path) -> None:
-        # Every line shows the same held-out bottles, again and again; the sheet shows each once, the latest last.
-        cells: dict[str, Cell] = {}
-        for result in reversed(self._statistics.examples):
-            frame = self._sources[result.line].frame(cast(int, result.frame_id))
-            if frame.source_name not in cells:
-                cells[frame.source_name] = self._cell(result, frame)
-            if len(cells) == SHEET_CELLS:
-                break
-        if cells:
-            title = "Sortline demo: simulated frames the model has never seen (red: some label is wrong)"
-            write_sheet(list(reversed(cells.values())), path, title=title)
-
-    def _cell(self, result: SortResult, frame: SimulatedFrame) -> Cell:
-        labels = tuple((label.label, label.probability) for label in result.labels)
-        return Cell(data=frame.data, labels=labels, truth=frame.truth, lane=result.lane)
 
 
 def ensure_model(settings: Settings, *, console: Console) -> None:

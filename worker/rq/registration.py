@@ -209,11 +209,11 @@ class RegistrationThread:
     def _loop(self) -> None:
         is_checked = False
         while True:
-            is_registered = self._attempt("the registration with RQ", self._heartbeat)
+            is_registered = self.attempt("the registration with RQ", self._heartbeat)
             # Listen before the check and the clean-up, which can wait until the worker has started.
             self._listen(HEARTBEAT_INTERVAL_S)
             if is_registered and not is_checked:
-                is_checked = self._attempt(
+                is_checked = self.attempt(
                     "the check of the server's settings", partial(warn_if_not_durable, self._client)
                 )
             if self._stopping.is_set():
@@ -221,8 +221,8 @@ class RegistrationThread:
             if is_registered and self._registration.should_run_maintenance_tasks:
                 self._registration.last_cleaned_at = now()  # type: ignore[assignment]  # RQ starts it as None
                 for what, clean in self._registration.cleanup_tasks():
-                    self._attempt(what, clean)
-        self._attempt("the end of the registration with RQ", self._registration.unregister)
+                    self.attempt(what, clean)
+        self.attempt("the end of the registration with RQ", self._registration.unregister)
         self._stop_listening()
         self._client.close()
 
@@ -236,7 +236,7 @@ class RegistrationThread:
         """Obey commands until the next heartbeat is due or the thread must end."""
         until = time.monotonic() + duration_s
         while not self._stopping.is_set() and (left_s := until - time.monotonic()) > 0:
-            if not self._attempt("listening to RQ's commands", partial(self._next_command, left_s)):
+            if not self.attempt("listening to RQ's commands", partial(self._next_command, left_s)):
                 self._stop_listening()
                 self._stopping.wait(left_s)
 
@@ -251,9 +251,9 @@ class RegistrationThread:
     def _stop_listening(self) -> None:
         pubsub, self._pubsub = self._pubsub, None
         if pubsub is not None:
-            self._attempt("the end of listening to RQ's commands", pubsub.close)
+            self.attempt("the end of listening to RQ's commands", pubsub.close)
 
-    def _attempt(self, what: str, work: Callable[[], object]) -> bool:
+    def attempt(self, what: str, work: Callable[[], object]) -> bool:
         """Do the work, and return whether it succeeded. Count an error, and log it if it is a new one.
 
         That the server can't be reached is logged by the pipeline already.

@@ -15,9 +15,10 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 
 from producer.demo import live_table, session
-from producer.demo.contact_sheet import CELL_PX, Cell, write_sheet
+from producer.demo.contact_sheet import CELL_PX, SHEET_CELLS, Cell, chosen_cells, write_sheet
 from producer.demo.session import Demo, DemoOptions
 from producer.demo.statistics import ResultStatistics
+from producer.sources.simulator import SimulatedSource
 from shared import keys
 from shared.schemas import Label, ModelRef, Outcome, SortResult
 from shared.settings import Settings
@@ -181,21 +182,14 @@ def test_cameras_wait_for_the_worker_and_the_demo_waits_for_the_last_results(
     assert summary.complete
 
 
-def test_the_contact_sheet_shows_each_bottle_once(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_contact_sheet_shows_each_bottle_once() -> None:
     """All lines show the same bottles, each in its own order."""
-    options = DemoOptions(seconds=1.0, rate_hz=2.0, lines=2, out=tmp_path)
+    sources = {line: SimulatedSource(line, seed=0, pool=session.POOL) for line in ("line-1", "line-2")}
+    results = [_result(number).model_copy(update={"line": line}) for number in range(SHEET_CELLS) for line in sources]
     bottles: dict[bytes, str] = {}
-    demo = Demo(settings, options, console=Console(file=io.StringIO()))
-    for number in range(30):
-        for line in options.line_names:
-            demo._statistics.add(_result(number).model_copy(update={"line": line, "job_id": f"{line}-{number}"}))
-            frame = demo._sources[line].frame(number)
-            bottles[frame.data] = frame.source_name
-    shown: list[Cell] = []
-    monkeypatch.setattr(session, "write_sheet", lambda cells, path, *, title: shown.extend(cells))
-    demo._write_sheet(tmp_path / "sheet.png")
-    names = [bottles[cell.data] for cell in shown]
-    assert len(names) == session.SHEET_CELLS
+    for result in results:
+        frame = sources[result.line].frame(int(result.frame_id or 0))
+        bottles[frame.data] = frame.source_name
+    names = [bottles[cell.data] for cell in chosen_cells(results, sources)]
+    assert len(names) == SHEET_CELLS
     assert len(set(names)) == len(names)

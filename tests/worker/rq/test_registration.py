@@ -325,8 +325,8 @@ def test_a_reason_for_which_all_work_fails_is_logged_at_most_once(
         raise error
 
     for what in ("the registration", "listening", "the registration"):
-        assert not thread._attempt(what, fail)
+        assert not thread.attempt(what, fail)
     assert [record.levelname for record in caplog.records] == ["WARNING"] * logged
     caplog.set_level("INFO")
-    assert thread._attempt("the registration", lambda: None)
+    assert thread.attempt("the registration", lambda: None)
     assert caplog.text.count("the registration works again") == logged
