@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from model_store.registry.chosen_model import chosen_model
 from model_store.registry.store import open_store
 from shared.cli import print_json
 from shared.errors import BadSetting, NotFound
+from shared.messages import note
 from shared.output_files import check_output_folder
 from shared.progress import show_status
 from shared.server.connection import check, connect
@@ -84,7 +84,7 @@ def run_all(names: Sequence[str], options: Options, *, out: Path, as_json: bool)
     else:
         print_tables(document["machine"], document["benchmarks"])
     _plot(document, path.with_suffix(".png"))
-    print(f"written to {path}", file=sys.stderr)
+    note(f"written to {path}")
 
 
 def _settings(names: Sequence[str], options: Options) -> Settings:
@@ -155,4 +155,4 @@ def _plot(document: dict[str, Any], path: Path) -> None:
     try:
         draw(document, path)
     except NotFound as error:
-        print(error, file=sys.stderr)
+        note(str(error))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shared.log_format import configure_logging
+from shared.messages import note
 from shared.printable import printable
 
 if TYPE_CHECKING:  # pydantic takes longer to import than `sortline --help` may take
@@ -61,7 +62,7 @@ def setup_logging(settings: Settings) -> None:
 def warn_of_misspelled_variables() -> None:
     """Name misspelled `SORTLINE_` variables on standard error, for a command that does not log."""
     for text in _misspelled_variables():
-        print(f"sortline: {text}", file=sys.stderr)
+        note(f"sortline: {text}")
 
 
 def _misspelled_variables() -> list[str]:

@@ -20,7 +20,7 @@ import shared.commands
 import worker.commands
 from shared.cli import warn_of_misspelled_variables
 from shared.errors import BadSetting, SortlineError
-from shared.messages import open_messages
+from shared.messages import note, open_messages
 from shared.printable import printable
 
 
@@ -101,7 +101,7 @@ def main() -> None:
         finally:
             sys.stdout.flush()  # if the interpreter flushes at exit, an error has no message of ours
     except SortlineError as error:
-        print(f"sortline: {error}", file=sys.stderr)
+        note(f"sortline: {error}")
         sys.exit(2 if isinstance(error, BadSetting) else 1)
     except BrokenPipeError:  # the reader of the output has ended, e.g. `head`
         _discard_output()
@@ -110,7 +110,7 @@ def main() -> None:
         if (text := explain(error)) is None:
             raise
         _discard_output()
-        print(f"sortline: {text}", file=sys.stderr)
+        note(f"sortline: {text}")
         sys.exit(1)
 
 

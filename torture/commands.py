@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -13,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from shared.cli import JsonFlag, print_json
+from shared.messages import note
 
 CAMPAIGNS = ("kills", "stops", "server", "overload", "poison", "forged")
 ENGINES = ("null", "real")
@@ -109,7 +109,7 @@ def _logs(folder: Path | None, *, seed: int) -> Iterator[Path]:
         if is_in_use:
             raise
         if _has_files(kept):
-            print(f"seed {seed}; logs and ledgers: {kept}", file=sys.stderr)
+            note(f"seed {seed}; logs and ledgers: {kept}")
         elif folder is None:
             shutil.rmtree(kept)
         raise

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from model_store.commands.options import StoreFlag
 from shared.cli import JsonFlag, RedisUrl, print_json
+from shared.messages import note
 
 if TYPE_CHECKING:
     from model_store.registry.canary import Canary
@@ -171,5 +171,5 @@ def _totals(canary: Canary, redis_url: str, *, name: str) -> CanaryTotals | None
         with connect(redis_url, socket_timeout_s=_COUNTS_TIMEOUT_S) as client, server_errors(redis_url):
             return read_totals(client, name, canary)
     except SortlineError as error:
-        print(f"the number of compared images can't be read: {error}", file=sys.stderr)
+        note(f"the number of compared images can't be read: {error}")
         return None

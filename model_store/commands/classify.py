@@ -12,6 +12,7 @@ import typer
 from model_store.commands.options import EngineFlag, ModelFlag, StoreFlag, open_model
 from model_store.commands.output import with_progress
 from shared.cli import JsonFlag, print_json
+from shared.messages import note
 
 if TYPE_CHECKING:
     from model_store.bundle.files import Bundle
@@ -113,11 +114,11 @@ def _print_answers(answers: Iterable[Classified]) -> int:
     for answer in answers:
         if answer.decision is None:
             failed += 1
-            typer.echo(f"{answer.name}: {answer.error}", err=True)
+            note(f"{answer.name}: {answer.error}")
         else:
             labels = ", ".join(f"{label} {probability:.3f}" for label, probability in answer.decision.labels)
-            note = "  (uncertain)" if answer.decision.uncertain else ""
-            print(f"{answer.name}  {labels}  -> {answer.decision.lane}{note}")
+            mark = "  (uncertain)" if answer.decision.uncertain else ""
+            print(f"{answer.name}  {labels}  -> {answer.decision.lane}{mark}")
             for label, probability in answer.best:
                 print(f"    {probability:.3f}  {label}")
     return failed

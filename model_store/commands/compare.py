@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +10,7 @@ import typer
 from model_store.commands.options import EngineFlag, StoreFlag, load_labeled, open_model
 from model_store.commands.output import print_unused
 from shared.cli import JsonFlag, print_json
+from shared.messages import note
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,7 +64,7 @@ def compare(
             write_html(html, found, decode_settings=decode_settings.for_model(models[0][0].manifest), steps=steps)
     print_unused([item.as_dict() for item in found.a.predictions.unreadable], [])
     for warning in warnings(found):
-        print(warning, file=sys.stderr)
+        note(warning)
     print_json(found.as_dict()) if as_json else _print_comparison(found)
 
 

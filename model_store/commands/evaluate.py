@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from model_store.commands.options import DatasetArgument, EngineFlag, ModelFlag, StoreFlag, load_labeled, open_model
 from model_store.commands.output import print_metrics, print_unused
 from shared.cli import JsonFlag, print_json
+from shared.messages import note
 
 
 def evaluate(
@@ -40,7 +40,7 @@ def evaluate(
             data, bundle, runner, max_batch=settings.max_batch, decode_settings=DecodeSettings.of(settings), steps=steps
         )
     if warning := seen_warning(metrics["seen_in_training"], images=metrics["images"]):
-        print(f"sortline: {warning}", file=sys.stderr)
+        note(f"sortline: {warning}")
     if as_json:
         print_json(metrics)
     else:

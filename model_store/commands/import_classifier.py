@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from model_store.commands.options import StoreFlag, check_training_installed
 from shared.cli import JsonFlag, print_json
+from shared.messages import note
 
 if TYPE_CHECKING:
     from model_store.publishing.import_classifier import ImportedClassifier
@@ -60,8 +60,8 @@ def import_classifier(
             decode_settings=DecodeSettings.of(settings),
             steps=steps,
         )
-    for note in imported.notes:
-        print(note, file=sys.stderr)
+    for text in imported.notes:
+        note(text)
     if as_json:
         print_json(_as_json(imported))
     else:
@@ -114,7 +114,7 @@ def _print(imported: ImportedClassifier) -> None:
     if reason := int8_refusal_reason(parity):
         print(reason)
     if imported.unreadable:
-        print(f"{imported.unreadable} image(s) could not be read and were not used", file=sys.stderr)
+        note(f"{imported.unreadable} image(s) could not be read and were not used")
     reference = f"{manifest.name}@{manifest.version}"
     print(f"published {reference}: {imported.path}")
     print(f"next: sortline classify PHOTO.jpg --model {reference} --top 5")

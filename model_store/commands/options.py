@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from shared.messages import note
 
 if TYPE_CHECKING:
     from model_store.bundle.files import Bundle
@@ -66,7 +67,7 @@ def open_model(settings: Settings, spec: str | None = None) -> tuple[Bundle, Eng
     store = open_store(settings)
     bundle = open_bundle(store.resolve(spec or chosen_model(settings, store)))
     if warning := sample_bits_warning(bundle.manifest, settings.sample_bits):
-        print(f"sortline: {warning}", file=sys.stderr)
+        note(f"sortline: {warning}")
     engine = open_engine(
         bundle,
         settings.engine,

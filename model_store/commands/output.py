@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
+
+from shared.messages import note
 
 T = TypeVar("T")
 _SHOWN_UNUSED = 10
@@ -34,9 +35,9 @@ def print_unused(unreadable: list[dict[str, str]], unlabelled: list[str]) -> Non
     texts = [f"{item['file']}: {item['reason']}" for item in unreadable]
     texts += [f"{name}: an image without a label" for name in unlabelled]
     for text in texts[:_SHOWN_UNUSED]:
-        print(f"not used: {text}", file=sys.stderr)
+        note(f"not used: {text}")
     if len(texts) > _SHOWN_UNUSED:
-        print(f"not used: {len(texts) - _SHOWN_UNUSED:,} more files; --json names them all", file=sys.stderr)
+        note(f"not used: {len(texts) - _SHOWN_UNUSED:,} more files; --json names them all")
 
 
 def with_progress(items: Iterable[T], *, total: int, what: str) -> Iterator[T]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from model_store.commands.options import BACKBONE_HELP, DEFAULT_BACKBONE, CacheFlag, DatasetArgument
 from model_store.commands.output import print_unused
 from shared.cli import JsonFlag, print_json
+from shared.messages import note
 
 
 def compare_recipes(
@@ -101,9 +101,9 @@ def print_recipes(results: dict[str, Any]) -> None:
     print_unused(list(unreadable.values()), [])
     for mode, rows in results.items():
         if mode not in compared:
-            print(f"{mode} is not compared: {rows['untrainable']}", file=sys.stderr)
+            note(f"{mode} is not compared: {rows['untrainable']}")
         for name in rows.get("excluded", ()):
-            print(f"not used in {mode}: {name}: a copy of it has labels that contradict its own", file=sys.stderr)
+            note(f"not used in {mode}: {name}: a copy of it has labels that contradict its own")
     headings = ("mode", "images", "recipe", *(metric.replace("_", " ") for metric in METRICS))
     means = []
     for mode, rows in compared.items():

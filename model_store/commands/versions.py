@@ -10,6 +10,7 @@ import typer
 
 from model_store.commands.options import StoreFlag, missing_classes_warning, open_store_of
 from shared.cli import JsonFlag, print_json
+from shared.messages import note
 
 if TYPE_CHECKING:
     from model_store.registry.store import ModelStore
@@ -74,7 +75,7 @@ def promote(model: VersionArgument, model_store: StoreFlag = None, as_json: Json
     ]
     store.promote(name, version)
     for warning in warnings:
-        typer.echo(f"sortline: {warning}", err=True)
+        note(f"sortline: {warning}")
     if as_json:
         joined = " ".join(warnings) or None
         print_json({"name": name, "version": version, "previous": previous, "warning": joined})
