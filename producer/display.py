@@ -106,7 +106,10 @@ def upload_bar(files: int, *, wait: bool) -> Iterator[Callable[[UploadProgress],
             progress.update(sent, completed=state.sent, description=f"sent{waiting}")
             progress.update(answered, completed=state.answered)
 
-        yield show
+        try:
+            yield show
+        finally:
+            lines.end()
 
 
 def show_upload(rows: list[Row], *, as_json: bool) -> None:

@@ -24,6 +24,7 @@ class ProgressLines:
         self._clock = clock
         self._phases: set[str] = set()
         self._next_at = float("-inf")
+        self._held_back: str | None = None
 
     def show(self, text: str) -> None:
         """Pass the text on, unless its phase is known and the previous line was passed on too recently."""
@@ -32,7 +33,16 @@ class ProgressLines:
         if phase not in self._phases or now >= self._next_at:
             self._phases.add(phase)
             self._next_at = now + _LINE_S
+            self._held_back = None
             self._tell(text)
+        else:
+            self._held_back = text
+
+    def end(self) -> None:
+        """Pass on the last text if it was held back, so that the last figures are the final ones."""
+        if self._held_back is not None:
+            self._tell(self._held_back)
+            self._held_back = None
 
 
 def ignore(_: object) -> None:

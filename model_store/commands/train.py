@@ -90,7 +90,6 @@ def train(
     from model_store.registry.store import open_store
     from model_store.runtime.progress import show_progress
     from shared.settings import load_settings
-    from shared.tables import plain_console
 
     check_training_installed()
     settings = load_settings(model_store=model_store, cache_dir=cache_dir)
@@ -117,7 +116,7 @@ def train(
             cache=settings.cache_path,
             decode_settings=DecodeSettings.of(settings),
             steps=steps,
-            show=lambda report: report.show(plain_console(stderr=True)),
+            show=lambda report: report.show(steps.console),
         )
     manifest = trained.manifest
     if options.promote and (

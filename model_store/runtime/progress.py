@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from shared.messages import note, open_messages
 from shared.progress import ProgressLines, ignore, spinner_name
+from shared.tables import plain_console
 
 OnProgress = Callable[[int], None]
 """Called with the number of items done since the previous call."""
@@ -40,6 +41,11 @@ class ProgressSteps:
         self._clock = clock
         self.print_line = print_line
         self.seconds: dict[str, float] = {}
+
+    @property
+    def console(self) -> Console:
+        """Prints on standard error, above the steps if they are drawn there."""
+        return plain_console(stderr=True) if self._progress is None else self._progress.console
 
     @contextlib.contextmanager
     def step(self, title: str, *, total: int | None = None) -> Iterator[OnProgress]:

@@ -20,6 +20,18 @@ def test_lines_come_at_once_and_then_every_few_seconds() -> None:
     assert told == ["at 0", "at 5", "at 11"]
 
 
+def test_the_last_figures_are_told_at_the_end() -> None:
+    told: list[str] = []
+    lines = ProgressLines(told.append, clock=lambda: 0.0)
+    lines.end()
+    for number in (1, 2, 3):
+        lines.show(f"sent {number} of 3")
+    assert told == ["sent 1 of 3"]
+    lines.end()
+    lines.end()
+    assert told == ["sent 1 of 3", "sent 3 of 3"]
+
+
 def test_each_phase_has_a_line_at_once() -> None:
     told: list[str] = []
     now = 0.0
