@@ -17,6 +17,7 @@ from pathlib import Path
 from shared.errors import BadImage, NotFound
 from shared.file_kind import FileKind, kind_of
 from shared.file_walk import walk
+from shared.images.formats import sniff
 from shared.printable import printable
 
 # Most images barely compress, and bitmaps of a flat scene perhaps 50 to 1; zip bombs reach 1000 to 1 and more.
@@ -24,6 +25,7 @@ MAX_EXPANSION = 100
 MAX_MEMBERS = 200_000
 
 _ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
+_SNIFFED_BYTES = 32  # `sniff` looks at fewer
 _ENCRYPTED = 0x1
 # What zipfile raises for archives that are broken, encrypted or of a kind it doesn't know.
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError)
@@ -59,6 +61,18 @@ def list_inputs(paths: Iterable[Path]) -> Iterator[Input]:
             yield from _expand_folder(path)
         else:
             yield from _expand(path)
+
+
+def is_image(path: Path) -> bool:
+    """Whether this is a file that begins as an accepted image does, whatever its name."""
+    try:
+        if kind_of(path) is not FileKind.FILE:
+            return False
+        with path.open("rb") as file:
+            sniff(file.read(_SNIFFED_BYTES))
+    except (OSError, BadImage):
+        return False
+    return True
 
 
 class InputReader:

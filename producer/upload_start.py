@@ -7,7 +7,7 @@ from pathlib import Path
 
 from producer import display
 from producer.upload import Row, Uploader, UploadOptions, write_csv
-from producer.upload_inputs import list_inputs
+from producer.upload_inputs import is_image, list_inputs
 from shared.errors import BadInput, NotFound
 from shared.output_files import check_output_files
 from shared.server.connection import check, connect
@@ -39,7 +39,9 @@ def run_upload(
         raise NotFound(
             f"no file to send in {', '.join(map(str, paths))}: name image files, folders of them, or zip archives."
         )
-    check_output_files({"--out": out}, inputs=paths)
+    # Another file that was found in a folder may be replaced: it can hold the results of an earlier upload.
+    read = paths if out is None or not is_image(out) else [each.path for each in inputs]
+    check_output_files({"--out": out}, inputs=read)
     check(connect(settings.redis_url), settings.redis_url)
     refused: BadInput | None = None
     with display.upload_bar(len(inputs), wait=options.wait) as on_progress:

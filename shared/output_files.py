@@ -7,23 +7,31 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+import zipfile
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 from shared.errors import BadSetting
+from shared.file_kind import FileKind, kind_of
 
+_IMAGE = "an image"
+_ARCHIVE = "a zip archive"
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
-def check_output_files(paths: Mapping[str, Path | None], *, inputs: Iterable[Path] = ()) -> None:
+def check_output_files(
+    paths: Mapping[str, Path | None], *, inputs: Iterable[Path] = (), image_flags: Container[str] = ()
+) -> None:
     """Raise if one of the files, by flag, can't be written, or would replace another one that the user needs.
 
-    An existing file keeps its content; a new one is not left behind. An existing image is refused: with
-    `--out *.jpg` the shell puts the user's first image there. Only `--grid` writes an image itself.
+    An existing file keeps its content; a new one is not left behind. An existing image or zip archive is refused, also
+    if the command would only find it in a folder: no command makes one, and with `--out *.jpg` the shell puts the
+    user's first image there.
 
     Args:
         paths: None is not asked for.
         inputs: the files that the command reads; they need not exist.
+        image_flags: the flags whose file is itself an image, and may replace one.
 
     Raises:
         BadSetting: names the flag, the path and the reason.
@@ -38,8 +46,9 @@ def check_output_files(paths: Mapping[str, Path | None], *, inputs: Iterable[Pat
             _try_to_write(path)
         except OSError as error:
             raise unwritable_error(path, error, flag=flag) from error
-        if _is_image(path) and flag != "--grid":
-            raise BadSetting(f"{flag} {path} is an image, which would be overwritten. Name another file.")
+        precious = _image_or_archive(path)
+        if precious and not (precious == _IMAGE and flag in image_flags):
+            raise BadSetting(f"{flag} {path} is {precious}, which would be overwritten. Name another file.")
         if _is_among(path, inputs):
             raise BadSetting(f"{flag} {path} is read by this command, and would be overwritten. Name another file.")
         if (other := seen.setdefault(path.resolve(), flag)) != flag:
@@ -47,13 +56,15 @@ def check_output_files(paths: Mapping[str, Path | None], *, inputs: Iterable[Pat
 
 
 def _try_to_write(path: Path) -> None:
+    kind = kind_of(path)
+    if kind is FileKind.OTHER:  # a pipe would wait for a reader, or end when it is closed
+        return
+    if kind is not FileKind.MISSING:
+        path.open("ab").close()
+        return
     target = Path(os.path.realpath(path))  # unlinking a link to a new file would leave the file and remove the link
-    existed = target.exists()
-    if existed and not target.is_file() and not target.is_dir():
-        return  # a pipe would wait for a reader, or end when it is closed
     target.open("ab").close()
-    if not existed:
-        target.unlink()
+    target.unlink()
 
 
 def _is_among(path: Path, inputs: Iterable[Path]) -> bool:
@@ -61,8 +72,14 @@ def _is_among(path: Path, inputs: Iterable[Path]) -> bool:
     return path.exists() and any(os.path.exists(each) and path.samefile(each) for each in inputs)
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in _IMAGE_SUFFIXES and path.is_file()
+def _image_or_archive(path: Path) -> str | None:
+    """Which of the two this existing file is; None if it is neither."""
+    if not path.is_file():
+        return None
+    suffix = path.suffix.lower()
+    if suffix == ".zip" or zipfile.is_zipfile(path):
+        return _ARCHIVE
+    return _IMAGE if suffix in _IMAGE_SUFFIXES else None
 
 
 def check_output_folder(path: Path, *, flag: str) -> None:

@@ -69,7 +69,8 @@ def _check_outputs(images: list[Path], *, out: Path | None, html: Path | None, g
     from shared.errors import NotFound
     from shared.output_files import check_output_files
 
-    check_output_files({"--out": out, "--html": html, "--grid": grid}, inputs=images)
+    outputs = {"--out": out, "--html": html, "--grid": grid}
+    check_output_files(outputs, inputs=images, image_flags=("--grid",))
     for flag, path, package in (("--html", html, "jinja2"), ("--grid", grid, "matplotlib")):
         if path is not None and not find_spec(package):
             raise NotFound(f"{flag} needs {package}, which is not installed: run pip install 'sortline[train]'.")

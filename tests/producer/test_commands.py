@@ -30,7 +30,7 @@ from shared.clock import MAX_DEADLINE_S
 from shared.errors import BadSetting
 from shared.schemas import Label, Outcome
 from shared.server.embedded import embedded_server
-from tests.kit import BOTTLES, PROJECT, wait_until
+from tests.kit import BOTTLES, PATIENCE_S, PROJECT, wait_until
 from tests.producer.kit import arguments, jpeg, publish, sort_result
 
 # The commands without the other packages' ones, which sortline.cli adds.
@@ -217,6 +217,33 @@ def test_upload_does_not_overwrite_its_input(client: redis.Redis, tmp_path: Path
     assert isinstance(result.exception, BadSetting)
     assert archive.read_bytes() == before
     assert client.dbsize() == 0
+
+
+@pytest.mark.parametrize("name", ["photos.zip", "photo"])
+def test_upload_does_not_overwrite_what_it_sends_from_a_folder(client: redis.Redis, tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as file:
+        file.write(BOTTLES / "bottles_000.jpg", "bottles_000.jpg")
+    (tmp_path / "photo").write_bytes((BOTTLES / "bottles_000.jpg").read_bytes())
+    before = (tmp_path / name).read_bytes()
+    assert isinstance(run("upload", ".", "--out", name).exception, BadSetting)
+    assert (tmp_path / name).read_bytes() == before
+    assert client.dbsize() == 0
+
+
+def test_upload_overwrites_the_results_of_an_earlier_upload_of_its_folder(client: redis.Redis, tmp_path: Path) -> None:
+    (tmp_path / "bottle.jpg").write_bytes((BOTTLES / "bottles_000.jpg").read_bytes())
+    for files in (["bottle.jpg"], ["bottle.jpg", "r.csv"]):
+        result = run("upload", ".", "--out", "r.csv")
+        assert result.exit_code == 0, result.output
+        with (tmp_path / "r.csv").open(newline="") as file:
+            assert [row["file"] for row in csv.DictReader(file)] == files
+
+
+def test_upload_writes_its_rows_into_a_pipe_at_standard_output(client: redis.Redis, start) -> None:  # type: ignore[no-untyped-def]
+    process = start("upload", str(BOTTLES / "bottles_000.jpg"), "--out", "/dev/stdout")
+    stdout, stderr = process.communicate(timeout=PATIENCE_S)
+    assert "can't be written" not in stderr
+    assert ",".join(("file", *COLUMNS)) in stdout
 
 
 @pytest.mark.parametrize("flag", [("--rate", "inf"), ("--metrics-port", "70000"), ("--deadline-ms", "1e12")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -50,9 +51,23 @@ def test_an_image_is_not_overwritten(tmp_path: Path) -> None:
         path.touch()
     with pytest.raises(BadSetting, match=r"--out .*image.jpg is an image, which would be overwritten"):
         check_output_files({"--out": image})
-    check_output_files({"--grid": grid}, inputs=[image])
+    with pytest.raises(BadSetting, match=r"--grid .*grid.png is an image"):
+        check_output_files({"--grid": grid})
+    check_output_files({"--grid": grid}, inputs=[image], image_flags=["--grid"])
     with pytest.raises(BadSetting, match=r"--grid .*grid.png is read by this command"):
-        check_output_files({"--grid": tmp_path / "b" / ".." / "grid.png"}, inputs=[image, grid])
+        check_output_files({"--grid": tmp_path / "b" / ".." / "grid.png"}, inputs=[image, grid], image_flags=["--grid"])
+
+
+def test_an_archive_is_not_overwritten(tmp_path: Path) -> None:
+    archive, damaged, text = (tmp_path / name for name in ("archive", "damaged.ZIP", "old.csv"))
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("labels.csv", "file,labels")
+    damaged.write_bytes(archive.read_bytes()[:20])
+    for path in (archive, damaged):
+        with pytest.raises(BadSetting, match=rf"--grid .*{path.name} is a zip archive, which would be overwritten"):
+            check_output_files({"--grid": path}, image_flags=["--grid"])
+    text.touch()
+    check_output_files({"--out": text})
 
 
 def test_an_input_is_not_overwritten(tmp_path: Path) -> None:
@@ -83,6 +98,16 @@ def test_a_link_to_itself_is_refused(tmp_path: Path) -> None:
 def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     check_output_files({"--out": tmp_path / "pipe"})
+
+
+def test_a_pipe_of_the_shell_can_be_written() -> None:
+    """The shell's `>(…)` is such a path; what it links to is no path at all."""
+    reader, writer = os.pipe()
+    try:
+        check_output_files({"--out": Path(f"/dev/fd/{writer}")})
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 def test_a_folder_is_made_and_tried(tmp_path: Path) -> None:
