@@ -70,7 +70,7 @@ def read_group_info(client: redis.Redis, line: str, group: str) -> tuple[StreamI
         pipe.xinfo_groups(keys.results(line))
         stream, groups = pipe.execute()
     for found in groups:
-        if found["name"].decode() == group:
+        if found["name"] == group.encode():  # other programs may name theirs in any bytes
             return _parsed(stream), GroupInfo(found["last-delivered-id"], found.get("entries-read"))
     return None
 

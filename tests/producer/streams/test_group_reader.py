@@ -61,6 +61,14 @@ def pending(client: redis.Redis) -> int:
     return int(client.xpending(STREAM, "ejectors")["pending"])
 
 
+def test_a_group_of_another_program_may_have_any_name(
+    group: redis.Redis, settings: Settings, stop: threading.Event
+) -> None:
+    group.xgroup_create(STREAM, b"a\xff", id="0")  # the server names it before `ejectors`
+    fill(group, 1)
+    assert frames(reader(settings), stop, 1) == [1]
+
+
 def test_each_result_goes_to_one_consumer_and_is_acknowledged(
     group: redis.Redis, settings: Settings, stop: threading.Event
 ) -> None:
