@@ -144,7 +144,7 @@ def _kept_if_stopped(folder: Path, *, steps: ProgressSteps) -> Iterator[None]:
             steps.print_line(where)
             raise
         if is_disk_error(error):
-            error = scratch_error(error, folder=folder)
+            error = scratch_error(error, folder=folder.parent)  # the folder itself has another name now
         if isinstance(error, SortlineError):
             raise type(error)(f"{error} {where}") from error
         first_line = (str(error).strip().splitlines() or [repr(error)])[0]  # the converter raises many types
@@ -156,7 +156,7 @@ def _keep_folder(folder: Path) -> str:
     kept = folder.rename(folder.with_name(folder.name.replace("export", "trained")))
     try:
         open_bundle(kept)
-    except BadBundle:  # not complete
+    except (BadBundle, OSError):  # not complete, or not readable
         return f"The trained model is kept as a SavedModel: {kept / SAVED_MODEL_DIR}"
     return f"The trained model is kept: `sortline models publish {kept} --no-promote` publishes it as it is."
 

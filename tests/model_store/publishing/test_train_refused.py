@@ -17,6 +17,8 @@ from model_store.bundle.files import open_bundle
 from model_store.bundle.manifest import FP32_FILE, INT8_FILE
 from model_store.bundle.policy import Mode
 from model_store.export.exporter import export
+from model_store.publishing.publish import _kept_if_stopped
+from model_store.runtime.progress import ProgressSteps
 from model_store.training.history import Epoch
 from shared.errors import BadBundle, BadDataset, BadSetting, SortlineError, StoreUnavailable
 from tests.model_store.publishing.kit import Bench, commands
@@ -112,7 +114,24 @@ def test_a_saved_model_outlives_a_full_disk_and_an_interruption(
         assert where in done.stderr.splitlines()
     else:
         assert isinstance(done.exception, BadSetting)
-        assert re.fullmatch(rf"the scratch folder \S+ can't be used: No space .*TMPDIR.* {where}", str(done.exception))
+        reason = rf"the scratch folder {tmp_path} can't be used: No space .*TMPDIR.* {where}"  # a folder that is there
+        assert re.fullmatch(reason, str(done.exception))
+
+
+def test_a_kept_model_that_cannot_be_read_again_is_still_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr("model_store.publishing.publish.open_bundle", unreadable)
+    folder = tmp_path / "sortline-export-1"
+    (folder / "saved_model").mkdir(parents=True)
+    (folder / "saved_model" / "saved_model.pb").touch()
+    where = tmp_path / "sortline-trained-1" / "saved_model"
+    with (
+        pytest.raises(BadBundle, match=rf"no such operator\. The trained model is kept as a SavedModel: {where}"),
+        _kept_if_stopped(folder, steps=ProgressSteps()),
+    ):
+        raise RuntimeError("no such operator")
 
 
 @pytest.mark.parametrize("error", [FULL, FULL_BY_TENSORFLOW])
