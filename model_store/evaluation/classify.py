@@ -21,6 +21,7 @@ from model_store.bundle.policy import Decision, decide
 from model_store.bundle.preprocessing import ImageDecoder, decoder_of
 from model_store.datasets.dataset import IMAGE_SUFFIXES
 from shared.errors import BadImage
+from shared.file_kind import FileKind, kind_of
 from shared.file_walk import walk
 from shared.images.crop_regions import ANY_CAMERA
 from shared.printable import printable
@@ -57,13 +58,20 @@ def find_images(paths: Iterable[Path]) -> Iterator[Path]:
     yielded itself, and later reported as an error.
     """
     for path in paths:
-        if os.path.isdir(path):
+        if _is_folder(path):
             unreadable: list[OSError] = []
             found = [file for files in walk(path, on_error=unreadable.append) for file in files]
             images = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
             yield from [*images, *(Path(error.filename) for error in unreadable)] or [path]
         else:
             yield path
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return kind_of(path) is FileKind.FOLDER
+    except OSError:  # whoever reads it will say why
+        return False
 
 
 def classify_files(
@@ -100,8 +108,8 @@ def classify_files(
 def _read(path: Path, decoder: ImageDecoder, camera: str) -> Pixels | str:
     """The decoded image, or the error."""
     try:
-        if os.path.isdir(path):
-            os.listdir(path)
+        if kind_of(path) is FileKind.FOLDER:
+            os.scandir(path).close()  # raises if the folder can't be read
             return f"no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
         return decoder(path.read_bytes(), camera)
     except OSError as error:
