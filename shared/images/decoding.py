@@ -62,7 +62,9 @@ from shared.images.fitting import Box, fitted_size, in_pixels, min_size, stored_
 from shared.images.formats import FORMATS, sniff
 from shared.images.jpeg import JpegHeader, decode_reduced, read_header, reduced_size, reduction
 from shared.images.modes import full_scale_of, to_resizable
-from shared.images.sample_tags import mend_palette, source_of
+from shared.images.sample_tags import mend_palette, open_more_tiffs, source_of
+
+open_more_tiffs()  # once for the process and at import, like Pillow's plugins: whoever opens a frame gets the same
 
 MAX_BYTES = 20_000_000
 MAX_PX = 50_000_000

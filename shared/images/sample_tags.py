@@ -24,13 +24,18 @@ _GRAY = 1  # of the tag _PHOTOMETRIC
 
 # Gray TIFFs that Pillow can decode but does not list, by the order of their bytes, _PHOTOMETRIC and _BITS_PER_SAMPLE.
 # Samples of 12 bits are packed in the same way in both orders.
-for _order, _photometric, _bits, _modes in (
-    (TiffImagePlugin.MM, _WHITE_IS_ZERO, 16, ("I;16B", "I;16B")),
-    (TiffImagePlugin.II, _WHITE_IS_ZERO, 12, ("I;16", "I;12")),
-    (TiffImagePlugin.MM, _WHITE_IS_ZERO, 12, ("I;16", "I;12")),
-    (TiffImagePlugin.MM, _GRAY, 12, ("I;16", "I;12")),
-):
-    TiffImagePlugin.OPEN_INFO[(_order, _photometric, (1,), 1, (_bits,), ())] = _modes
+_MORE_GRAY_TIFFS = {
+    (TiffImagePlugin.MM, _WHITE_IS_ZERO, 16): ("I;16B", "I;16B"),
+    (TiffImagePlugin.II, _WHITE_IS_ZERO, 12): ("I;16", "I;12"),
+    (TiffImagePlugin.MM, _WHITE_IS_ZERO, 12): ("I;16", "I;12"),
+    (TiffImagePlugin.MM, _GRAY, 12): ("I;16", "I;12"),
+}
+
+
+def open_more_tiffs() -> None:
+    """Let Pillow open all the gray TIFFs that it can decode. Calling this again changes nothing."""
+    for (order, photometric, bits), modes in _MORE_GRAY_TIFFS.items():
+        TiffImagePlugin.OPEN_INFO[(order, photometric, (1,), 1, (bits,), ())] = modes
 
 
 def source_of(frame: Image.Image, data: bytes, *, setting_bits: int) -> SampleSource:
