@@ -198,7 +198,7 @@ def _declared_size_px(module: Any, handle: str) -> int | None:
     images, height, width, _ = shape.as_list()
     if images is not None:
         raise BadBackbone(
-            f"{handle} takes {taken}: only {images} image(s) at a time. Export it with a variable first dimension, "
+            f"{handle} takes {taken}: batches of {images} only. Export it with a variable first dimension, "
             "e.g. tf.TensorSpec([None, S, S, 3])."
         )
     if height != width:

@@ -114,7 +114,8 @@ def _print(imported: ImportedClassifier) -> None:
     if reason := int8_refusal_reason(parity):
         print(reason)
     if imported.unreadable:
-        note(f"{imported.unreadable} image(s) could not be read and were not used")
+        noun = "image" if imported.unreadable == 1 else "images"
+        note(f"not used: {imported.unreadable:,} {noun} that can't be read")
     reference = f"{manifest.name}@{manifest.version}"
     print(f"published {reference}: {imported.path}")
     print(f"next: sortline classify PHOTO.jpg --model {reference} --top 5")

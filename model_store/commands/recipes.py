@@ -97,13 +97,14 @@ def print_recipes(results: dict[str, Any]) -> None:
     from shared.tables import plain_console, print_table
 
     compared = {mode: rows for mode, rows in results.items() if "untrainable" not in rows}
-    unreadable = {item["file"]: item for rows in compared.values() for item in rows["unreadable"]}
-    print_unused(list(unreadable.values()), [])
+    unused = list({item["file"]: item for rows in compared.values() for item in rows["unreadable"]}.values())
+    for mode, rows in compared.items():
+        reason = f"a copy of it has labels that contradict its own (in {mode})"
+        unused += [{"file": name, "reason": reason} for name in rows["excluded"]]
+    print_unused(unused, [])
     for mode, rows in results.items():
         if mode not in compared:
             note(f"{mode} is not compared: {rows['untrainable']}")
-        for name in rows.get("excluded", ()):
-            note(f"not used in {mode}: {name}: a copy of it has labels that contradict its own")
     headings = ("mode", "images", "recipe", *(metric.replace("_", " ") for metric in METRICS))
     means = []
     for mode, rows in compared.items():

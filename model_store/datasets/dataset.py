@@ -148,8 +148,9 @@ def check_trainable(dataset: Dataset, samples: Iterable[Sample], mode: Mode) -> 
         raise BadDataset(f"{path} has {there}, but a model needs at least two to tell apart.")
     for name, count in counts.items():
         if count < 2:
+            noun = "image" if count == 1 else "images"
             raise BadDataset(
-                f"{path}: class {name!r} has {count} usable image(s) outside {HELD_OUT_FILE}; at least 2 are needed, "
+                f"{path}: class {name!r} has {count} usable {noun} outside {HELD_OUT_FILE}; at least 2 are needed, "
                 "one to train on and one to validate with. Add images, or remove the class."
             )
     if mode == "multi":

@@ -123,7 +123,7 @@ def test_a_module_that_takes_any_size_gets_the_stated_one(tmp_path: Path) -> Non
 
 
 WRONG = {
-    "batch": (lambda folder: save_colors(folder, batch=1), r"float32\[1, 32, 32, 3\]: only 1 image\(s\) at a time"),
+    "batch": (lambda folder: save_colors(folder, batch=1), r"float32\[1, 32, 32, 3\]: batches of 1 only"),
     "text": (save_text, r"takes string\[None\], but should take float32\[N, S, S, 3\]"),
     "serving": (save_serving_only, r"can only be served \(signatures: serving_default\)"),
     "classifier": (lambda folder: save_classifier(folder, classes=1001), "1,001 numbers .* models import-classifier"),

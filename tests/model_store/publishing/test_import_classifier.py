@@ -16,7 +16,9 @@ from typer.testing import CliRunner, Result
 
 from model_store.bundle.files import open_bundle
 from model_store.commands import add_to
+from model_store.commands.import_classifier import _print
 from model_store.engines.loading import open_engine, runnable_engines
+from model_store.publishing.import_classifier import ImportedClassifier
 from model_store.registry.store import ModelStore
 from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
 from shared.errors import BadBackbone, BadDataset, BadSetting
@@ -96,6 +98,17 @@ def test_the_classifier_is_published_and_its_changes_are_reported(bench: Bench, 
     assert (manifest.training.epochs, manifest.training.fine_tune) == (0, "imported")
     assert (manifest.dataset.images, manifest.metrics) == (0, {})
     assert bench.store.current("imagenet") == 1
+
+
+@pytest.mark.parametrize(
+    ("unreadable", "text"), [(1, "1 image that"), (2, "2 images that"), (1200, "1,200 images that")]
+)
+def test_the_number_of_unreadable_images_is_printed(
+    imported: dict[str, Any], unreadable: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(imported["path"])
+    _print(ImportedClassifier(path, open_bundle(path).manifest, "logits", (), unreadable=unreadable, seconds={}))
+    assert capsys.readouterr().err == f"not used: {text} can't be read\n"
 
 
 def test_every_engine_gives_the_same_answers_as_the_module(module: Path, imported: dict[str, Any]) -> None:

@@ -88,7 +88,7 @@ def test_a_mode_that_cannot_be_trained_is_left_out(place: Path, monkeypatch: pyt
     assert "plain" in shown.stdout and "tutorial" not in shown.stdout
     for index in range(14):
         (dataset / "no cap" / f"{index}.png").unlink()
-    with pytest.raises(BadDataset, match="class 'no cap' has 1 usable"):
+    with pytest.raises(BadDataset, match="class 'no cap' has 1 usable image outside"):
         invoked(place, dataset, *arguments)
 
 
@@ -108,7 +108,12 @@ def test_images_that_are_not_used_are_reported(place: Path, monkeypatch: pytest.
     monkeypatch.setattr(recipe_comparison, "compare_recipes", lambda *given, **more: result)
     printed = invoked(place, dataset, "compare-recipes", "--seeds", "1").stderr
     assert printed.count(r"not used: 000\x9b.png") == 1
-    assert r"not used in multi: 001\x9b.png" in printed
+    assert r"not used: 001\x9b.png: a copy of it has labels that contradict its own (in multi)" in printed
+    result["multi"]["excluded"] = [f"{index}.png" for index in range(20)]
+    printed = invoked(place, dataset, "compare-recipes", "--seeds", "1").stderr
+    assert "not used: 0.png: a copy" in printed
+    assert printed.count("a copy of it has") < 10
+    assert "more files; --json names them all" in printed
     timings = json.loads(invoked(place, dataset, "time-head", "--json").stdout)
     assert [item["file"] for item in timings["unreadable"]] == [r"000\x9b.png"]
     monkeypatch.setattr(recipe_comparison, "time_head", lambda *given, **more: timings)
