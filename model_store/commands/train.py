@@ -21,6 +21,7 @@ from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
     from model_store.publishing.publish import PublishedVersion
+    from model_store.registry.store import ModelStore
     from shared.images.crop_regions import Region
 
 
@@ -118,15 +119,19 @@ def train(
             steps=steps,
             show=lambda report: report.show(steps.console),
         )
-    manifest = trained.manifest
-    if options.promote and (
-        warning := missing_classes_warning(store, manifest.name, version=manifest.version, previous=manifest.parent)
-    ):
-        trained = replace(trained, notes=(*trained.notes, warning))
+    if options.promote:
+        trained = _with_missing_classes(trained, store)
     if as_json:
         print_json(_trained_json(trained))
     else:
         _print_trained(trained, promoted=options.promote)
+
+
+def _with_missing_classes(trained: PublishedVersion, store: ModelStore) -> PublishedVersion:
+    """The same with a note, if the previous version has classes that this one lacks."""
+    manifest = trained.manifest
+    warning = missing_classes_warning(store, manifest.name, version=manifest.version, previous=manifest.parent)
+    return replace(trained, notes=(*trained.notes, warning)) if warning else trained
 
 
 def _crop(
