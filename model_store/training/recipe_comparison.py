@@ -19,7 +19,7 @@ from model_store.backbones.keras_graphs import Network, open_network
 from model_store.backbones.resolve import DEFAULT_HANDLE, Backbone, resolve_backbone
 from model_store.bundle.policy import Mode, Policy
 from model_store.datasets.dataset import Dataset, Sample, load_dataset
-from model_store.datasets.image_loading import DecodeSettings, decode_samples
+from model_store.datasets.image_loading import DecodedSamples, DecodeSettings, decode_samples
 from model_store.datasets.splitting import Split, split
 from model_store.evaluation.metrics import evaluate
 from model_store.runtime.progress import ProgressSteps
@@ -110,14 +110,7 @@ def time_head(
     """
     resolved = resolve_backbone(backbone, cache=cache, steps=steps)
     dataset = _one_label(load_dataset(path))
-    with steps.step("Reading the images", total=len(dataset.samples)) as on_progress:
-        pictures = decode_samples(
-            dataset.files,
-            dataset.samples,
-            size_px=resolved.input_size_px,
-            decode_settings=decode_settings,
-            on_progress=on_progress,
-        )
+    pictures = _read(dataset, size_px=resolved.input_size_px, decode_settings=decode_settings, steps=steps)
     labels = [sample.labels for sample in pictures.samples]
     targets = targets_of(labels, dataset.classes, "single")
     extractor, parts = opaque_extractor(resolved), split(labels, seed=seed)
@@ -153,6 +146,17 @@ def time_head(
         "accuracy_cached": round(float(correct.mean()), 4),
         "unreadable": [item.as_dict() for item in pictures.unreadable],
     }
+
+
+def _read(dataset: Dataset, *, size_px: int, decode_settings: DecodeSettings, steps: ProgressSteps) -> DecodedSamples:
+    with steps.step("Reading the images", total=len(dataset.samples)) as on_progress:
+        return decode_samples(
+            dataset.files,
+            dataset.samples,
+            size_px=size_px,
+            decode_settings=decode_settings,
+            on_progress=on_progress,
+        )
 
 
 def _one_label(dataset: Dataset) -> Dataset:
