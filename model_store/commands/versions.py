@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -126,11 +125,17 @@ def prune(
 def _check_is_bundle(folder: Path) -> None:
     from model_store.bundle.manifest import MANIFEST_FILE
     from shared.errors import BadBundle, NotFound
+    from shared.file_kind import FileKind, kind_of
 
     advice = "Give a version's folder, such as models/bottles/000003 in another store."
-    if not os.path.isdir(folder):
+    try:
+        is_folder = kind_of(folder) is FileKind.FOLDER
+        has_manifest = is_folder and kind_of(folder / MANIFEST_FILE) is FileKind.FILE
+    except OSError as error:
+        raise BadBundle(f"{folder} can't be read: {error.strerror}. {advice}") from error
+    if not is_folder:
         raise NotFound(f"{folder} doesn't exist or is not a folder. {advice}")
-    if not os.path.isfile(folder / MANIFEST_FILE):
+    if not has_manifest:
         raise BadBundle(f"{folder} is not a bundle: it has no {MANIFEST_FILE}. {advice}")
 
 

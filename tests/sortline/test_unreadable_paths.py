@@ -21,6 +21,7 @@ COMMANDS = (
     "train {path} --name new",
     "evaluate {path}",
     "models compare tiny tiny --dataset {path}",
+    "models publish {path}",
     "upload {path}",
     "camera --line l --source {path}",
 )
