@@ -10,6 +10,7 @@ gather their own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -119,9 +120,8 @@ def fine_tune(
     history: History = {"loss": [], "acc": [], "val_loss": [], "val_acc": []}
     pixels = run.crop(validation.images)
     loss_before = run.evaluate(pixels, validation.targets)[0]
-    best_loss, best_epoch, kept = loss_before, -1, run.weights()
-    if settings.own_statistics:  # random weights are not a result worth keeping
-        best_loss = float("inf")
+    best_epoch, kept = -1, run.weights()
+    best_loss = math.inf if settings.own_statistics else loss_before  # random weights are not worth keeping
     for epoch in range(settings.epochs):
         trained = run.train_epoch(train, rng.permutation(len(train.images)), on_progress=on_progress)
         loss, accuracy = run.evaluate(pixels, validation.targets)

@@ -73,24 +73,18 @@ class PreparedData:
         Raises:
             BadDataset: the dataset can't be trained on; says why.
         """
-        usable = [sample for sample in dataset.samples if not sample.held_out]
-        held_out = [sample for sample in dataset.samples if sample.held_out]
         # A bottle that is turned upright has to keep its shape. An opaque module gets squashed images, as in tutorials.
         fit: Fit = "stretch" if network is None else "pad"
-        size_px = backbone.input_size_px if network is None else frame_size_px(frame_sizes(dataset.files, usable))
-        with steps.step("Reading the images", total=len(dataset.samples)) as on_progress:
-            decode = partial(
-                decode_samples,
-                dataset.files,
-                size_px=size_px,
-                decode_settings=decode_settings,
-                fit=fit,
-                regions=regions,
-                scratch=cache,
-                on_progress=on_progress,
-            )
-            pictures, held_out_pictures = decode(usable), decode(held_out)
-        report = audit_dataset(dataset, pictures, held_out=held_out_pictures, mode=mode, steps=steps)
+        pictures, held_out = _read(
+            dataset,
+            size_px=backbone.input_size_px if network is None else None,
+            fit=fit,
+            regions=regions,
+            decode_settings=decode_settings,
+            scratch=cache,
+            steps=steps,
+        )
+        report = audit_dataset(dataset, pictures, held_out=held_out, mode=mode, steps=steps)
         show(report)
         excluded, samples = set(report.excluded), pictures.samples
         rows = np.array([index for index, sample in enumerate(samples) if sample.name not in excluded], np.intp)
@@ -104,7 +98,7 @@ class PreparedData:
             fit=fit,
             pictures=pictures,
             split=parts,
-            held_out=held_out_pictures,
+            held_out=held_out,
             sample_bits=decode_settings.sample_bits,
         )
 
@@ -133,6 +127,33 @@ class PreparedData:
             BadDataset: there are too few.
         """
         return _split(self.dataset, self.report, self.pictures.samples, rows, seed=seed)
+
+
+def _read(
+    dataset: Dataset,
+    *,
+    size_px: int | None,
+    fit: Fit,
+    regions: Mapping[str, Region],
+    decode_settings: DecodeSettings,
+    scratch: Path,
+    steps: ProgressSteps,
+) -> tuple[DecodedSamples, DecodedSamples]:
+    """Decode the images to train and validate with, and the held-out ones. Without `size_px` the former choose it."""
+    usable = [sample for sample in dataset.samples if not sample.held_out]
+    held_out = [sample for sample in dataset.samples if sample.held_out]
+    with steps.step("Reading the images", total=len(dataset.samples)) as on_progress:
+        decode = partial(
+            decode_samples,
+            dataset.files,
+            size_px=size_px or frame_size_px(frame_sizes(dataset.files, usable)),
+            decode_settings=decode_settings,
+            fit=fit,
+            regions=regions,
+            scratch=scratch,
+            on_progress=on_progress,
+        )
+        return decode(usable), decode(held_out)
 
 
 def _split(dataset: Dataset, report: DatasetReport, samples: Sequence[Sample], rows: Indices, *, seed: int) -> Split:

@@ -11,6 +11,7 @@ For `auto`, `model_store.training.plan` chooses.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -23,7 +24,7 @@ from model_store.bundle.policy import Mode
 from model_store.runtime.progress import ProgressSteps
 from model_store.training import augmentation, object_localizer
 from model_store.training.feature_cache import FeatureCache
-from model_store.training.feature_extractor import FeatureExtractor, graph_extractor, opaque_extractor
+from model_store.training.feature_extractor import Crop, FeatureExtractor, graph_extractor, opaque_extractor
 from model_store.training.fine_tuning import SETTINGS, FineTuneMethod, FineTuneSettings, Frames, fine_tune
 from model_store.training.head import Examples, Head, HeadSettings, Scaler, train_head
 from model_store.training.history import FINE_TUNING_PHASE, HEAD_PHASE, OnEpoch, Phase, PrintLine
@@ -61,6 +62,8 @@ class _Inputs:
     network: Network | None
     train: Frames
     validation: Frames
+    classes: tuple[str, ...]
+    mode: Mode
     options: TransferOptions
     cache: Path
     steps: ProgressSteps
@@ -102,6 +105,8 @@ def train_model(
         network,
         train=train,
         validation=validation,
+        classes=classes,
+        mode=mode,
         options=options,
         cache=cache,
         steps=steps,
@@ -109,11 +114,7 @@ def train_model(
         print_line=print_line,
     )
     extractors = _candidate_extractors(inputs)
-    with steps.step("Computing features", total=len(extractors) * len(train.images)) as on_progress:
-        features = {
-            extractor.crop: FeatureCache(extractor, cache=cache).features(train.images, on_progress=on_progress)
-            for extractor in extractors
-        }
+    features = _features_by_crop(inputs, extractors)
     plan = make_plan(
         {crop: feature_separability(found, train.targets, groups=train.groups) for crop, found in features.items()},
         options=options,
@@ -124,25 +125,8 @@ def train_model(
     for reason in plan.reasons:
         print_line(reason)
     extractor = next(extractor for extractor in extractors if extractor.crop == plan.crop)
-    settings = _head_settings(options, fine_tune=plan.fine_tune)
-    examples, validation_examples = _head_examples(
-        inputs, extractor, plain=features[plan.crop], versions=settings.views
-    )
-    with steps.step("Training the head", total=settings.epochs) as on_progress:
-        result = train_head(
-            examples,
-            validation_examples,
-            classes=classes,
-            mode=mode,
-            settings=settings,
-            seed=options.seed,
-            on_progress=on_progress,
-            on_epoch=on_epoch,
-        )
-    phase = Phase(HEAD_PHASE, result.history, result.best_epoch)
-    print_line(phase.describe_kept())
-    model = TrainedModel(extractor, result.head, (phase,), plan, settings)
-    return model if plan.fine_tune == "none" else _fine_tuned(inputs, model, scaler=Scaler.of(examples.features))
+    model, scaler = _with_trained_head(inputs, extractor, plan=plan, plain=features[plan.crop])
+    return model if plan.fine_tune == "none" else _fine_tuned(inputs, model, scaler=scaler)
 
 
 def _head_settings(options: TransferOptions, *, fine_tune: FineTuneMethod) -> HeadSettings:
@@ -186,6 +170,42 @@ def _candidate_extractors(inputs: _Inputs) -> list[FeatureExtractor]:
     if options.crop != "detected":
         extractors.append(graph_extractor(network, localizer=None))
     return extractors
+
+
+def _features_by_crop(inputs: _Inputs, extractors: Sequence[FeatureExtractor]) -> dict[Crop, Floats]:
+    """Each extractor's features of the training images as they are."""
+    images = inputs.train.images
+    with inputs.steps.step("Computing features", total=len(extractors) * len(images)) as on_progress:
+        return {
+            extractor.crop: FeatureCache(extractor, cache=inputs.cache).features(images, on_progress=on_progress)
+            for extractor in extractors
+        }
+
+
+def _with_trained_head(
+    inputs: _Inputs, extractor: FeatureExtractor, *, plan: TransferPlan, plain: Floats
+) -> tuple[TrainedModel, Scaler]:
+    """The extractor with a trained head, and the scaler that standardized the head's features meanwhile.
+
+    `plain` are the features of the training images as they are.
+    """
+    settings = _head_settings(inputs.options, fine_tune=plan.fine_tune)
+    examples, validation = _head_examples(inputs, extractor, plain=plain, versions=settings.views)
+    with inputs.steps.step("Training the head", total=settings.epochs) as on_progress:
+        result = train_head(
+            examples,
+            validation,
+            classes=inputs.classes,
+            mode=inputs.mode,
+            settings=settings,
+            seed=inputs.options.seed,
+            on_progress=on_progress,
+            on_epoch=inputs.on_epoch,
+        )
+    phase = Phase(HEAD_PHASE, result.history, result.best_epoch)
+    inputs.print_line(phase.describe_kept())
+    model = TrainedModel(extractor, result.head, (phase,), plan, settings)
+    return model, Scaler.of(examples.features)
 
 
 def _head_examples(
