@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,9 @@ def test_the_mode_is_multi_if_an_image_has_several_labels(tmp_path: Path) -> Non
     ]
     with pytest.raises(BadDataset, match=r"b\.png has the labels no cap and pigmented, .*Use --mode multi"):
         training_mode(several, "single")
+    odd = several.with_samples(replace(sample, name="b\n.png") for sample in several.samples)
+    with pytest.raises(BadDataset, match=r"b\\n\.png has the labels"):
+        training_mode(odd, "single")
 
 
 @pytest.mark.parametrize("prefix", ["", "bottles/"])

@@ -126,11 +126,12 @@ def bundle(tmp_path: Path, classes: tuple[str, ...], **policy: Any) -> Bundle:
 
 
 def three_images(tmp_path: Path, *labels: str) -> Dataset:
+    """Images with a control character in their names."""
     folder = tmp_path / "three"
     folder.mkdir()
     for index, pixels in enumerate(random_images(3)):
-        Image.fromarray(pixels).save(folder / f"{index}.png")
-    rows = [f"{index}.png,{name}" for index, name in enumerate(labels)]
+        Image.fromarray(pixels).save(folder / f"{index}\x9b.png")
+    rows = [f"{index}\x9b.png,{name}" for index, name in enumerate(labels)]
     (folder / "labels.csv").write_text("\n".join(["filename,labels", *rows]))
     return load_dataset(folder)
 
@@ -148,7 +149,7 @@ def test_metrics_and_differences_of_known_answers(tmp_path: Path) -> None:
     assert found["per_class"]["no cap"]["recall"] == {"a": 1.0, "b": 0.5, "difference": -0.5}
     assert found["per_class"]["no cap"]["images"] == 2
     (one,) = found["differences"]
-    assert (one["file"], one["truth"]) == ("1.png", ["no cap"])
+    assert (one["file"], one["truth"]) == (r"1\x9b.png", ["no cap"])
     assert one["a"] == {
         "labels": [{"label": "no cap", "probability": pytest.approx(0.6)}],
         "lane": "manual" if one["a"]["uncertain"] else "no-cap",
@@ -178,7 +179,7 @@ def test_labels_that_only_one_version_knows(tmp_path: Path) -> None:
     # This is over `good` and `no cap`: A calls one image too many good.
     assert found["figures"]["macro_f1"]["a"] == pytest.approx((2 / 3 + 1) / 2, abs=1e-6)
     assert found["figures"]["macro_f1"]["b"] == 1.0
-    assert [one["file"] for one in found["differences"]] == ["2.png"]
+    assert [one["file"] for one in found["differences"]] == [r"2\x9b.png"]
 
 
 def test_macro_f1_and_map_are_over_the_shared_labels(tmp_path: Path) -> None:
@@ -203,7 +204,7 @@ def test_a_different_lane_with_the_same_labels_is_a_difference(tmp_path: Path) -
         dataset, *models, max_batch=8, decode_settings=DecodeSettings(), steps=ProgressSteps()
     ).as_dict()  # type: ignore[arg-type]
     lanes = {one["file"]: (one["a"]["lane"], one["b"]["lane"]) for one in found["differences"]}
-    assert lanes.items() >= {("0.png", ("good", "chute")), ("1.png", ("no-cap", "chute"))}
+    assert lanes.items() >= {(r"0\x9b.png", ("good", "chute")), (r"1\x9b.png", ("no-cap", "chute"))}
     assert found["right"]["both"] == 3
 
 
@@ -272,9 +273,11 @@ def read_at(bundle: Bundle, bits: int) -> Bundle:
 
 def test_images_that_only_one_of_two_models_can_read(tmp_path: Path) -> None:
     dataset, made = three_images(tmp_path, "good", "no cap", "good"), bundle(tmp_path, CLASSES)
-    Image.fromarray(np.full((8, 8), 3000, np.uint16)).save(tmp_path / "three" / "1.png")
+    Image.fromarray(np.full((8, 8), 3000, np.uint16)).save(tmp_path / "three" / "1\x9b.png")
     models = [(read_at(made, bits), Fixed([[0.9, 0.1, 0.1]] * 3)) for bits in (10, 12)]
-    with pytest.raises(BadSetting, match=r"at 10 bits per sample and at 12 .* can read 1 of these, e\.g\. 1\.png\."):
+    with pytest.raises(
+        BadSetting, match=r"at 10 bits per sample and at 12 .* can read 1 of these, e\.g\. 1\\x9b\.png\."
+    ):
         compare_versions(dataset, *models, max_batch=8, decode_settings=DecodeSettings(), steps=ProgressSteps())  # type: ignore[arg-type]
 
 
@@ -291,9 +294,9 @@ class Deleting(Fixed):
 def test_files_that_vanish_between_the_models_are_named(tmp_path: Path) -> None:
     dataset, made = three_images(tmp_path, "good", "no cap", "good"), bundle(tmp_path, CLASSES)
     a = Deleting([[0.9, 0.1, 0.1]] * 3)
-    a.path = tmp_path / "three" / "1.png"
+    a.path = tmp_path / "three" / "1\x9b.png"
     b = Fixed([[0.9, 0.1, 0.1]] * 2)
-    with pytest.raises(BadSetting, match=r"changed while the two models ran, e\.g\. 1\.png.* Compare again"):
+    with pytest.raises(BadSetting, match=r"changed while the two models ran, e\.g\. 1\\x9b\.png.* Compare again"):
         compare_versions(
             dataset, (made, a), (made, b), max_batch=8, decode_settings=DecodeSettings(), steps=ProgressSteps()
         )  # type: ignore[arg-type]
