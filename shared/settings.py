@@ -319,6 +319,8 @@ def load_settings(**flags: Any) -> Settings:
         raise BadSetting(
             f"{variable} = {quoted(value)} is not JSON ({error.__cause__}). Give it as JSON, or set it in {path}."
         ) from error
+    except RecursionError as error:
+        raise BadSetting(f"{ENV_PREFIX}POLICIES or a value in {path} is nested too deeply: correct it.") from error
     except ValidationError as error:
         raise BadSetting(_describe(error, given)) from error
 

@@ -272,6 +272,17 @@ def test_a_policy_in_the_environment_must_be_json(
     assert str(raised.value) == f"SORTLINE_POLICIES = {told}. Give it as JSON, or set it in sortline.toml."
 
 
+def test_values_that_are_nested_too_deeply_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = r"SORTLINE_POLICIES or a value in sortline\.toml is nested too deeply"
+    monkeypatch.setenv("SORTLINE_POLICIES", "[" * 50_000)
+    with pytest.raises(BadSetting, match=told):
+        load_settings()
+    monkeypatch.delenv("SORTLINE_POLICIES")
+    Path("sortline.toml").write_text("policies = " + "[" * 50_000)
+    with pytest.raises(BadSetting, match=told):
+        load_settings()
+
+
 def test_another_process_comes_to_the_same_settings_by_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings(
         redis_url="redis://:hunter2@plant/1",
