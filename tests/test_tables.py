@@ -91,7 +91,7 @@ def evaluation() -> None:
 
 def recipes() -> None:
     scores = {f"{metric}_mean": 0.987 for metric in METRICS}
-    print_recipes({"single": {"images": 12_345, "unreadable": [], **dict.fromkeys(RECIPES, scores)}})
+    print_recipes({"single": {"images": 12_345, "unreadable": [], "excluded": [], **dict.fromkeys(RECIPES, scores)}})
 
 
 def dataset() -> None:
