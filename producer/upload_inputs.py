@@ -180,8 +180,12 @@ def _is_folder(member: zipfile.ZipInfo) -> bool:
 
 
 def _is_hidden(member: zipfile.ZipInfo) -> bool:
-    """Whether a part of its path begins with a dot. `..` does not count: nothing is unpacked, so it can do no harm."""
-    return any(part.startswith(".") and part != ".." for part in Path(member.filename).parts)
+    """Whether a part of its path begins with a dot, after a slash or, as some tools for Windows write it, a backslash.
+
+    `.` and `..` do not count: nothing is unpacked, so they can do no harm.
+    """
+    parts = member.filename.replace("\\", "/").split("/")
+    return any(part.startswith(".") and part not in (".", "..") for part in parts)
 
 
 def _member_problem(member: zipfile.ZipInfo) -> str | None:

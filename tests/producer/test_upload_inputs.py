@@ -37,10 +37,17 @@ def read_all(*paths: Path) -> dict[str, bytes | str]:
 
 
 def test_members_whose_paths_lead_out_of_the_archive_are_inputs(tmp_path: Path) -> None:
-    """Nothing is unpacked. A folder is no input, even if its name ends with a backslash, as some tools write it."""
+    """Nothing is unpacked. Folders and hidden files are no inputs, even if backslashes separate their names' parts."""
     archive = make_zip(tmp_path / "a.zip", {"../../evil.jpg": b"1", "/abs.jpg": b"2", "../.hidden": b"3"})
     with zipfile.ZipFile(archive, "a") as opened:
-        for name, data in (("photos\\", b""), ("photos\\b.jpg", b"4")):
+        windows = {
+            "photos\\": b"",
+            "photos\\b.jpg": b"4",
+            "..\\b.jpg": b"5",
+            ".\\sub\\c.jpg": b"6",
+            "d\\.hid\\e.jpg": b"",
+        }
+        for name, data in windows.items():
             member = zipfile.ZipInfo("x")
             member.filename = name
             opened.writestr(member, data)
@@ -48,6 +55,8 @@ def test_members_whose_paths_lead_out_of_the_archive_are_inputs(tmp_path: Path) 
         f"{archive}/../../evil.jpg": b"1",
         f"{archive}//abs.jpg": b"2",
         f"{archive}/photos\\b.jpg": b"4",
+        f"{archive}/..\\b.jpg": b"5",
+        f"{archive}/.\\sub\\c.jpg": b"6",
     }
 
 
