@@ -19,6 +19,7 @@ from shared.file_kind import FileKind, kind_of
 from shared.file_walk import walk
 from shared.images.formats import sniff
 from shared.printable import printable
+from shared.zip_archive import open_zip
 
 # Most images barely compress, and bitmaps of a flat scene perhaps 50 to 1; zip bombs reach 1000 to 1 and more.
 MAX_EXPANSION = 100
@@ -115,7 +116,7 @@ class InputReader:
     def _read_member(self, path: Path, member: zipfile.ZipInfo) -> bytes:
         if self._archive is None or self._archive_path != path:
             self.close()
-            self._archive, self._archive_path = zipfile.ZipFile(path), path
+            self._archive, self._archive_path = open_zip(path), path
             self._bytes_left = MAX_EXPANSION * path.stat().st_size
         if self._bytes_left <= 0:
             raise BadImage("archive_limit", f"its archive expands to more than {MAX_EXPANSION} times its own size.")
@@ -159,7 +160,7 @@ def _unreadable(path: Path, error: OSError) -> Input:
 
 def _members(path: Path, name: str) -> Iterator[Input]:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             members = [member for member in archive.infolist() if not _is_folder(member)]
     except _ZIP_ERRORS as error:
         yield Input(name, path, problem=f"not a usable zip archive: {error}")

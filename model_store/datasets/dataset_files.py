@@ -18,6 +18,7 @@ from shared.errors import BadDataset, BadImage
 from shared.file_kind import FileKind, kind_of
 from shared.file_walk import walk
 from shared.printable import printable
+from shared.zip_archive import open_zip
 
 # Far more images than fit into the memory of a training machine.
 MAX_FILES = 1_000_000
@@ -131,7 +132,7 @@ def _is_zip(path: Path) -> bool:
 
 def _zip(path: Path) -> _Zip:
     try:
-        archive = zipfile.ZipFile(path)
+        archive = open_zip(path)
     except (zipfile.BadZipFile, OSError) as error:
         raise BadDataset(f"dataset {path} is a damaged zip: {error}. Create it again.") from error
     infos = archive.infolist()

@@ -127,6 +127,19 @@ def test_broken_archives_are_refused_with_the_reason(tmp_path: Path) -> None:
     assert len(found) == 2
 
 
+@pytest.mark.parametrize("inner", [{"in.jpg": b"x"}, {}])
+def test_a_cut_archive_is_not_read_as_the_archive_in_it(tmp_path: Path, inner: dict[str, bytes]) -> None:
+    """The directory of the inner one is the only one left in the file."""
+    members = {"a.jpg": b"a", "z.zip": make_zip(tmp_path / "inner.zip", inner).read_bytes()}
+    cut = tmp_path / "cut.zip"
+    with zipfile.ZipFile(cut, "w") as archive:  # not compressed, as zips in zips usually are
+        for name, data in members.items():
+            archive.writestr(name, data)
+    assert read_all(cut) == {f"{cut}/{name}": data for name, data in members.items()}
+    cut.write_bytes(cut.read_bytes()[:-60])
+    assert "cut short" in str(read_all(cut)[str(cut)])
+
+
 def test_a_damaged_member_fails_alone(tmp_path: Path) -> None:
     archive = tmp_path / "a.zip"
     with zipfile.ZipFile(archive, "w") as writer:

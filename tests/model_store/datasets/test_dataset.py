@@ -202,6 +202,32 @@ def test_a_zip_is_read_like_its_folder(tmp_path: Path, prefix: str) -> None:
         np.testing.assert_array_equal(_decode(zipped).images, _decode(plain).images)
 
 
+def test_a_cut_zip_is_not_read_as_the_zip_in_it(tmp_path: Path) -> None:
+    inner = _zip(write_class_folders(tmp_path / "set", per_class=2), tmp_path / "inner.zip")
+    cut = tmp_path / "cut.zip"
+    with zipfile.ZipFile(cut, "w") as archive:
+        archive.writestr("good/a.png", b"x")
+        archive.write(inner, "inner.zip")
+    cut.write_bytes(cut.read_bytes()[:-60])
+    with pytest.raises(BadDataset, match=r"cut\.zip is a damaged zip: .* cut short, .*Create it again\."):
+        load_dataset(cut)
+
+
+def test_a_zip_whose_directory_can_not_be_read_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("good/\u00e4.png", b"x")
+    data = path.read_bytes()
+    entry = data.rindex(b"PK\x01\x02")  # the version that is needed to read it is 6 bytes further
+    for broken in (
+        data[: entry + 6] + b"\x63" + data[entry + 7 :],
+        data[:entry] + data[entry:].replace("\u00e4".encode(), b"\xff\xff"),
+    ):
+        path.write_bytes(broken)
+        with pytest.raises(BadDataset, match="damaged zip"):
+            load_dataset(path)
+
+
 @pytest.mark.parametrize("name", ["../out.png", "/etc/x.png", "a/../../b.png", "C:/x.png", "..\\x.png"])
 def test_a_zip_that_leads_outside_is_refused(tmp_path: Path, name: str) -> None:
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
