@@ -41,6 +41,9 @@ def publish_folder(
     path = store.publish(chosen, copy_bundle(folder, chosen), promote=not no_promote)
     manifest = read_manifest(path)
     published = f"{chosen}@{manifest.version}"
+    warnings = [] if no_promote else _promotion_warnings(store, chosen, version=manifest.version, previous=previous)
+    for warning in warnings:
+        typer.echo(f"sortline: {warning}", err=True)
     if as_json:
         print_json(
             {
@@ -50,6 +53,7 @@ def publish_folder(
                 "previous": previous,
                 "promoted": not no_promote,
                 "path": str(path),
+                "warning": " ".join(warnings) or None,
             }
         )
     elif no_promote:
@@ -67,11 +71,7 @@ def promote(model: VersionArgument, model_store: StoreFlag = None, as_json: Json
     store = open_store_of(model_store)
     name, version = _name_and_version(model)
     previous = store.pointer(name)
-    warnings = [
-        warning
-        for warning_of in (_lower_f1_warning, missing_classes_warning)
-        if (warning := warning_of(store, name, version=version, previous=previous))
-    ]
+    warnings = _promotion_warnings(store, name, version=version, previous=previous)
     store.promote(name, version)
     for warning in warnings:
         note(f"sortline: {warning}")
@@ -147,6 +147,12 @@ def _name_and_version(model: str) -> tuple[str, int]:
     if version is None:
         raise BadSetting(f"model {model!r}: name the version too, e.g. {name}@3; see `sortline models list`.")
     return name, version
+
+
+def _promotion_warnings(store: ModelStore, name: str, *, version: int, previous: int | None) -> list[str]:
+    """What to know before a version replaces the previous one on the lines."""
+    found = (of(store, name, version=version, previous=previous) for of in (_lower_f1_warning, missing_classes_warning))
+    return [warning for warning in found if warning]
 
 
 def _lower_f1_warning(store: ModelStore, name: str, *, version: int, previous: int | None) -> str | None:

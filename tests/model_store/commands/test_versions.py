@@ -36,6 +36,7 @@ def test_publish_a_folder(store: ModelStore, tmp_path: Path) -> None:
         "previous": None,
         "promoted": True,
         "path": "",
+        "warning": None,
     }
     assert Path(first["path"]) == other.resolve("tiny")
     text = run(other, "publish", folder, "--no-promote").stdout
@@ -128,16 +129,18 @@ def test_the_commands_take_a_url(store: ModelStore, tmp_path: Path, monkeypatch:
     assert {check["check"] for check in command("verify", "tiny@3")} >= {"files", "litert"}
 
 
-def test_promoting_a_version_that_lacks_a_class_warns_of_the_lines_policies(store: ModelStore) -> None:
+def test_a_version_that_lacks_a_class_is_promoted_with_a_warning_of_the_lines_policies(
+    store: ModelStore, tmp_path: Path
+) -> None:
     """A worker refuses a model that lacks a class of a line's policy, and doesn't start with it."""
-
-    def build(folder: Path, version: int) -> None:
-        copy_build(store.resolve("tiny@2"))(folder, version)
-        manifest = json.loads((folder / MANIFEST_FILE).read_text())
-        renamed = json.dumps(manifest).replace("no cap", "no lid")
-        (folder / MANIFEST_FILE).write_text(renamed)
-
-    store.publish("tiny", build, promote=False)
-    warning = answer(store, "promote", "tiny@4")["warning"]
-    assert "tiny@4 lacks classes that tiny@3 has: 'no cap'." in warning
+    other = tmp_path / "other"
+    copy_build(store.resolve("tiny@2"))(other, 1)
+    (other / MANIFEST_FILE).write_text((other / MANIFEST_FILE).read_text().replace("no cap", "no lid"))
+    unused = run(store, "publish", str(other), "--no-promote")
+    assert (unused.exit_code, unused.stderr) == (0, "")
+    published = answer(store, "publish", str(other))
+    assert "tiny@5 lacks classes that tiny@3 has: 'no cap'." in published["warning"]
+    assert "tiny@3 lacks" in answer(store, "promote", "tiny@3")["warning"]
+    warning = run(store, "promote", "tiny@4").stderr
+    assert "sortline: tiny@4 lacks classes that tiny@3 has: 'no cap'." in warning
     assert "`sortline models promote tiny@3`" in warning
