@@ -102,6 +102,8 @@ class Metrics:
         self.server_errors = Counter(
             "sortline_server_errors", "Calls to Redis that failed, by step", ["step"], registry=registry
         )
+        _start_at_zero(self.server_errors, "start", "claim", "decode-costly", "finish", "archive", "leases")
+        _start_at_zero(self.server_errors, "canary", "presence")
         self.result_cache = Counter(
             "sortline_result_cache", "Images looked up in the result cache, by result", ["result"], registry=registry
         )

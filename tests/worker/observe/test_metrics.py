@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter as Tally
+from pathlib import Path
 
 import pytest
 import redis
@@ -36,6 +38,16 @@ NAMES = {
     ("sortline_model_load_seconds", ()),
     ("sortline_redelivered_total", ()),
 }
+
+
+def test_the_steps_whose_calls_can_fail_begin_at_zero() -> None:
+    """Otherwise Prometheus sees no increase at the first failure. The steps are those that the documentation names."""
+    found = samples(Metrics().registry)
+    errors = {labels[0][1]: value for (name, labels), value in found.items() if name == "sortline_server_errors_total"}
+    documented = Path("docs/metrics.md").read_text(encoding="utf-8")
+    (row,) = (line for line in documented.splitlines() if line.startswith("| `sortline_server_errors_total{step}`"))
+    assert errors == dict.fromkeys(re.findall(r"`([a-z-]+)`", row), 0.0)
+    assert len(errors) == 8
 
 
 def test_every_sample_is_exposed_with_its_labels(settings: Settings, gauges: QueueGauges) -> None:
