@@ -69,6 +69,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with pytest.MonkeyPatch.context() as patch, module_server() as server:
         patch.setenv("no_proxy", "127.0.0.1")
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.setenv("COLUMNS", "120")  # wide enough for tables whose cells are read as text
         patch.chdir(root)
         yield Bench(root, server)
 
