@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 
 from shared.errors import BadSetting
@@ -15,9 +16,24 @@ def expand_home(path: str | Path, *, name: str) -> Path:
         BadSetting: there is no such home folder, e.g. in a container that runs under a user that it does not know.
     """
     try:
-        return Path(path).expanduser()
+        return with_home(Path(path))
     except RuntimeError as error:
         raise BadSetting(
             f"{name} = {str(path)!r} begins with a home folder, and user {os.getuid()} has none: give the whole path, "
             "or set HOME."
         ) from error
+
+
+def with_home(path: Path) -> Path:
+    """Like `Path.expanduser`, but an empty HOME counts as none: it would stand for the root folder.
+
+    Raises:
+        RuntimeError: there is no such user or home folder.
+    """
+    if path.parts[:1] != ("~",) or os.environ.get("HOME") != "":
+        return path.expanduser()
+    try:
+        home = pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError as error:
+        raise RuntimeError(f"user {os.getuid()} has no home folder") from error
+    return Path(home, *path.parts[1:])

@@ -24,7 +24,7 @@ from pydantic_settings import (
 
 from shared.closest_name import closest_name
 from shared.errors import BadSetting
-from shared.home_folder import expand_home
+from shared.home_folder import expand_home, with_home
 from shared.jobs import MAX_ATTEMPTS, MAX_LOSSES
 from shared.policy_overrides import PolicyOverride
 from shared.schemas import UNCERTAIN, Name, Outcome
@@ -220,7 +220,7 @@ class Settings(BaseSettings):
             if not str(value).isprintable():  # among others NUL, and bytes that aren't UTF-8
                 raise ValueError("a path must consist of printable characters")
             try:
-                value.expanduser()
+                with_home(value)
             except RuntimeError:
                 user = value.parts[0].removeprefix("~")
                 missing = f"there is no user {user!r}" if user else f"user {os.getuid()} has no home folder"
@@ -269,7 +269,7 @@ class Settings(BaseSettings):
     @property
     def archive_path(self) -> Path | None:
         """`archive_dir` with `~` resolved."""
-        return None if self.archive_dir is None else self.archive_dir.expanduser()
+        return None if self.archive_dir is None else with_home(self.archive_dir)
 
     @property
     def archive_outcome_names(self) -> list[str]:

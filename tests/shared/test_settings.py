@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -142,10 +143,26 @@ def test_a_file_that_cant_be_read_is_named() -> None:
         load_settings()
 
 
+def test_an_empty_home_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It must not stand for the root folder."""
+    monkeypatch.setenv("HOME", "")
+    home = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    settings = load_settings(model_store="~/models", cache_dir="~/cache", state_dir="~/state", archive_dir="~/archive")
+    assert settings.model_store_dir == home / "models"
+    assert (settings.cache_path, settings.state_path) == (home / "cache", home / "state")
+    assert settings.archive_path == home / "archive"
+
+
+@pytest.mark.parametrize("variable", ["", None])
 @pytest.mark.parametrize("folder", ["~", "~nobody-of-this-name"])
-def test_a_missing_home_folder_is_an_error_that_names_the_setting(monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+def test_a_missing_home_folder_is_an_error_that_names_the_setting(
+    monkeypatch: pytest.MonkeyPatch, folder: str, variable: str | None
+) -> None:
     """A container may run under a user that it does not know."""
-    monkeypatch.delenv("HOME", raising=False)
+    if variable is None:
+        monkeypatch.delenv("HOME", raising=False)
+    else:
+        monkeypatch.setenv("HOME", variable)
     monkeypatch.setattr("pwd.getpwuid", _no_user)
     settings = load_settings(model_store=f"{folder}/models", cache_dir=f"{folder}/cache", state_dir=f"{folder}/state")
     with pytest.raises(BadSetting, match=rf"model_store = '{folder}/models' begins with a home folder, and user"):
