@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,10 +29,11 @@ def canary(
     share: Annotated[float | None, typer.Option(help="share of the images, above 0 up to 1")] = None,
     shadow: Annotated[bool, typer.Option("--shadow", help="only record its answers; don't act on them")] = False,
     max_disagreement: Annotated[
-        float, typer.Option(help="end by itself when more than this share is answered differently")
+        float,
+        typer.Option(help="end by itself when more than this share of the compared images is answered differently"),
     ] = 0.1,
     min_images: Annotated[
-        int, typer.Option(help="compare at least this many images before it may end by itself")
+        int, typer.Option(help="until this many images are compared, the share is taken of this number")
     ] = 200,
     lines: Annotated[str | None, typer.Option(help="only on these lines, e.g. line-1,line-2 (default: all)")] = None,
     stop: Annotated[bool, typer.Option("--stop", help="end the canary")] = False,
@@ -141,9 +143,10 @@ def _print_running(canary: Canary, totals: CanaryTotals | None, *, name: str, cu
         return
     if totals is not None:
         print(f"so far {totals}")
+    least = math.floor(canary.max_disagreement * canary.min_images) + 1
     print(
-        f"it is stopped when more than {canary.max_disagreement:.1%} of at least {canary.min_images:,} images are "
-        "answered differently"
+        f"it is stopped when more than {100 * canary.max_disagreement:g}% of the compared images, at least "
+        f"{least:,} of them, are answered differently"
     )
 
 

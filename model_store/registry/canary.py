@@ -17,8 +17,9 @@ class Canary(BaseModel):
     """Which version is tried, on how many images, and when the canary ends by itself.
 
     The fraction `share` of each line's images goes to the canary as well as to the current version. The canary's
-    answer counts for them; with `shadow` it is only recorded. The canary ends when at least `min_images` images have
-    been compared and the two versions answered more than the fraction `max_disagreement` of them differently.
+    answer counts for them; with `shadow` it is only recorded. The canary ends when the two versions answered more than
+    the fraction `max_disagreement` of the compared images differently; as long as fewer than `min_images` are compared,
+    more than that fraction of `min_images`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -28,8 +28,10 @@ def test_canary(store: ModelStore) -> None:
     assert (canary.version, canary.share, canary.shadow, canary.lines) == (1, 0.1, True, ("line-1", "line-2"))
     text = run(store, "canary", "tiny@2", "--share", "0.25", "--max-disagreement", "0.05", "--min-images", "50").stdout
     assert "tiny@2 takes 25.0% of the images of every line, compared with tiny@3" in text
-    assert "more than 5.0% of at least 50 images are answered differently" in text
-    assert run(store, "canary", "tiny").stdout == text
+    assert "more than 5% of the compared images, at least 3 of them, are answered differently" in text
+    few = run(store, "canary", "tiny@2", "--share", "1", "--max-disagreement", "0.001", "--min-images", "20").stdout
+    assert "more than 0.1% of the compared images, at least 1 of them" in few
+    assert run(store, "canary", "tiny").stdout == few
     assert answer(store, "canary", "tiny", "--stop") == {"name": "tiny", "stopped": True}
     assert store.canary("tiny") is None
     assert run(store, "canary", "tiny", "--stop").stdout == "tiny has no canary\n"
