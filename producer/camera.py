@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from producer.camera_log import DropLog, OutageLog
+from producer.camera_log import DropLog, LateFileLog, OutageLog
 from producer.camera_options import CameraOptions, TooOld
 from producer.metrics import SUBMITTED, SubmitOutcome, start_at_zero
 from producer.schedule import Schedule
@@ -91,6 +91,7 @@ class Camera:
         self._ping_at = float("-inf")
         self._dropped = DropLog(options.line, "dropped", clock=clock)
         self._too_old = DropLog(options.line, "not sent", clock=clock)
+        self._late_files = LateFileLog(options.line, started_at=wall_clock())
         self._outages = OutageLog(options.line, clock=clock, retry_s=_RETRY_S)
 
     def run(self) -> CameraSummary:
@@ -172,7 +173,17 @@ class Camera:
                 self._reject(source_frame.name, str(error))
             else:
                 prepared.append(_Prepared(source_frame, frame, captured_at, job))
+                self._note_if_late(prepared[-1])
         return prepared
+
+    def _note_if_late(self, prepared: _Prepared) -> None:
+        """A file's last change is when it came into the folder, by the clock of the folder's own machine."""
+        if (file := prepared.source_frame.file) is not None:
+            came_at = file.version.changed_ns / 1e9
+            deadline_ms = prepared.frame.deadline_ms
+            self._late_files.note(
+                prepared.source_frame.name, captured_at=prepared.captured_at, came_at=came_at, deadline_ms=deadline_ms
+            )
 
     def _frame(self, source_frame: SourceFrame, *, number: int, captured_at: float) -> Frame:
         options = self._options

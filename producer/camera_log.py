@@ -1,4 +1,4 @@
-"""Logs the frames that a camera did not send, and the server's outages, in few lines. Used by producer/camera.py."""
+"""Logs what went wrong with a camera's frames, and the server's outages, in few lines. Used by producer/camera.py."""
 
 from __future__ import annotations
 
@@ -92,3 +92,33 @@ class DropLog:
         log.warning("line %s: %s %s: %s%s: %s", self._line, frames, self._verb, shown, tail, self._reason)
         self._names = []
         self._next_at = self._clock() + _DROP_LOG_S
+
+
+class LateFileLog:
+    """Warns once if a new file comes into the folder when its picture's deadline is past already.
+
+    The reason is often a clock or time zone. Then no picture is sorted, and nothing else in the camera shows it.
+    """
+
+    def __init__(self, line: str, *, started_at: float) -> None:
+        """`started_at`: UTC epoch seconds; files that were there before are old, not late."""
+        self._line = line
+        self._started_at = started_at
+        self._is_logged = False
+
+    def note(self, name: str, *, captured_at: float, came_at: float, deadline_ms: float | None) -> None:
+        """Report a file that was read. The times are UTC epoch seconds; the deadline counts from the capture."""
+        age_s = came_at - captured_at
+        if self._is_logged or deadline_ms is None or came_at < self._started_at or age_s <= deadline_ms / 1000:
+            return
+        log.warning(
+            "line %s: %s came into the folder %s s after its time of capture, so it expires: its deadline is %g ms. "
+            "Pictures that come as late as this are not sorted, and this is logged only once. If the camera's clock is "
+            "wrong, use NTP; if its stamps are not in this machine's time zone, use %%z in --stamp-pattern, or TZ=UTC; "
+            "or correct --capture-lag-ms.",
+            self._line,
+            name,
+            f"{age_s:,.1f}",
+            deadline_ms,
+        )
+        self._is_logged = True

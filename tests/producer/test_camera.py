@@ -5,19 +5,24 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 import redis
 
-from producer.camera import Camera
+from producer.camera import Camera, CameraSummary
 from producer.camera_options import TooOld
 from producer.sources.base import SourceFrame
+from producer.sources.folder import FolderSource
 from producer.submit import CHUNK_JOBS, LineProducer
 from shared import keys
 from shared.errors import BadSetting
 from shared.settings import Settings
 from tests.producer.camera_kit import Frames, options, stalled_camera, submitted
 from tests.producer.kit import arguments, jpeg
+from tests.producer.sources.kit import MAX_IMAGE_BYTES, PICTURES, write
 
 
 def test_frames_arrive_with_their_options(client: redis.Redis, settings: Settings) -> None:
@@ -190,3 +195,22 @@ def test_the_same_picture_of_a_file_is_the_same_job_and_another_is_another(
     assert client.llen(keys.rq_queue("live")) == 2
     Camera(options(count=1, camera="camera-2"), Frames(special), LineProducer(settings)).run()
     assert client.llen(keys.rq_queue("live")) == 3
+
+
+def test_new_pictures_from_a_clock_that_is_behind_are_reported_once(
+    client: redis.Redis, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those that were in the folder at the start are old, and their age says nothing about a clock."""
+
+    def go_on(summary: CameraSummary) -> None:
+        if summary.frames == 1:
+            assert "time of capture" not in caplog.text
+        time.sleep(0.05)  # the kernel's times of files are some milliseconds behind
+        write(tmp_path / f"new-{summary.frames}.jpg", PICTURES[summary.frames], age_s=3600)
+
+    write(tmp_path / "old.jpg", PICTURES[0], age_s=3600)
+    with closing(FolderSource(tmp_path, max_image_bytes=MAX_IMAGE_BYTES)) as source:
+        chosen = options(deadline_ms=300.0)
+        assert Camera(chosen, source, LineProducer(settings), on_progress=go_on).run().accepted == 3
+    assert caplog.text.count("time of capture") == 1
+    assert re.search(r"line line-1: new-1\.jpg came into the folder 3,600\.\d s after its time of capture", caplog.text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from producer.camera_log import DropLog, OutageLog
+from producer.camera_log import DropLog, LateFileLog, OutageLog
 from shared.errors import RedisUnavailable
 
 
@@ -56,3 +56,18 @@ def test_a_late_answer_is_an_outage(caplog: pytest.LogCaptureFixture) -> None:
         outages.end(since=0.0)
     assert outages.total_s() == 3.0
     assert caplog.messages == ["line line-1: the server took 3.0 s to answer"]
+
+
+def test_a_new_file_that_comes_after_its_deadline_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    late = LateFileLog("line-1", started_at=10_000.0)
+    late.note("old.jpg", captured_at=6_000.0, came_at=9_999.0, deadline_ms=300.0)
+    late.note("in-time.jpg", captured_at=10_000.0, came_at=10_000.3, deadline_ms=300.5)
+    late.note("any-time.jpg", captured_at=6_000.0, came_at=10_000.0, deadline_ms=None)
+    assert not caplog.messages
+    late.note("late.jpg", captured_at=6_400.0, came_at=10_000.0, deadline_ms=300.0)
+    late.note("later.jpg", captured_at=6_400.0, came_at=10_001.0, deadline_ms=300.0)
+    (message,) = caplog.messages
+    assert message.startswith("line line-1: late.jpg came into the folder 3,600.0 s after its time of capture")
+    assert "its deadline is 300 ms" in message
+    for mend in ("NTP", "%z in --stamp-pattern", "TZ=UTC", "--capture-lag-ms"):
+        assert mend in message
