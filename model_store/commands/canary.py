@@ -45,7 +45,7 @@ def canary(
 
     The current version also answers each of these images, and the answers are compared. Promoting the version ends the
     canary. With only the model's name, the command shows how many images were compared and how many of them were
-    answered differently; when no canary is running, it shows this for the one that was stopped last, and why.
+    answered differently; when no canary is running, it shows this for the one that ended last, and why it was stopped.
 
     Example: sortline models canary bottles@4 --share 0.1 --lines line-1; sortline models canary bottles --stop
     """

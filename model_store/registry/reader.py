@@ -160,7 +160,10 @@ class ReadableStore:
         return self._read_canary(name, CANARY_FILE)
 
     def ended_canary(self, name: str) -> Canary | None:
-        """The canary that a person or the workers stopped last. None if there is none, or if one was promoted since."""
+        """The canary that ended last: a person or the workers stopped it, or its version was promoted.
+
+        None if there is none, or if since then the version was promoted, or replaced as the current one.
+        """
         try:
             return self._read_canary(name, ENDED_CANARY_FILE)
         except BadBundle:

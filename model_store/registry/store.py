@@ -6,7 +6,7 @@ time. Each model has one writer at a time; others wait. `storage` keeps the file
 
     current        the version that `<name>` means, and those that were current before: `version_history`
     canary.json    the version that is being tried, if there is one: `canary`
-    canary-ended.json  the canary that was stopped last: `ended_canary`
+    canary-ended.json  the canary that ended last: `ended_canary`
     000003/        one bundle
 """
 
@@ -200,33 +200,36 @@ class ModelStore(ReadableStore):
                 return False
             if only is not None and self.canary_intent(name) != only:
                 return False
-            writer.delete(CANARY_FILE)  # first, because this also works on a full disk
-            try:
-                writer.write(ENDED_CANARY_FILE, data)
-            except (OSError, StoreUnavailable) as error:
-                log.warning("the record of the stopped canary of %s can't be written: %s", name, error)
+            self._end_canary(writer, name, data)
         return True
 
+    def _end_canary(self, writer: Writer, name: str, data: bytes) -> None:
+        """Remove the canary, and keep its file's bytes as the record of the one that ended last."""
+        writer.delete(CANARY_FILE)  # first, because this also works on a full disk
+        try:
+            writer.write(ENDED_CANARY_FILE, data)
+        except (OSError, StoreUnavailable) as error:
+            log.warning("the record of the ended canary of %s can't be written: %s", name, error)
+
     def _set_current(self, writer: Writer, name: str, history: History) -> None:
-        """Write the file `current`, and remove a canary of the version that is now current, and its record."""
+        """Write the file `current`, and end a canary of the version that is now current."""
         # A promotion that was killed may have left a canary of the version that has been current until now. Remove that
         # canary, or it would become active.
-        self._delete_canary_of(self.pointer(name), writer, name)
+        self._end_canary_of(self.pointer(name), writer, name)
         writer.write(CURRENT_FILE, history.dump())
-        self._delete_canary_of(history.current, writer, name)
+        self._end_canary_of(history.current, writer, name)
 
-    def _delete_canary_of(self, version: int | None, writer: Writer, name: str) -> None:
+    def _end_canary_of(self, version: int | None, writer: Writer, name: str) -> None:
         ended = self.ended_canary(name)
         if ended is not None and ended.version == version:
-            writer.delete(ENDED_CANARY_FILE)  # the history of versions has it now
+            writer.delete(ENDED_CANARY_FILE)  # it says nothing about what the version does as the current one
         try:
             canary = self.canary_intent(name)
         except BadBundle as error:  # no worker can act on it, and it must not prevent a rollback
             log.warning("%s", error)
             return
         if canary is not None and canary.version == version:
-            writer.delete(CANARY_FILE)
-            writer.delete(ENDED_CANARY_FILE)  # of an earlier canary
+            self._end_canary(writer, name, canary.model_dump_json(indent=2).encode())
 
     def _prunable(self, name: str, keep: int) -> list[int]:
         history, canary, versions = self.history(name), self.canary_intent(name), self.versions(name)

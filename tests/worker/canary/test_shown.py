@@ -73,10 +73,15 @@ def test_a_canary_that_was_stopped_by_a_person_or_promoted(
 ) -> None:
     tally(client, store)
     run(store, "canary", "tiny", "--stop")
-    assert "tiny@2 was tried before: 26 of 47 compared images" in run(store, "canary", "tiny").stdout
+    tried = "tiny@2 was tried before: 26 of 47 compared images"
+    assert tried in run(store, "canary", "tiny").stdout
     run(store, "canary", "tiny@2", "--share", "0.25")
+    tally(client, store)
     store.promote("tiny", 2)
-    assert run(store, "canary", "tiny").stdout == "tiny has no canary; tiny@2 is current\n"
+    assert run(store, "canary", "tiny").stdout.startswith(f"tiny has no canary; tiny@2 is current\n{tried}")
+    assert answer(store, "canary", "tiny")["compared"] == 47
+    store.promote("tiny", 3)
+    assert run(store, "canary", "tiny").stdout == "tiny has no canary; tiny@3 is current\n"
 
 
 def test_a_canary_whose_counts_are_gone(store: ModelStore, under_way: Canary, client: redis.Redis) -> None:
