@@ -5,6 +5,9 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+# An archive that was to be split, and fitted into one part, begins with a mark. No zip in it can begin this early.
+_MARK_BYTES = 4
+
 
 def open_zip(path: Path) -> zipfile.ZipFile:
     """Open the archive for reading; the caller closes it.
@@ -14,7 +17,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     front of their first member are refused, self-extracting ones too.
 
     Raises:
-        zipfile.BadZipFile: it is no zip, is damaged, or its first member does not begin with the file's first byte.
+        zipfile.BadZipFile: it is no zip, is damaged, or its first member does not begin where the file begins.
         OSError: the file can't be read.
     """
     try:
@@ -22,7 +25,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     except (NotImplementedError, ValueError) as error:  # a later version of the format; a name that isn't UTF-8
         raise zipfile.BadZipFile(str(error)) from error
     unlisted_bytes = min((member.header_offset for member in archive.infolist()), default=archive.start_dir)
-    if unlisted_bytes:
+    if unlisted_bytes > _MARK_BYTES:
         archive.close()
         raise zipfile.BadZipFile(
             f"its directory does not list its first {unlisted_bytes:,} bytes, so it is cut short, or something stands "
