@@ -53,9 +53,11 @@ def run_upload(
         except BaseException:  # interrupted: write what is known so far
             _write(uploader.rows, out)
             raise
-    if as_json or uploader.rows:  # there are no rows if the name of the line or queue can't be used
-        display.show_upload(uploader.rows, as_json=as_json)
-    _write(uploader.rows, out)
+    try:
+        if as_json or uploader.rows:  # there are no rows if the name of the line or queue can't be used
+            display.show_upload(uploader.rows, as_json=as_json)
+    finally:  # also if the reader of the printed lines has ended, e.g. `head`
+        _write(uploader.rows, out)
     if out is not None and not as_json:
         print(f"one row for each file: {out}")
     if refused is not None:

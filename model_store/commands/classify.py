@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,14 +50,19 @@ def classify(
     found = list(find_images(paths))
     _check_outputs(found, out=out, html=html, grid=grid)
     bundle, runner = open_model(settings)
-    answers = classify_files(found, bundle=bundle, engine=runner, settings=settings, camera=camera, top=top)
-    if as_json or not sys.stdout.isatty():  # on a terminal, the printed lines show the progress
+    answers: Iterable[Classified] = classify_files(
+        found, bundle=bundle, engine=runner, settings=settings, camera=camera, top=top
+    )
+    to_files = bool(out or html or grid)
+    if to_files or as_json or not sys.stdout.isatty():  # otherwise the printed lines show the progress
         answers = with_progress(answers, total=len(found), what="classifying")
-    written: list[Classified] = []
-    if out or html or grid:  # otherwise the answers need not stay in memory
-        answers = _copied_into(written, answers)
-    failed = _print_answers_json(answers, bundle=bundle, engine=runner) if as_json else _print_answers(answers)
-    _write(written, bundle, runner, settings=settings, out=out, html=html, grid=grid)
+    written = list(answers) if to_files else []  # otherwise the answers need not stay in memory
+    answers = written or answers
+    try:
+        failed = _print_answers_json(answers, bundle=bundle, engine=runner) if as_json else _print_answers(answers)
+    finally:  # also if the reader of the printed lines has ended, e.g. `head`
+        if to_files:
+            _write(written, bundle, runner, settings=settings, out=out, html=html, grid=grid)
     if failed:
         raise typer.Exit(1)
 
@@ -76,12 +81,6 @@ def _check_outputs(images: list[Path], *, out: Path | None, html: Path | None, g
             raise NotFound(f"{flag} needs {package}, which is not installed: run pip install 'sortline[train]'.")
 
 
-def _copied_into(copies: list[Classified], answers: Iterable[Classified]) -> Iterator[Classified]:
-    for answer in answers:
-        copies.append(answer)
-        yield answer
-
-
 def _write(
     answers: list[Classified],
     bundle: Bundle,
@@ -94,9 +93,6 @@ def _write(
 ) -> None:
     """Write the output files that the user asked for."""
     from model_store.bundle.preprocessing import decoder_of
-
-    if out is None and html is None and grid is None:
-        return
     from model_store.reports.classified_output import write_csv, write_grid, write_html
 
     decoder, ref = decoder_of(bundle.manifest, settings), bundle.ref(engine.name)

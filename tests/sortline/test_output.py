@@ -80,6 +80,16 @@ def test_a_reader_that_has_ended_and_a_full_disk(
     assert (said, code) == ("sortline: the output can't be written: No space left on device.", "1")
 
 
+@pytest.mark.parametrize("command", ["upload --out 1", "classify --out 1 --html 2 --grid 3.png"])
+def test_files_are_written_although_the_reader_of_the_printed_lines_has_ended(
+    run: Callable[..., subprocess.CompletedProcess[bytes]], tmp_path: Path, command: str
+) -> None:
+    done = run(f"exec 3> >(exec true); wait $!; $SL {command} '{PICTURE}' >&3", PYTHONUNBUFFERED="1")
+    assert done.returncode == 1
+    files = [tmp_path / name for name in command.split()[2::2]]
+    assert [file.name for file in files if not file.is_file() or file.stat().st_size == 0] == []
+
+
 # Each writes to standard error: lines, progress, logs, errors with their exit codes.
 NOTING_COMMANDS = [
     "results",
