@@ -71,11 +71,14 @@ def _check_outputs(images: list[Path], *, out: Path | None, html: Path | None, g
     """Raise before the first image is read if one of the output files can't be written."""
     from importlib.util import find_spec
 
-    from shared.errors import NotFound
+    from shared.errors import BadSetting, NotFound
     from shared.output_files import check_output_files
 
     outputs = {"--out": out, "--html": html, "--grid": grid}
     check_output_files(outputs, inputs=images, image_flags=("--grid",))
+    # Names in /dev are outputs such as /dev/stdout.
+    if grid is not None and grid.suffix.lower() != ".png" and not grid.is_relative_to("/dev"):
+        raise BadSetting(f"--grid {grid} would be a PNG under another name. Name a file that ends in .png.")
     for flag, path, package in (("--html", html, "jinja2"), ("--grid", grid, "matplotlib")):
         if path is not None and not find_spec(package):
             raise NotFound(f"{flag} needs {package}, which is not installed: run pip install 'sortline[train]'.")

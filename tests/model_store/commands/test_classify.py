@@ -119,6 +119,16 @@ def test_an_image_that_is_classified_is_not_overwritten(store: ModelStore, image
     assert (images / NAMES[0]).read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["answers.jpg", "answers.txt", "answers"])
+def test_the_picture_is_not_written_under_the_name_of_another_format(
+    store: ModelStore, images: Path, tmp_path: Path, name: str
+) -> None:
+    failed = classify(store, images, "--grid", tmp_path / name).exception
+    assert isinstance(failed, BadSetting)
+    assert f"--grid {tmp_path / name} would be a PNG under another name." in str(failed)
+    assert not (tmp_path / name).exists()
+
+
 def test_of_several_models_one_has_to_be_named(store: ModelStore, images: Path, tiny_bundle: Path) -> None:
     store.publish("tops", copy_bundle(tiny_bundle, "tops"))
     failed = classify(store, images).exception
