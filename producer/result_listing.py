@@ -45,9 +45,8 @@ def list_results(
         known = [] if follow else reader.last(count)
         if not known and count and not follow:
             note(f"no results{f' of line {line}' if line else ''}{wanted.described}{_yet(wanted)}.")
-        if not known:
-            for hint in unknown_names(settings, line=line, lanes=wanted.lanes):
-                note(hint)
+        if not known and (hint := describe_unknown_lanes(settings, line=line, lanes=wanted.lanes)):
+            note(hint)
         show = display.result_printer(known, as_json=as_json, as_csv=as_csv)
         for result in reader.follow(threading.Event(), latest=count) if follow else known:
             show(result)
@@ -57,30 +56,19 @@ def _yet(wanted: ResultFilter) -> str:
     return "" if wanted.is_set else " yet"
 
 
-def unknown_names(settings: Settings, *, line: str | None, lanes: frozenset[str]) -> list[str]:
-    """Name the line and the lanes that the latest results don't have, and those that they have.
+def describe_unknown_lanes(settings: Settings, *, line: str | None, lanes: frozenset[str]) -> str | None:
+    """Name those of the lanes that the latest results don't have, and the lanes that they have.
 
-    Empty if they have all of them, and if there are no results or the server doesn't answer or refuses.
+    None if they have all of them, and if there are no results or the server doesn't answer or refuses.
     """
-    if line is None and not lanes:
-        return []
-    hints = []
+    if not lanes:
+        return None
     try:
-        with _quiet_reader(settings, None) as reader:
-            reader.last(0)
-            lines = sorted(reader.position)
-        if line is not None and lines and line not in lines:
-            hints.append(f"no line {line!r} has results; lines with results: {', '.join(lines)}.")
-            line = None
-        with _quiet_reader(settings, line) as reader:
+        with ResultReader(settings, line=line, drop_duplicates=False, on_notice=lambda notice: None) as reader:
             seen = sorted({result.lane for result in reader.last(_LATEST)})
     except SortlineError:  # this is only a hint; whoever reads the results reports it
-        return []
+        return None
     unseen = ", ".join(sorted(repr(lane) for lane in lanes - set(seen)))
-    if seen and unseen:
-        hints.append(f"no recent result has lane {unseen}; lanes of recent results: {', '.join(seen)}.")
-    return hints
-
-
-def _quiet_reader(settings: Settings, line: str | None) -> ResultReader:
-    return ResultReader(settings, line=line, drop_duplicates=False, on_notice=lambda notice: None)
+    return (
+        f"no recent result has lane {unseen}; lanes of recent results: {', '.join(seen)}." if seen and unseen else None
+    )

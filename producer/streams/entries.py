@@ -1,17 +1,18 @@
-"""Entries of result streams, and what all readers need: parsing, finding duplicates, waiting for the server."""
+"""Entries of result streams, and what all readers need: parsing, duplicates, names of lines, waiting for the server."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
+import redis
 from pydantic import ValidationError
 
 from producer.streams.notices import Notice, NoticeKind, OnNotice
 from shared import keys
 from shared.errors import QueueFull, RedisUnavailable
-from shared.schemas import SortResult
+from shared.schemas import SortResult, is_name
 
 T = TypeVar("T")
 
@@ -106,6 +107,23 @@ class PatientCalls:
             if was_unavailable:
                 self._on_notice(Notice(NoticeKind.AVAILABLE, "the Redis server answers again."))
             return answer
+
+
+def lines_with_results(client: redis.Redis) -> set[str]:
+    """The lines that have results. Another program may have put a name there that no line can have: it is left out."""
+    names = cast("set[bytes]", client.smembers(keys.LINES))
+    return set(filter(is_name, (name.decode(errors="replace") for name in names)))
+
+
+def report_unknown_line(client: redis.Redis, line: str, on_notice: OnNotice) -> None:
+    """Report a line that has no results while others have. Says nothing if the server refuses to name the others."""
+    try:
+        lines = lines_with_results(client)
+    except redis.exceptions.ResponseError:  # e.g. this user has no right to the set; the results can be read without
+        return
+    if lines and line not in lines:
+        text = f"no line {line!r} has results yet; lines with results: {', '.join(sorted(lines))}."
+        on_notice(Notice(NoticeKind.UNKNOWN_LINE, text, line))
 
 
 def id_before(entry_id: bytes) -> bytes:

@@ -22,6 +22,7 @@ from producer.streams.entries import (
     PatientCalls,
     RawEntry,
     RecentJobs,
+    report_unknown_line,
 )
 from producer.streams.gaps import find_gap, is_no_key, read_group_info
 from producer.streams.notices import Notice, NoticeKind, OnNotice, log_notice
@@ -167,6 +168,7 @@ class ResultGroupReader:
                 self._report(
                     NoticeKind.NEW_GROUP, "this group is new. It begins with new results: older ones are not read."
                 )
+                report_unknown_line(self._client, self._line, self._on_notice)
         self._is_made = self._was_made = True
 
     def _own_entry(self) -> list[RawEntry]:

@@ -21,6 +21,7 @@ class NoticeKind(StrEnum):
     UNREADABLE = "unreadable"  # a key that is not a stream, or an entry that is not a SortResult: it is skipped
     POSITION = "position"  # the position file is empty or can't be written
     NEW_GROUP = "new_group"  # the server did not know the group: it begins with new results
+    UNKNOWN_LINE = "unknown_line"  # the line has no results while others have: its name may be misspelled
     TAKEN_OVER = "taken_over"  # this consumer takes over results that another one did not acknowledge in time
 
 

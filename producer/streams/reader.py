@@ -22,6 +22,8 @@ from producer.streams.entries import (
     RawEntry,
     RecentJobs,
     id_parts,
+    lines_with_results,
+    report_unknown_line,
 )
 from producer.streams.gaps import Gap, StreamInfo, find_gap, find_miscount, read_infos
 from producer.streams.notices import Notice, NoticeKind, OnNotice, log_notice
@@ -61,7 +63,8 @@ class ResultReader:
     the same job, which a repeated or requeued job has, is dropped.
 
     Bad content in one stream does not affect the others: an entry that is not a SortResult is skipped, and so is a key
-    that is not a stream. `on_notice` is called for these, for outages of the server, and for results that are gone.
+    that is not a stream. `on_notice` is called for these, for outages of the server, for results that are gone, and
+    for a line that has no results while others have.
 
     One thread at a time may use it.
     """
@@ -192,6 +195,8 @@ class ResultReader:
                     entries += self._latest(line, count)
                 else:
                     self._resume(line, at)
+            if self._line is not None and self._followed[self._line].at == BEGINNING:
+                report_unknown_line(self._client, self._line, self._on_notice)
         self._has_begun = True
         entries.sort(key=_order)
         return entries[-count:] if count else []
@@ -308,14 +313,10 @@ class ResultReader:
             self._on_notice(Notice(NoticeKind.UNREADABLE, text, line))
 
     def _lines(self) -> list[str]:
-        """The lines to read: also those that have a position but no results any more, because that is a gap.
-
-        Another program may have put a name there that no line can have. No position file could be read that has it.
-        """
+        """The lines to read: also those that have a position but no results any more, because that is a gap."""
         if self._line is not None:
             return [self._line]
-        lines = {line.decode(errors="replace") for line in cast("set[bytes]", self._client.smembers(keys.LINES))}
-        return sorted(self._given.keys() | filter(is_name, lines))
+        return sorted(self._given.keys() | lines_with_results(self._client))
 
 
 def _order(entry: Entry) -> tuple[int, int]:

@@ -123,6 +123,17 @@ def test_a_new_group_begins_with_new_results(client: redis.Redis, settings: Sett
     assert [(notice.kind, notice.line) for notice in notices] == [(NoticeKind.NEW_GROUP, "a")]
 
 
+def test_a_new_group_on_a_line_without_results_is_reported(
+    client: redis.Redis, settings: Settings, stop: threading.Event
+) -> None:
+    publish_frames(client, ("b", 1))
+    notices: list[Notice] = []
+    with once_a_reader_waits(client, lambda: publish_frames(client, ("a", 1))):
+        assert frames(reader(settings, on_notice=notices.append), stop, 1) == [1]
+    assert [notice.kind for notice in notices] == [NoticeKind.NEW_GROUP, NoticeKind.UNKNOWN_LINE]
+    assert notices[1].text == "no line 'a' has results yet; lines with results: b."
+
+
 def test_the_stream_of_a_line_without_results_expires(
     client: redis.Redis, settings: Settings, stop: threading.Event
 ) -> None:

@@ -72,6 +72,33 @@ def test_following_an_empty_server_waits_and_can_be_stopped(client: redis.Redis,
     timer.join()
 
 
+def test_a_line_without_results_is_reported_once_if_others_have_some(client: redis.Redis, settings: Settings) -> None:
+    """Its name may be misspelled: the reader would wait forever without a word."""
+    notices: list[Notice] = []
+    assert ResultReader(settings, line="lnie-1", on_notice=notices.append).last(1) == []
+    assert notices == [], "the first line of a new plant has no results either"
+    publish_frames(client, ("line-2", 1), ("line-1", 1))
+    for name in ("lnie-1", "line-1"):
+        ResultReader(settings, line=name, on_notice=notices.append).last(0)
+    text = "no line 'lnie-1' has results yet; lines with results: line-1, line-2."
+    assert notices == [Notice(NoticeKind.UNKNOWN_LINE, text, "lnie-1")]
+
+
+def test_a_user_who_may_not_list_the_lines_can_read_one(client: redis.Redis, settings: Settings) -> None:
+    publish_frames(client, ("b", 1))
+    notices: list[Notice] = []
+    client.execute_command(
+        "ACL", "SETUSER", "one-line", "on", "nopass", "~sortline:results:a", "+@read", "+@connection"
+    )
+    try:
+        url = settings.redis_url.replace("redis://", "redis://one-line:any@")
+        with ResultReader(settings.model_copy(update={"redis_url": url}), line="a", on_notice=notices.append) as reader:
+            assert reader.last(1) == []
+    finally:
+        client.execute_command("ACL", "DELUSER", "one-line")
+    assert notices == []
+
+
 def test_results_of_a_newer_release_are_read(client: redis.Redis, settings: Settings) -> None:
     """Also one with an outcome that this release doesn't know, in the middle of others."""
     newer = sort_result("j1", line="a").model_dump(mode="json") | {"outcome": "parked", "invented": 1}
