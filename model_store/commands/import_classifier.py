@@ -48,12 +48,13 @@ def import_classifier(
     from model_store.publishing.import_classifier import import_classifier as fetch_and_publish
     from model_store.registry.store import open_store
     from model_store.runtime.progress import show_progress
+    from model_store.runtime.termination import ended_by_sigterm
     from shared.settings import load_settings
 
     check_training_installed()
     settings = load_settings(model_store=model_store, cache_dir=cache_dir)
     options = ImportOptions(handle, labels, calibration, name, _lanes(lane or ()), promote=not no_promote)
-    with show_progress() as steps:
+    with ended_by_sigterm(), show_progress() as steps:
         store = open_store(settings)
         imported = fetch_and_publish(
             options,

@@ -90,6 +90,7 @@ def train(
     from model_store.publishing.train_options import TrainOptions
     from model_store.registry.store import open_store
     from model_store.runtime.progress import show_progress
+    from model_store.runtime.termination import ended_by_sigterm
     from shared.settings import load_settings
 
     check_training_installed()
@@ -108,7 +109,7 @@ def train(
         batch_size=batch_size,
         promote=not no_promote,
     )
-    with show_progress() as steps:
+    with ended_by_sigterm(), show_progress() as steps:
         store = open_store(settings)
         trained = train_and_publish(
             dataset,

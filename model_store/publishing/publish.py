@@ -140,7 +140,7 @@ def _kept_if_stopped(folder: Path, *, steps: ProgressSteps) -> Iterator[None]:
         if not (folder / SAVED_MODEL_DIR / "saved_model.pb").is_file():  # TensorFlow writes it after the weights
             raise
         where = _keep_folder(folder)
-        if not isinstance(error, Exception):  # Ctrl-C
+        if not isinstance(error, Exception):  # Ctrl-C or SIGTERM
             steps.print_line(where)
             raise
         if is_disk_error(error):

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,28 @@ def test_a_kept_model_that_cannot_be_read_again_is_still_named(tmp_path: Path, m
         _kept_if_stopped(folder, steps=ProgressSteps()),
     ):
         raise RuntimeError("no such operator")
+
+
+@pytest.mark.parametrize(
+    ("step", "is_kept"), [("publishing.publish.export", False), ("export.quantization.to_int8", True)]
+)
+def test_sigterm_ends_a_training_in_good_order(
+    step: str, is_kept: bool, bench: Bench, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the model is saved, nothing is left of it; afterwards it is kept."""
+    monkeypatch.setattr(f"model_store.{step}", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    flags = ["--backbone", bench.backbone, "--cache-dir", bench.root / "cache", "--model-store", bench.store.root]
+    former = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what the test's own process does with it
+    try:
+        done = CliRunner().invoke(commands(), ["train", str(folders), *map(str, flags), "--name", "terminated"])
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    kept = [f"The trained model is kept as a SavedModel: {path / 'saved_model'}" for path in tmp_path.iterdir()]
+    assert (done.exit_code, len(kept)) == (143, int(is_kept))
+    assert done.stderr.splitlines()[-1 - len(kept) :] == [*kept, "sortline: ended by SIGTERM."]
+    assert bench.store.versions("terminated") == []
 
 
 @pytest.mark.parametrize("error", [FULL, FULL_BY_TENSORFLOW])
