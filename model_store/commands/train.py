@@ -204,8 +204,8 @@ def _print_trained(trained: PublishedVersion, *, promoted: bool) -> None:
         f"LiteRT fp32 by {parity['fp32_max_difference']:.1e}"
     )
     print(
-        f"int8: same class on {parity['int8_class_agreement']:.1%} of them, same labels on "
-        f"{parity['int8_labels_agreement']:.1%}"
+        f"int8 on the same images: the same most probable class as fp32 on {parity['int8_class_agreement']:.1%}, "
+        f"the same decided labels on {parity['int8_labels_agreement']:.1%}"
     )
     if manifest.calibration is not None and manifest.calibration.is_applied:
         before, after = manifest.calibration.ece_before, manifest.calibration.ece_after

@@ -34,6 +34,33 @@ METRIC_TITLES = {
     "sure_exact_match": "exact match of the others",
     "known_share": "labels that are known",
 }
+# The names of `manifest.parity`, which compares the exports with the trained model, and int8 with fp32.
+_PARITY_TITLES = {
+    "saved_model_max_difference": "SavedModel: largest difference of a probability",
+    "fp32_max_difference": "fp32: largest difference of a probability",
+    "int8_max_difference": "int8: largest difference of a probability",
+    "int8_class_agreement": "int8: same most probable class as fp32",
+    "int8_labels_agreement": "int8: same decided labels as fp32",
+    "int8_sure_disagreement": "int8: other labels than fp32, both sure",
+    "fp32_macro_f1": "fp32: macro F1 on these images",
+    "int8_macro_f1": "int8: macro F1 on these images",
+}
+# The names of `training.settings` where the key alone does not say enough. The key `tuning` has a second list.
+_SETTING_TITLES = {
+    "learning_rate": "head learning rate",
+    "decays": "head learning rate falls to zero",
+    "views": "versions of each image, augmented ones included",
+    "standardised": "features are standardized",
+    "class_weights": "rare classes weigh more",
+    "best_epoch": "weights of the best epoch are kept",
+    "patience": "head stops after epochs without improvement",
+    "canvas": "size of the crop",
+}
+_TUNING_TITLES = {
+    "head_learning_rate": "learning rate of the head",
+    "largest_gradient": "largest norm of the gradient",
+    "own_statistics": "own statistics of batch normalization",
+}
 
 
 @dataclass(frozen=True)
@@ -77,7 +104,11 @@ def summary_sections(manifest: Manifest) -> list[SummarySection]:
 def overall_rows(metrics: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """The metrics of a manifest over all images; empty when nothing was measured."""
     shown = [(title, format_score(metrics[name])) for name, title in METRIC_TITLES.items() if name in metrics]
-    return (*shown, ("images", f"{metrics['images']:,}, not trained on")) if "images" in metrics else tuple(shown)
+    return (
+        (*shown, ("images", f"{metrics['images']:,} of the validation, not trained on"))
+        if "images" in metrics
+        else tuple(shown)
+    )
 
 
 def class_rows(manifest: Manifest) -> list[tuple[str, ...]]:
@@ -161,14 +192,22 @@ def _calibration(manifest: Manifest) -> tuple[tuple[str, str], ...]:
 def _exports(manifest: Manifest) -> tuple[tuple[str, str], ...]:
     shown = []
     for name, value in manifest.parity.items():
-        title = name.replace("_", " ")
+        title = _PARITY_TITLES.get(name, name.replace("_", " "))
         if name == "images":
-            shown.append((title, f"{value:,.0f}"))
+            shown.append((title, _compared_images(round(value), validation=manifest.dataset.validation)))
         elif name.endswith("difference"):
             shown.append((title, f"{value:.1e}"))
         else:
             shown.append((title, format_score(value)))
     return tuple(shown)
+
+
+def _compared_images(count: int, *, validation: int) -> str:
+    """Which images the exports were compared on. Without a training, `validation` is 0."""
+    if not validation:
+        return f"{count:,}, not used to calibrate"
+    held_out = f" and {count - validation:,} held out" if count > validation else ""
+    return f"{count:,}, not trained on: {validation:,} of the validation{held_out}"
 
 
 def _policy(manifest: Manifest) -> tuple[tuple[str, str], ...]:
@@ -187,8 +226,11 @@ def _policy(manifest: Manifest) -> tuple[tuple[str, str], ...]:
 def _training(manifest: Manifest) -> tuple[tuple[str, str], ...]:
     training = manifest.training
     own = {"seed": training.seed, "epochs": training.epochs, "batch size": training.batch_size}
-    settings = [_setting(name, value) for name, value in training.settings.items()]
-    shown = own | {"fine-tuning": training.fine_tune} | dict(settings)
+    settings = dict(training.settings)
+    tuning: dict[str, Any] = settings.pop("tuning", None) or {}
+    shown = own | {"fine-tuning": training.fine_tune} | dict(_setting(*each) for each in settings.items())
+    for name, value in tuning.items():
+        shown[f"fine-tuning {_TUNING_TITLES.get(name, name.replace('_', ' '))}"] = value
     return tuple((name, _text(value)) for name, value in shown.items())
 
 
@@ -204,7 +246,7 @@ def _setting(name: str, value: Any) -> tuple[str, Any]:
             return name, value.replace("sure", "confidence")
         case "best_epochs", dict():
             return "epochs kept", {phase: _kept_epoch(number) for phase, number in value.items()}
-    return {"canvas": "size of the crop", "standardised": "standardized"}.get(name, name.replace("_", " ")), value
+    return _SETTING_TITLES.get(name, name.replace("_", " ")), value
 
 
 def _kept_epoch(number: int | None) -> str:
@@ -243,6 +285,8 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_text(inner)}" for name, inner in value.items())
     if isinstance(value, list | tuple):

@@ -147,14 +147,16 @@ def _curve(axes: Any, phases: Sequence[Phase], name: str, *, label: str, color: 
 
 
 def _mark_kept(axes: Any, phases: Sequence[Phase], name: str) -> None:
+    """Circle the epoch of each phase whose weights were kept; the legend counts epochs by phase, as `train` does."""
     kept = [
-        (start + phase.best_epoch + 1, phase.history[name][phase.best_epoch])
+        (start + phase.best_epoch + 1, phase.history[name][phase.best_epoch], f"{phase.name} {phase.best_epoch + 1}")
         for start, phase in zip(_starts(phases), phases, strict=True)
         if phase.best_epoch is not None and phase.best_epoch >= 0 and name in phase.history
     ]
     if kept:
-        epochs, values = zip(*kept, strict=True)
-        axes.plot(epochs, values, "o", mfc="none", mec="black", ms=9, label="weights kept")
+        epochs, values, names = zip(*kept, strict=True)
+        label = f"epoch kept: {', '.join(names)}"
+        axes.plot(epochs, values, "o", mfc="none", mec="black", ms=9, label=label)
 
 
 def _finish_curves(axes: Any, phases: Sequence[Phase], *, title: str) -> None:

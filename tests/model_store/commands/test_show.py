@@ -12,11 +12,13 @@ import typer
 from typer.testing import CliRunner
 
 from model_store.bundle.int8_gate import int8_refusal_reason
-from model_store.bundle.manifest import INT8_FILE, MANIFEST_FILE, CalibrationInfo, Manifest
+from model_store.bundle.manifest import INT8_FILE, MANIFEST_FILE, CalibrationInfo, DatasetInfo, Manifest
 from model_store.commands import add_to
 from model_store.registry.store import ModelStore, file_digests
-from model_store.reports.model_summary import class_rows, format_delta, gate_verdict, summary_sections
+from model_store.reports.model_summary import class_rows, format_delta, gate_verdict, overall_rows, summary_sections
 from model_store.reports.page import write_page
+from model_store.training.fine_tuning import SETTINGS
+from model_store.training.head import HeadSettings
 from shared.errors import NotFound
 from shared.images.crop_regions import Region
 from tests.model_store.reports.report_data import manifest_of, report_data
@@ -129,6 +131,38 @@ def test_reasons_are_read_as_sentences_and_other_lists_as_lists() -> None:
     sections = summary_sections(manifest.model_copy(update={"training": training}))
     rows = {name: value for section in sections for name, value in section.rows}
     assert (rows["reasons"], rows["crops"]) == ("The bottle is cropped. Few images.", "full, detected")
+
+
+def test_settings_say_which_learning_rate_is_whose() -> None:
+    manifest = manifest_of(CLASSES, "multi")
+    settings = HeadSettings().as_dict() | {"tuning": SETTINGS["top"].as_dict()}
+    training = manifest.training.model_copy(update={"settings": settings})
+    sections = summary_sections(manifest.model_copy(update={"training": training}))
+    rows = dict(next(section.rows for section in sections if section.title == "Training"))
+    assert (rows["head learning rate"], rows["fine-tuning learning rate"]) == ("0.005", "0.0003")
+    assert rows["fine-tuning learning rate of the head"] == "0.003"
+    assert rows["weights of the best epoch are kept"] == rows["head learning rate falls to zero"] == "yes"
+    assert not rows.keys() & {"learning rate", "decays", "best epoch", "views", "standardised", "tuning"}
+
+
+def test_each_measure_says_of_which_images_it_is() -> None:
+    """The macro F1 of fp32 and int8 is of more images than that of the metrics, which is out of fold."""
+    manifest = manifest_of(CLASSES, "multi")
+    parity = {"images": 18, "fp32_macro_f1": 0.9234, "int8_class_agreement": 1.0}
+
+    def exports(dataset: DatasetInfo, images: int = 18) -> dict[str, str]:
+        changed = manifest.model_copy(update={"dataset": dataset, "parity": parity | {"images": images}})
+        return dict(next(section.rows for section in summary_sections(changed) if section.title == "Exports"))
+
+    assert exports(manifest.dataset) == {
+        "images": "18, not trained on: 10 of the validation and 8 held out",
+        "fp32: macro F1 on these images": "0.923",
+        "int8: same most probable class as fp32": "1.000",
+    }
+    assert exports(manifest.dataset, images=10)["images"] == "10, not trained on: 10 of the validation"
+    imported = manifest.dataset.model_copy(update={"images": 0, "train": 0, "validation": 0})
+    assert exports(imported)["images"] == "18, not used to calibrate"
+    assert overall_rows({"images": 10}) == (("images", "10 of the validation, not trained on"),)
 
 
 def test_the_verdict_of_the_int8_gate_is_shown() -> None:

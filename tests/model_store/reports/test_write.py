@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from model_store.bundle.int8_gate import int8_refusal_reason
@@ -20,9 +21,10 @@ from model_store.bundle.policy import Mode
 from model_store.reports.data import ReportData, thumbnails
 from model_store.reports.image_grids import MAX_SAMPLES, error_confidence, mistake_thumbnails, sample_thumbnails
 from model_store.reports.page import write_page
-from model_store.reports.plots import confusion_counts, draw_confusion, draw_thresholds
+from model_store.reports.plots import _mark_kept, confusion_counts, draw_confusion, draw_thresholds
 from model_store.reports.tensorboard import histogram
 from model_store.reports.write import write_report
+from model_store.training.history import Phase
 from tests.model_store.reports.report_data import (
     events,
     manifest_of,
@@ -230,6 +232,16 @@ def test_thumbnails() -> None:
     assert (small[0, :, :25].max(), small[0, :, 35:].min()) == (0, 200)
     assert np.shares_memory(thumbnails(small, size_px=60), small)
     np.testing.assert_array_equal(thumbnails(small, size_px=60), small)
+
+
+def test_the_circles_are_named_by_phase_and_epoch_as_the_training_names_them() -> None:
+    """The axis counts epochs through all phases."""
+    axes = Figure().add_subplot()
+    phases = (Phase("head", {"loss": [3, 2]}, 1), Phase("fine-tuning", {"loss": [1, 2]}, 0))
+    _mark_kept(axes, phases, "loss")
+    (circles,) = axes.lines
+    assert circles.get_label() == "epoch kept: head 2, fine-tuning 1"
+    assert circles.get_xydata().tolist() == [[2, 2], [3, 1]]
 
 
 def test_tensorboard_finds_curves_pictures_and_histograms(report: Path) -> None:
