@@ -139,7 +139,10 @@ def test_classify_shows_the_most_probable_classes(bench: Bench, imported: dict[s
     assert len(bench.run("classify", photo, "--model", "imagenet").stdout.splitlines()) == 1
 
 
-def test_a_thousand_classes_do_not_fill_the_screen(bench: Bench, imported: dict[str, Any]) -> None:
+def test_a_thousand_classes_do_not_fill_the_screen(
+    bench: Bench, imported: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")  # the column of classes is not wrapped
     listed = bench.run("models", "list").stdout
     assert "1,001 classes: background, thing 0, thing 1" in listed
     assert len(listed.splitlines()) < 10
