@@ -79,11 +79,11 @@ def run_all(names: Sequence[str], options: Options, *, out: Path, as_json: bool)
         with embedded_server() as url:
             document = _run(settings.model_copy(update={"redis_url": url}), _chosen(names, options), machine)
     path = _write(document, out)
+    _plot(document, path.with_suffix(".png"))  # before the printing, which ends at once if its reader ends, e.g. `head`
     if as_json:
         print_json(document)
     else:
         print_tables(document["machine"], document["benchmarks"])
-    _plot(document, path.with_suffix(".png"))
     note(f"written to {path}")
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from shared.progress import print_line
+from shared.messages import note
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def ended_by_sigterm() -> Iterator[None]:
     try:
         yield
     except SystemExit:
-        print_line("sortline: ended by SIGTERM.")
+        note("sortline: ended by SIGTERM.")
         raise
     finally:
         signal.signal(signal.SIGTERM, former)

@@ -125,6 +125,19 @@ def test_what_is_run_is_written_with_the_machine_and_the_server_and_plotted(
         assert image.format == "PNG"
 
 
+def test_the_files_are_written_although_the_reader_of_the_printed_lines_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(document: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(run, "bench_idle", measured)
+    monkeypatch.setattr(run, "print_json", closed)
+    with pytest.raises(BrokenPipeError):
+        run_all(["idle"], OPTIONS, out=tmp_path, as_json=True)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".png"]
+
+
 def test_without_matplotlib_all_but_the_plot_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
