@@ -12,6 +12,7 @@ from shared.errors import BadInput, NotFound
 from shared.output_files import check_output_files
 from shared.server.connection import check, connect
 from shared.settings import Settings
+from shared.termination import ended_by_sigterm
 
 
 def run_upload(
@@ -44,7 +45,7 @@ def run_upload(
     check_output_files({"--out": out}, inputs=read)
     check(connect(settings.redis_url), settings.redis_url)
     refused: BadInput | None = None
-    with display.upload_bar(len(inputs), wait=options.wait) as on_progress:
+    with ended_by_sigterm(), display.upload_bar(len(inputs), wait=options.wait) as on_progress:
         uploader = Uploader(options, settings, on_progress=on_progress)
         try:
             uploader.run(inputs)

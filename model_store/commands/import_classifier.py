@@ -48,8 +48,8 @@ def import_classifier(
     from model_store.publishing.import_classifier import import_classifier as fetch_and_publish
     from model_store.registry.store import open_store
     from model_store.runtime.progress import show_progress
-    from model_store.runtime.termination import ended_by_sigterm
     from shared.settings import load_settings
+    from shared.termination import ended_by_sigterm
 
     check_training_installed()
     settings = load_settings(model_store=model_store, cache_dir=cache_dir)

@@ -340,6 +340,21 @@ def test_following_a_server_that_is_away_says_so_and_ends_at_ctrl_c(start) -> No
     assert (process.returncode, stdout, stderr) == (0, "", "")
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_an_upload_with_a_row_for_each_file(  # type: ignore[no-untyped-def]
+    client: redis.Redis, start, number: signal.Signals, code: int
+) -> None:
+    process = start("upload", str(BOTTLES / "bottles_000.jpg"), "--wait", "--out", "r.csv")
+    wait_until(lambda: client.llen(keys.rq_queue("bulk")) or process.poll() is not None, "the upload sends")
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == code, stderr
+    with Path("r.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["outcome"] == "missing"
+    assert row["error"].endswith("the upload was interrupted.")
+
+
 def test_an_upload_that_is_refused_for_good_says_what_became_of_each_file(client: redis.Redis, redis_url: str) -> None:
     client.acl_setuser("upload", enabled=True, nopass=True, keys="*", commands=["+@all", "-mset"])
     theirs = redis_url.replace("://", "://upload:x@")
