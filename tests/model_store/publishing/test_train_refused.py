@@ -151,7 +151,9 @@ def test_sigterm_ends_a_training_in_good_order(
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGTERM, former)
-    kept = [f"The trained model is kept as a SavedModel: {path / 'saved_model'}" for path in tmp_path.iterdir()]
+    kept = [
+        f"The trained model is kept as a SavedModel: {path / 'saved_model'}" for path in tmp_path.glob("sortline-*")
+    ]
     assert (done.exit_code, len(kept)) == (143, int(is_kept))
     assert done.stderr.splitlines()[-1 - len(kept) :] == [*kept, "sortline: ended by SIGTERM."]
     assert bench.store.versions("terminated") == []
