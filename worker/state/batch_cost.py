@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 # Weight of a new measurement in the running mean of its size.
 _WEIGHT = 0.2
 # Weight of a measurement of another size against an estimate that it shows to be too high: some dozens halve an excess.
@@ -13,7 +15,7 @@ class BatchCost:
 
     An estimate that is too high would stay for ever where it makes images expire, since then no batch of that size runs
     and is measured. So it also falls with the measurements of other sizes: a batch costs at most as much as a larger
-    one, and at most twice as much as one of half its size.
+    one, and at most as much as the smaller ones that its images would fill.
 
     Sizes share an estimate per power of two. An unseen size gets the estimate of the nearest smaller size that was
     seen, scaled up, so that a first large batch does not count as free. Without a smaller one it gets the estimate of
@@ -29,8 +31,8 @@ class BatchCost:
         before = self._seconds.get(bucket, seconds)
         mean = self._seconds[bucket] = before + _WEIGHT * (seconds - before)
         for other, estimate in list(self._seconds.items()):
-            excess = estimate - mean * max(1.0, other / bucket)
-            if excess > 0:
+            excess = estimate - max(mean, seconds) * math.ceil(other / size)
+            if excess > 0 and other != bucket:
                 self._seconds[other] = estimate - _DOUBT_WEIGHT * excess
 
     def estimate(self, size: int) -> float:

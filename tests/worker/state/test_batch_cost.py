@@ -57,3 +57,13 @@ def test_an_estimate_that_is_never_measured_again_falls_to_what_other_sizes_allo
         cost.observe(measured, 0.003)
     assert cost.estimate(2) == pytest.approx(0.006 if measured == 1 else 0.003, rel=0.02)
     assert cost.estimate(measured) == pytest.approx(0.003)
+
+
+@pytest.mark.parametrize(("size", "larger"), [(5, 16), (9, 32), (3, 16)])
+def test_a_right_estimate_stays_while_other_sizes_run(size: int, larger: int) -> None:
+    """Sizes that are no powers of two share an estimate with a larger one, which costs more."""
+    cost = BatchCost()
+    cost.observe(larger, larger * 0.001)
+    for _ in range(50):
+        cost.observe(size, size * 0.001)
+    assert cost.estimate(larger) == pytest.approx(larger * 0.001)
