@@ -23,6 +23,7 @@ from producer.schedule import Schedule
 from producer.sources.base import Source, SourceFrame
 from producer.submit import CHUNK_JOBS, Frame, LineProducer, PreparedJob, check_names
 from shared.errors import BadInput, QueueFull, RedisUnavailable
+from shared.progress import ignore
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class Camera:
         producer: LineProducer,
         *,
         stop: threading.Event | None = None,
-        on_progress: Callable[[CameraSummary], None] = lambda summary: None,
+        on_progress: Callable[[CameraSummary], None] = ignore,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -180,9 +181,11 @@ class Camera:
         """A file's last change is when it came into the folder, by the clock of the folder's own machine."""
         if (file := prepared.source_frame.file) is not None:
             came_at = file.version.changed_ns / 1e9
-            deadline_ms = prepared.frame.deadline_ms
             self._late_files.note(
-                prepared.source_frame.name, captured_at=prepared.captured_at, came_at=came_at, deadline_ms=deadline_ms
+                prepared.source_frame.name,
+                captured_at=prepared.captured_at,
+                came_at=came_at,
+                deadline_ms=self._options.deadline_ms,
             )
 
     def _frame(self, source_frame: SourceFrame, *, number: int, captured_at: float) -> Frame:

@@ -8,6 +8,7 @@ from contextlib import closing
 from producer import display
 from producer.result_filter import ResultFilter
 from producer.signals import ended_by_signals
+from producer.streams.notices import Notice, NoticeKind
 from producer.streams.reader import ResultReader
 from shared.errors import SortlineError
 from shared.messages import note
@@ -34,16 +35,17 @@ def list_results(
         BadSetting: `line` can't be the name of a line.
         RedisUnavailable, BadSetting, CommandRefused: as `ResultReader.last` and `ResultReader.follow`.
     """
-    reader = ResultReader(
-        settings,
-        line=line,
-        only=wanted if wanted.is_set else None,
-        drop_duplicates=False,
-        on_notice=lambda notice: note(notice.text),
-    )
+    noticed: set[NoticeKind] = set()
+
+    def on_notice(notice: Notice) -> None:
+        noticed.add(notice.kind)
+        note(notice.text)
+
+    only = wanted if wanted.is_set else None
+    reader = ResultReader(settings, line=line, only=only, drop_duplicates=False, on_notice=on_notice)
     with closing(reader), ended_by_signals():
         known = [] if follow else reader.last(count)
-        if not known and count and not follow:
+        if not known and count and not follow and NoticeKind.UNKNOWN_LINE not in noticed:
             note(f"no results{f' of line {line}' if line else ''}{wanted.described}{_yet(wanted)}.")
         if not known and (hint := describe_unknown_lanes(settings, line=line, lanes=wanted.lanes)):
             note(hint)

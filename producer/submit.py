@@ -32,7 +32,7 @@ from shared.schemas import NAME_RULE, ImageJob, Name
 from shared.server.connection import connect
 from shared.server.error_translation import server_errors
 from shared.settings import Settings
-from shared.validation_messages import describe_problem
+from shared.validation_messages import describe_problem, quoted
 
 log = logging.getLogger(__name__)
 
@@ -392,7 +392,7 @@ def _chunks(jobs: Sequence[PreparedJob]) -> Iterator[list[PreparedJob]]:
 
 def _describe(error: ValidationError) -> str:
     problems = (
-        f"{'.'.join(str(part) for part in problem['loc'][:1])} = {problem['input']!r}: {describe_problem(problem)}"
+        f"{'.'.join(map(str, problem['loc'][:1]))} = {quoted(problem['input'])}: {describe_problem(problem)}"
         for problem in error.errors()
     )
     return "the job is not valid: " + "; ".join(problems) + "."

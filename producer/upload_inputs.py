@@ -1,6 +1,6 @@
 """Finds and reads the images in the files, folders and zip archives given to `sortline upload`.
 
-Called by producer/commands.py and producer/upload.py. An archive is read into memory member by member, and never
+Called by producer/upload_start.py and producer/upload.py. An archive is read into memory member by member, and never
 unpacked to disk. Its expanded size is limited by counting the bytes that are read, because the sizes in its directory
 may be wrong.
 """
@@ -25,7 +25,8 @@ from shared.zip_archive import open_zip
 MAX_EXPANSION = 100
 MAX_MEMBERS = 200_000
 
-_ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
+# Of an archive with members, of an empty one, and of one made for parts of which it fills only one.
+_ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 _SNIFFED_BYTES = 32  # `sniff` looks at fewer
 _ENCRYPTED = 0x1
 # What zipfile raises for archives that are broken, encrypted or of a kind it doesn't know.

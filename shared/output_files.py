@@ -25,8 +25,8 @@ def check_output_files(
     """Raise if one of the files, by flag, can't be written, or would replace another one that the user needs.
 
     An existing file keeps its content; a new one is not left behind. An existing image or zip archive is refused, also
-    if the command would only find it in a folder: no command makes one, and with `--out *.jpg` the shell puts the
-    user's first image there.
+    if the command would only find it in a folder: no command makes an archive, only those of `image_flags` make
+    images, and with `--out *.jpg` the shell puts the user's first image there.
 
     Args:
         paths: None is not asked for.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model_store.commands.options import StoreFlag, check_training_installed, missing_classes_warning
+from model_store.commands.options import StoreFlag, check_training_installed, missing_classes_notes
 from shared.cli import JsonFlag, print_json
 from shared.messages import note
 
@@ -63,11 +63,8 @@ def import_classifier(
             decode_settings=DecodeSettings.of(settings),
             steps=steps,
         )
-    manifest = imported.manifest
-    if options.promote and (
-        warning := missing_classes_warning(store, manifest.name, version=manifest.version, previous=manifest.parent)
-    ):
-        imported = replace(imported, notes=(*imported.notes, warning))
+    if options.promote:
+        imported = replace(imported, notes=(*imported.notes, *missing_classes_notes(store, imported.manifest)))
     for text in imported.notes:
         note(text)
     if as_json:

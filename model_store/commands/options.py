@@ -11,6 +11,7 @@ from shared.messages import note
 
 if TYPE_CHECKING:
     from model_store.bundle.files import Bundle
+    from model_store.bundle.manifest import Manifest
     from model_store.datasets.dataset import Dataset
     from model_store.engines.protocol import Engine
     from model_store.registry.store import ModelStore
@@ -106,6 +107,12 @@ def check_training_installed() -> None:
             f"training needs {missing}, not installed here. Run pip install '.[train]' in the repository, with Python "
             "3.11 to 3.13, for which TensorFlow has wheels."
         )
+
+
+def missing_classes_notes(store: ModelStore, manifest: Manifest) -> tuple[str, ...]:
+    """A note for whoever published the version: it lacks classes of the version before it. Else none."""
+    warning = missing_classes_warning(store, manifest.name, version=manifest.version, previous=manifest.parent)
+    return (warning,) if warning else ()
 
 
 def missing_classes_warning(store: ModelStore, name: str, *, version: int, previous: int | None) -> str | None:

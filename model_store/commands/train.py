@@ -14,14 +14,13 @@ from model_store.commands.options import (
     DatasetArgument,
     StoreFlag,
     check_training_installed,
-    missing_classes_warning,
+    missing_classes_notes,
 )
 from model_store.commands.output import print_metrics, print_unused
 from shared.cli import JsonFlag, print_json
 
 if TYPE_CHECKING:
     from model_store.publishing.publish import PublishedVersion
-    from model_store.registry.store import ModelStore
     from shared.images.crop_regions import Region
 
 
@@ -121,18 +120,11 @@ def train(
             show=lambda report: report.show(steps.console),
         )
     if options.promote:
-        trained = _with_missing_classes(trained, store)
+        trained = replace(trained, notes=(*trained.notes, *missing_classes_notes(store, trained.manifest)))
     if as_json:
         print_json(_trained_json(trained))
     else:
         _print_trained(trained, promoted=options.promote)
-
-
-def _with_missing_classes(trained: PublishedVersion, store: ModelStore) -> PublishedVersion:
-    """The same with a note, if the previous version has classes that this one lacks."""
-    manifest = trained.manifest
-    warning = missing_classes_warning(store, manifest.name, version=manifest.version, previous=manifest.parent)
-    return replace(trained, notes=(*trained.notes, warning)) if warning else trained
 
 
 def _crop(

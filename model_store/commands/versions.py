@@ -43,7 +43,7 @@ def publish_folder(
     published = f"{chosen}@{manifest.version}"
     warnings = [] if no_promote else _promotion_warnings(store, chosen, version=manifest.version, previous=previous)
     for warning in warnings:
-        typer.echo(f"sortline: {warning}", err=True)
+        note(f"sortline: {warning}")
     if as_json:
         print_json(
             {

@@ -347,7 +347,7 @@ def test_a_signal_ends_an_upload_with_a_row_for_each_file(  # type: ignore[no-un
     process = start("upload", str(BOTTLES / "bottles_000.jpg"), "--wait", "--out", "r.csv")
     wait_until(lambda: client.llen(keys.rq_queue("bulk")) or process.poll() is not None, "the upload sends")
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == code, stderr
     with Path("r.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)

@@ -49,4 +49,4 @@ def test_a_misspelled_line_is_named_also_when_results_are_followed(
     list_results(settings, line="linne-1", wanted=wanted, count=20, follow=follow, as_json=False, as_csv=False)
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err == f"{LINES}\n" + ("" if follow else "no results of line linne-1 yet.\n")
+    assert shown.err == f"{LINES}\n"

@@ -140,8 +140,9 @@ def test_a_cut_archive_is_not_read_as_the_archive_in_it(tmp_path: Path, inner: d
     assert "cut short" in str(read_all(cut)[str(cut)])
 
 
-def test_an_archive_that_fits_into_one_part_of_a_split_archive_is_whole(tmp_path: Path) -> None:
-    archive = make_zip(tmp_path / "a.zip", {"a.jpg": b"a"})
+@pytest.mark.parametrize("name", ["a.zip", "a"])
+def test_an_archive_that_fits_into_one_part_of_a_split_archive_is_whole(tmp_path: Path, name: str) -> None:
+    archive = make_zip(tmp_path / name, {"a.jpg": b"a"})
     archive.write_bytes(b"PK\x07\x08" + archive.read_bytes())
     assert read_all(archive) == {f"{archive}/a.jpg": b"a"}
 
