@@ -34,7 +34,11 @@ from tests.kit import BOTTLES, PATIENCE_S, PROJECT, wait_until
 from tests.producer.kit import arguments, jpeg, publish, sort_result
 
 # The commands without the other packages' ones, which sortline.cli adds.
-ALONE = "import typer, producer.commands as c; app = typer.Typer(); c.add_to(app); app()"
+# A shell that runs the tests in the background has them ignore Ctrl-C, and their processes would inherit that.
+ALONE = (
+    "import signal, typer, producer.commands as c; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "app = typer.Typer(); c.add_to(app); app()"
+)
 
 
 @pytest.fixture(autouse=True)

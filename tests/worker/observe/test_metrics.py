@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter as Tally
-from pathlib import Path
 
 import pytest
 import redis
@@ -15,6 +14,7 @@ from shared import keys
 from shared.schemas import Outcome, SortResult
 from shared.server.connection import connect
 from shared.settings import Settings
+from tests.kit import PROJECT
 from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame, picture
 from tests.worker.observe.exposition import samples
@@ -44,7 +44,7 @@ def test_the_steps_whose_calls_can_fail_begin_at_zero() -> None:
     """Otherwise Prometheus sees no increase at the first failure. The steps are those that the documentation names."""
     found = samples(Metrics().registry)
     errors = {labels[0][1]: value for (name, labels), value in found.items() if name == "sortline_server_errors_total"}
-    documented = Path("docs/metrics.md").read_text(encoding="utf-8")
+    documented = (PROJECT / "docs/metrics.md").read_text(encoding="utf-8")
     (row,) = (line for line in documented.splitlines() if line.startswith("| `sortline_server_errors_total{step}`"))
     assert errors == dict.fromkeys(re.findall(r"`([a-z-]+)`", row), 0.0)
     assert len(errors) == 8
