@@ -26,7 +26,8 @@ def test_a_whole_picture_is_read_with_its_time_and_key(folder: Path) -> None:
     path = write(folder / "a.jpg", age_s=60)
     frame = reader(folder).read(file(path), as_it_is=False)
     assert frame is not None
-    assert (frame.frame_id, frame.data, frame.captured_at) == ("a.jpg", PICTURES[0], path.stat().st_mtime)
+    assert (frame.frame_id, frame.data) == ("a.jpg", PICTURES[0])
+    assert frame.captured_at == pytest.approx(path.stat().st_mtime, abs=0.001)
     assert frame.picture_key is not None
     assert frame.picture_key.startswith(b"salt ")
 
