@@ -147,7 +147,7 @@ def test_what_is_too_old_is_counted_or_sent_to_expire(settings: Settings, client
     assert set(jobs) == {("camera-1", "young.jpg"), ("camera-2", "old.jpg"), ("camera-2", "young.jpg")}
     old = jobs["camera-2", "old.jpg"]
     assert old["captured_at"] == pytest.approx((folder / "old.jpg").stat().st_mtime, abs=0.001)
-    assert old["deadline_at"] == pytest.approx(old["captured_at"] + 1800)  # type: ignore[operator]
+    assert old["deadline_at"] == pytest.approx(old["captured_at"] + 1800, abs=0.001)  # type: ignore[operator]
     assert jobs["camera-2", "young.jpg"]["deadline_at"] is None
 
 
