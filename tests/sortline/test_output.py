@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -16,8 +15,9 @@ import pytest
 import redis
 
 from sortline.cli import explain
-from tests.kit import BOTTLES, PATIENCE_S, PROJECT
+from tests.kit import BOTTLES, PATIENCE_S
 from tests.producer.kit import publish, sort_result
+from tests.sortline.kit import environment
 
 PICTURE = "fläsche 图.jpg"
 # One command for each way to print: tables, lines, JSON, help. All commands go through the same `main`.
@@ -40,22 +40,14 @@ def run(
     """Runs a command line of the shell, in a folder with a picture and on a server that has a result for it."""
     shutil.copy(BOTTLES / "bottles_000.jpg", tmp_path / PICTURE)
     publish(client, sort_result("j1").model_copy(update={"frame_id": PICTURE}))
-    environment = {
-        "SL": f"{sys.executable} -m sortline",
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(PROJECT),
-        "HOME": str(tmp_path),
-        "SORTLINE_REDIS_URL": redis_url,
-        "SORTLINE_MODEL_STORE": str(tiny_models),
-        "SORTLINE_MODEL": "tiny",
-        "SORTLINE_ENGINE": "litert",
-    }
+    shared_variables = environment(home=tmp_path, redis_url=redis_url, store=tiny_models)
+    shared_variables["SL"] = f"{sys.executable} -m sortline"
 
     def run(command: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             ["bash", "-c", command],
             cwd=tmp_path,
-            env=environment | variables,
+            env=shared_variables | variables,
             capture_output=True,
             timeout=2 * PATIENCE_S,
             check=False,

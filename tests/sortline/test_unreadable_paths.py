@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit import BOTTLES, PATIENCE_S, PROJECT, without_privileges
+from tests.kit import BOTTLES, PATIENCE_S, without_privileges
+from tests.sortline.kit import environment
 
 LONG = "a" * 300
 # Each command reads a path in another place of the code.
@@ -43,21 +43,13 @@ def locked(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def run(redis_url: str, tiny_models: Path, tmp_path: Path) -> Run:
     """Runs a command, which must not end with a traceback; what it prints on both outputs."""
-    environment = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(PROJECT),
-        "HOME": str(tmp_path),
-        "SORTLINE_REDIS_URL": redis_url,
-        "SORTLINE_MODEL_STORE": str(tiny_models),
-        "SORTLINE_MODEL": "tiny",
-        "SORTLINE_ENGINE": "litert",
-    }
+    shared_variables = environment(home=tmp_path, redis_url=redis_url, store=tiny_models)
 
     def run(command: str, **variables: str) -> str:
         done = subprocess.run(
             [*without_privileges(), sys.executable, "-m", "sortline", *command.split()],
             cwd=tmp_path,
-            env=environment | variables,
+            env=shared_variables | variables,
             capture_output=True,
             text=True,
             timeout=2 * PATIENCE_S,

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import redis
 
+from producer.streams.group_reader import ResultGroupReader
+from producer.streams.reader import ResultReader
 from tests.kit import PATIENCE_S, wait_until
 from tests.producer.kit import publish, sort_result
 
@@ -22,6 +24,17 @@ def fill(client: redis.Redis, *frame_ids: int, line: str = "a") -> None:
     """Publish results in entries with the ids `<frame>-0`."""
     for frame_id in frame_ids:
         publish(client, sort_result(f"{line}-{frame_id}", line=line, frame_id=frame_id), entry_id=f"{frame_id}-0")
+
+
+def frames(reader: ResultReader | ResultGroupReader, stop: threading.Event, count: int) -> list[int | str | None]:
+    """The next `count` frames. The last one is handled, and by a group acknowledged, too."""
+    found: list[int | str | None] = []
+    for result in reader.follow(stop):
+        found.append(result.frame_id)
+        if len(found) == count:
+            stop.set()
+    stop.clear()
+    return found
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from shared.schemas import Outcome
 from shared.settings import Settings
 from tests.kit import wait_until
 from tests.producer.kit import publish, sort_result
-from tests.producer.streams.kit import fill, once_a_reader_waits, patient_stop, publish_frames
+from tests.producer.streams.kit import fill, frames, once_a_reader_waits, patient_stop, publish_frames
 
 STREAM = keys.results("a")
 
@@ -44,17 +44,6 @@ def group(client: redis.Redis) -> redis.Redis:
 
 def reader(settings: Settings, consumer: str = "one", **options: Any) -> ResultGroupReader:
     return ResultGroupReader(settings, line="a", group="ejectors", consumer=consumer, **options)
-
-
-def frames(reader: ResultGroupReader, stop: threading.Event, count: int) -> list[int | str | None]:
-    """The next `count` frames. The last one is acknowledged, too."""
-    found: list[int | str | None] = []
-    for result in reader.follow(stop):
-        found.append(result.frame_id)
-        if len(found) == count:
-            stop.set()
-    stop.clear()
-    return found
 
 
 def pending(client: redis.Redis) -> int:

@@ -20,24 +20,13 @@ from shared.errors import BadSetting
 from shared.schemas import Outcome
 from shared.settings import Settings
 from tests.producer.kit import publish, sort_result
-from tests.producer.streams.kit import fill, once_a_reader_waits, patient_stop, publish_frames
+from tests.producer.streams.kit import fill, frames, once_a_reader_waits, patient_stop, publish_frames
 
 
 @pytest.fixture
 def stop() -> Iterator[threading.Event]:
     with patient_stop() as stop:
         yield stop
-
-
-def frames(reader: ResultReader, stop: threading.Event, count: int) -> list[int | str | None]:
-    """The next `count` frames. The last one is handled, too."""
-    found: list[int | str | None] = []
-    for result in reader.follow(stop):
-        found.append(result.frame_id)
-        if len(found) == count:
-            stop.set()
-    stop.clear()
-    return found
 
 
 def test_a_new_reader_begins_with_new_results(client: redis.Redis, settings: Settings, stop: threading.Event) -> None:
