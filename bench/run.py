@@ -26,13 +26,14 @@ from model_store.registry.chosen_model import chosen_model
 from model_store.registry.store import open_store
 from shared.cli import print_json
 from shared.errors import BadSetting, NotFound
+from shared.masking import masked
 from shared.messages import note
 from shared.output_files import check_output_folder
 from shared.progress import show_status
 from shared.server.connection import check, connect
 from shared.server.embedded import embedded_server
 from shared.server.error_translation import server_errors
-from shared.settings import Settings, load_settings, masked
+from shared.settings import Settings, load_settings
 
 # The benchmarks that run a real model.
 _WITH_MODEL = {"engine", "line", "latency", "scaling", "footprint", "swaps"}

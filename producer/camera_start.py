@@ -14,8 +14,9 @@ from producer.simulated_camera import SimulatorFlags, open_simulated
 from producer.sources.base import SIMULATED, Source, check_unused
 from producer.submit import LineProducer, check_names
 from shared.errors import BadSetting, RedisUnavailable
+from shared.masking import masked
 from shared.server.connection import check, connect
-from shared.settings import Settings, masked
+from shared.settings import Settings
 
 log = logging.getLogger("producer.camera")
 

@@ -24,7 +24,8 @@ def config(as_json: JsonFlag = False) -> None:
 
     Example: SORTLINE_MAX_BATCH=32 sortline config
     """
-    from shared.settings import Settings, load_settings, masked, origin
+    from shared.masking import masked
+    from shared.settings import Settings, load_settings, origin
 
     settings = load_settings()
     rows = {

@@ -15,7 +15,7 @@
     └── Transient             may succeed next time: retried
         ├── RedisUnavailable  Redis can't be reached, or can't serve for now
         ├── StoreUnavailable  the model store can't be read or written
-        ├── QueueFull         the queue is full, or Redis has no memory left
+        ├── QueueFull         the queue takes no more images now (`Bound` says why)
         ├── ResultTimeout     results did not arrive in time
         ├── DecoderLost       the process that decodes costly images has ended
         └── EngineFailed      the model raised, or answered the wrong number of items
@@ -26,6 +26,8 @@ A message says what is wrong, with which value, and what to do.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -108,16 +110,43 @@ class StoreUnavailable(Transient):
     """The storage of the model store can't be read or written: it is unreachable, forbidden, or full."""
 
 
-class QueueFull(Transient):
-    """The queue has reached `queue_max_items`, or the server's memory is full. The producer decides what to do.
+class Bound(StrEnum):
+    """Why a queue takes no more images: which of its bounds was hit."""
 
-    `accepted` holds the ids of the call's jobs that are in the queue despite the error, in order. It is empty unless
-    the call was `partial` (to enqueue as many jobs as fit), or another producer took the last free places between two
-    of the call's round trips.
+    ITEMS = "items"  # `queue_max_items`
+    BYTES = "bytes"  # `queue_max_bytes`
+    WAIT = "wait"  # `queue_max_wait_s`
+    LINE = "line"  # the line's part of these (`line_share`)
+    DEADLINE = "deadline"  # the image can't be answered by its deadline, at the rate at which the queue moves
+    MEMORY = "memory"  # the server's memory is full
+
+
+class QueueFull(Transient):
+    """The queue takes no more images now. The producer decides what to do.
+
+    Attributes:
+        bound: which bound was hit; by the first of the refused jobs, if there are several.
+        retry_after_s: when there is likely to be room again, seconds from now. An image that was refused because of its
+            deadline will not be accepted later, but a new one may be.
+        refused: the ids of the call's jobs that were refused, each with the bound that it hit.
+        accepted: the ids of the call's jobs that are in the queue despite the error, in order. Empty unless the call
+            was `partial` (to enqueue as many jobs as fit), or another producer took the last free places between two of
+            the call's round trips.
     """
 
-    def __init__(self, message: str, *, accepted: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        bound: Bound = Bound.ITEMS,
+        retry_after_s: float = 1.0,
+        refused: Mapping[str, Bound] = MappingProxyType({}),
+        accepted: Sequence[str] = (),
+    ) -> None:
         super().__init__(message)
+        self.bound = bound
+        self.retry_after_s = retry_after_s
+        self.refused = dict(refused)
         self.accepted = tuple(accepted)
 
 

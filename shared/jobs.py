@@ -10,6 +10,12 @@ MAX_ATTEMPTS_FIELD = "sortline_max_attempts"
 # Upper bound of the setting max_attempts, and of the numbers in a job's hash. In common.lua it is MAX_RETRIES + 1.
 MAX_ATTEMPTS = 100
 
+# Fields of our own in RQ's hash of a job, which RQ ignores. The scripts read them, because they can't read its data.
+DEADLINE_FIELD = "sortline_deadline"  # by the server's clock: epoch seconds; absent if the job has no deadline
+CLOCK_OFFSET_FIELD = "sortline_clock_offset"  # the producer's clock minus the server's, seconds; absent if 0
+LINE_FIELD = "sortline_line"  # the line, which is also in the data
+BYTES_FIELD = "sortline_bytes"  # the length of the image
+
 # A job fails for good when it has crashed its worker this often while the worker held nothing else. In reap.lua too.
 MAX_CRASHES = 3
 # Upper bound of the setting max_losses, and of the counts in a job's hash. In reap.lua it is MAX_COUNT.

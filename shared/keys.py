@@ -47,6 +47,26 @@ def wakeup(queue: str) -> str:
     return f"sortline:bell:{queue}"
 
 
+def load(queue: str) -> str:
+    """Hash of what a queue has on the server, waiting or in a worker: `items`, `bytes`, and both for each line."""
+    return f"sortline:load:{queue}"
+
+
+def flow(queue: str) -> str:
+    """Hash of a queue's rates: what arrives, and what the workers can do; expires.
+
+    `arrived`, `arrived_for`, `arrived_at`: a count of frames that decays (`shared.arrivals`), those refused included.
+    `capacity`, `needs_s`, `capacity_at`: images/s that all workers can sort for this queue, the seconds that a busy
+    worker needs from the claim of an image to its result, and when this was written, epoch seconds of the server.
+    """
+    return f"sortline:flow:{queue}"
+
+
+def capacities(queue: str) -> str:
+    """Hash of what each worker can do for a queue, by its name; expires."""
+    return f"sortline:capacities:{queue}"
+
+
 # How long a key that was moved aside is kept. worker/rq/scripts/common.lua has the same number.
 BROKEN_TTL_S = 86_400
 

@@ -22,10 +22,12 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from shared.belts import Belt
 from shared.closest_name import closest_name
 from shared.errors import BadSetting
 from shared.home_folder import expand_home, with_home
 from shared.jobs import MAX_ATTEMPTS, MAX_LOSSES
+from shared.masking import masked
 from shared.policy_overrides import PolicyOverride
 from shared.schemas import UNCERTAIN, Name, Outcome
 from shared.settings_file import CONFIG_VARIABLE, check_config_file, config_file, file_values
@@ -38,14 +40,9 @@ MAX_TTL_S = 315_360_000
 # Each check is two small reads from the store, which may be remote.
 MIN_STORE_POLL_S = 0.2
 
-# Not urlsplit: it would take a part of a password with an unescaped `/`, `#` or `?` for the path, and not mask it. Only
-# a user that is followed by a colon is shown: what is there without one may be a password. Other URLs than Redis's may
-# have an @ in their paths.
-_LOGIN = re.compile(r"(?<=://)(?:([^:@/]*:).*|(?:(?<=redis://)|(?<=rediss://)).*|[^/]*)@", re.DOTALL)
 # Kubernetes sets such variables in each container, for each service: SORTLINE_WORKER_PORT=tcp://10.0.0.1:9108.
 _KUBERNETES_VARIABLE = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$", re.I)
 _KUBERNETES_VALUE = re.compile(r"(tcp|udp|sctp)://")
-_QUERY_PASSWORD = re.compile(r"([?&]password=)[^&#]*")
 
 
 class Settings(BaseSettings):
@@ -81,6 +78,10 @@ class Settings(BaseSettings):
     )
     policies: dict[Name, PolicyOverride] = Field(
         {}, description="by line, the parts of the model's policy that the line overrides; see docs/settings.md"
+    )
+    belts: dict[Name, Belt] = Field(
+        {},
+        description="by line, the speed of the belt and the way to the ejector, for deadlines; see docs/settings.md",
     )
     queues: str = Field("live,bulk", description="queues to work on, most urgent first")
     max_batch: int = Field(16, ge=1, le=1024, description="maximum number of images in one batch")
@@ -139,6 +140,15 @@ class Settings(BaseSettings):
     )
     queue_max_items: int = Field(
         20_000, ge=1, description="maximum number of jobs waiting in one queue; beyond that producers get QueueFull"
+    )
+    queue_max_bytes: int = Field(
+        500_000_000, ge=1, description="maximum size in bytes of the images that one queue has on the server"
+    )
+    queue_max_wait_s: float = Field(
+        1800.0, gt=0, le=MAX_TTL_S, description="longest time in seconds that a new job may be expected to wait"
+    )
+    line_share: float = Field(
+        0.5, gt=0, le=1, description="largest part of a queue's limits that one line may use; 1: all of it"
     )
     max_image_bytes: int = Field(20_000_000, ge=1, description="largest image file accepted, in bytes")
     max_image_px: int = Field(50_000_000, ge=1, description="largest image accepted, in pixels")
@@ -313,14 +323,16 @@ def load_settings(**flags: Any) -> Settings:
     except OSError as error:
         raise BadSetting(f"{path} can't be read: {error.strerror}.") from error
     except SettingsError as error:
-        # `policies` is the only table, and only values from the environment are parsed as JSON.
-        variable = ENV_PREFIX + "POLICIES"
+        # Only tables are parsed as JSON, and only if they come from the environment. The message quotes the name.
+        variable = ENV_PREFIX + str(error).split('"')[1].upper()
         value = next(text for name, text in os.environ.items() if name.upper() == variable)
         raise BadSetting(
             f"{variable} = {quoted(value)} is not JSON ({error.__cause__}). Give it as JSON, or set it in {path}."
         ) from error
     except RecursionError as error:
-        raise BadSetting(f"{ENV_PREFIX}POLICIES or a value in {path} is nested too deeply: correct it.") from error
+        raise BadSetting(
+            f"{ENV_PREFIX}POLICIES, {ENV_PREFIX}BELTS or a value in {path} is nested too deeply."
+        ) from error
     except ValidationError as error:
         raise BadSetting(_describe(error, given)) from error
 
@@ -345,13 +357,6 @@ def origin(name: str, flags: dict[str, Any]) -> str:
     if name in file_values():
         return str(config_file())
     return "default"
-
-
-def masked(value: object) -> object:
-    """The value with the passwords of a URL replaced by `***`, even if they are not properly escaped."""
-    if not isinstance(value, str) or "://" not in value:
-        return value
-    return _QUERY_PASSWORD.sub(r"\1***", _LOGIN.sub(r"\1***@", value))
 
 
 def misspelled_variables() -> list[str]:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from shared.errors import BadSetting, Transient
+from shared.masking import masked
 from shared.server.connection import check as check_server
 from shared.server.connection import connect
 from shared.server.error_translation import server_errors
-from shared.settings import Settings, load_settings, masked
+from shared.settings import Settings, load_settings
 from torture.campaigns.base import Campaign, Figures, Limits
 from torture.campaigns.forged import forged
 from torture.campaigns.kills import kills

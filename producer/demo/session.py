@@ -32,11 +32,12 @@ from producer.sources.simulator import SimulatedSource
 from producer.streams.reader import ResultReader
 from shared import keys
 from shared.errors import SortlineError, Transient
+from shared.masking import masked
 from shared.ports import free_port
 from shared.schemas import SortResult
 from shared.server.connection import connect
 from shared.server.error_translation import server_errors
-from shared.settings import Settings, masked
+from shared.settings import Settings
 from shared.subprocesses import NOT_BEGUN, Child, own_command
 
 READY_TIMEOUT_S = 60.0

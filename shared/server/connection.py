@@ -13,8 +13,8 @@ import redis
 from redis.connection import UnixDomainSocketConnection, parse_url
 
 from shared.errors import BadSetting, RedisUnavailable
+from shared.masking import masked
 from shared.server.error_translation import server_errors, wants_no_tls
-from shared.settings import masked
 
 # Long enough for a stop-the-world save on the server, short enough to notice that it is gone.
 SOCKET_TIMEOUT_S = 10.0

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from redis import exceptions
 
 from shared.errors import BadSetting, CommandRefused, QueueFull, RedisUnavailable, SortlineError
-from shared.settings import masked
+from shared.masking import masked
 
 
 class _Meaning(NamedTuple):

@@ -11,8 +11,9 @@ import pytest
 from shared.errors import BadSetting
 from shared.images.decode_memory import MAX_DECODE_BYTES
 from shared.images.decoding import MAX_BYTES, MAX_PX
+from shared.masking import masked
 from shared.policy_overrides import PolicyOverride
-from shared.settings import Settings, environment, load_settings, masked, misspelled_variables, origin
+from shared.settings import Settings, environment, load_settings, misspelled_variables, origin
 from shared.settings_file import config_file
 
 
@@ -290,7 +291,7 @@ def test_a_policy_in_the_environment_must_be_json(
 
 
 def test_values_that_are_nested_too_deeply_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = r"SORTLINE_POLICIES or a value in sortline\.toml is nested too deeply"
+    told = r"SORTLINE_POLICIES, SORTLINE_BELTS or a value in sortline\.toml is nested too deeply"
     monkeypatch.setenv("SORTLINE_POLICIES", "[" * 50_000)
     with pytest.raises(BadSetting, match=told):
         load_settings()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import redis
@@ -31,11 +31,13 @@ MAX_ENCODED_BYTES = 24_000_000
 class Claim:
     """The jobs of one claim. `suspended`: an operator has suspended the workers with `rq suspend`.
 
+    `expired` are jobs that can't be answered in time any more. They are held too, but their images are not fetched.
     `cut_short`: the claim met very many ids of deleted jobs and stopped, so jobs may wait even if it brought none.
     """
 
     jobs: list[ClaimedJob]
     suspended: bool
+    expired: list[ClaimedJob] = field(default_factory=list)
     cut_short: bool = False
 
 
@@ -119,12 +121,15 @@ class Claimer:
         max_bytes: int = MAX_ENCODED_BYTES,
         max_others: int | None = None,
         others_first: int = 0,
+        needs_s: float = 0.0,
     ) -> Claim:
         """Claim up to `limit` jobs, fewer if their images reach `max_bytes`. This worker holds them from then on.
 
         Args:
             max_others: the most jobs of queues other than the most urgent one; None: as many as `limit`.
             others_first: how many of `max_others` are claimed before the jobs of the most urgent queue.
+            needs_s: seconds from now until a job that is claimed now could be answered. Jobs whose deadlines are sooner
+                are set apart, in `Claim.expired`: they don't count against `limit`.
 
         Raises:
             redis.exceptions.RedisError: the server can't be reached. The claim may have
@@ -154,7 +159,7 @@ class Claimer:
     def _claim(self, args: list[str | float], *, now: float) -> Claim:
         suspended, jobs, problems, cut_short = self._script(args=args)
         self._broken_keys.report(problems)
-        return Claim([self._checked(job, started_at=now) for job in jobs], bool(suspended), bool(cut_short))
+        return Claim([self._checked(job, started_at=now) for job in jobs], bool(suspended), cut_short=bool(cut_short))
 
     def _checked(self, raw: Sequence[Any], *, started_at: float) -> ClaimedJob:
         size_bytes = int(raw[DESCRIBED])

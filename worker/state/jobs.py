@@ -54,6 +54,7 @@ class ClaimedJob:
     image_bytes: int = 0  # the length of its image; 0 if there was none, or if that is not known
     refusal: BadImage | None = None  # why its image is not fetched: it is empty or too long
     deaths: Deaths = NO_DEATHS
+    clock_offset_s: float = 0.0  # the producer's clock minus the server's; its times are by its own clock
 
     def attempt(self, *, max_attempts: int) -> int:
         """The number of this attempt, from 1: each failure, crash or loss leads to one more.

@@ -13,7 +13,7 @@ from typing import Any
 
 from model_store.registry.storage.protocol import store_unavailable_error
 from shared.errors import BadSetting
-from shared.settings import masked
+from shared.masking import masked
 
 _DRIVERS = "`pip install s3fs` for s3://, gcsfs for gs://, adlfs for az://"
 
