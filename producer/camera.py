@@ -18,10 +18,12 @@ from dataclasses import dataclass, replace
 
 from producer.camera_log import DropLog, LateFileLog, OutageLog
 from producer.camera_options import CameraOptions, TooOld
+from producer.frames import Frame, PreparedJob, check_names
 from producer.metrics import SUBMITTED, SubmitOutcome, start_at_zero
+from producer.queue_writer import CHUNK_JOBS
 from producer.schedule import Schedule
 from producer.sources.base import Source, SourceFrame
-from producer.submit import CHUNK_JOBS, Frame, LineProducer, PreparedJob, check_names
+from producer.submit import LineProducer
 from shared.errors import BadInput, QueueFull, RedisUnavailable
 from shared.progress import ignore
 

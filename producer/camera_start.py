@@ -9,10 +9,11 @@ from producer import display
 from producer.camera import Camera, CameraSummary
 from producer.camera_options import CameraOptions, TooOld
 from producer.folder_camera import FolderFlags, open_folder
+from producer.frames import check_names
 from producer.signals import stop_on_signals
 from producer.simulated_camera import SimulatorFlags, open_simulated
 from producer.sources.base import SIMULATED, Source, check_unused
-from producer.submit import LineProducer, check_names
+from producer.submit import LineProducer
 from shared.errors import BadSetting, RedisUnavailable
 from shared.masking import masked
 from shared.server.connection import check, connect

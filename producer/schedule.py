@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from producer.submit import CHUNK_JOBS
+from producer.queue_writer import CHUNK_JOBS
 
 # A camera that falls further behind than this skips the frames it missed: a burst of stale frames helps nobody.
 _MAX_BEHIND_S = 1.0

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from producer.frames import Frame, PreparedJob, check_names
+from producer.queue_writer import CHUNK_BYTES, CHUNK_JOBS
 from producer.result_table import COLUMNS, csv_row
 from producer.results import ROUND_JOBS, Answer, AnswerReader
-from producer.submit import CHUNK_BYTES, CHUNK_JOBS, Frame, LineProducer, PreparedJob, check_names
+from producer.submit import LineProducer
 from producer.upload_inputs import Input, InputReader
 from shared.errors import BadInput, BadSetting, QueueFull, RedisUnavailable
 from shared.progress import ignore

@@ -108,6 +108,11 @@ class ServerClock:
                 f"{self._tolerance_s:g} s of clock_tolerance_s: use NTP to set the clock of the machine that wrote it."
             )
 
+    @property
+    def offset_s(self) -> float:
+        """This machine's clock minus the server's, in seconds; 0 until it was measured."""
+        return self._offset_s if abs(self._offset_s) > 0.05 else 0.0
+
     def measure(self) -> None:
         """Measure the offset if a measurement is due.
 

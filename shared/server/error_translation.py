@@ -12,21 +12,22 @@ A worker waits and tries again in all four cases, because it holds jobs. It logs
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from redis import exceptions
 
-from shared.errors import BadSetting, CommandRefused, QueueFull, RedisUnavailable, SortlineError
+from shared.errors import BadSetting, Bound, CommandRefused, QueueFull, RedisUnavailable, SortlineError
 from shared.masking import masked
 
 
 class _Meaning(NamedTuple):
     """What an error code of the server means."""
 
-    raises: type[SortlineError]
+    raises: Callable[[str], SortlineError]
     text: str  # follows "the Redis server at URL"; {text} is the server's own text
     advice: str  # how to fix it
 
@@ -71,9 +72,9 @@ _MEANINGS = {
         "Point redis_url at the primary.",
     ),
     "OOM": _Meaning(
-        QueueFull,
+        functools.partial(QueueFull, bound=Bound.MEMORY),
         "accepts no more data because its memory is full (OOM)",
-        "If many images are waiting, add workers or lower queue_max_items. If few are, finished jobs take the memory: "
+        "If many images are waiting, add workers or lower queue_max_bytes. If few are, finished jobs take the memory: "
         "lower result_ttl_s and failure_ttl_s in the producers' settings, or raise the server's maxmemory "
         "(docs/sizing.md).",
     ),

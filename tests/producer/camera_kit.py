@@ -11,8 +11,9 @@ from prometheus_client import REGISTRY
 from producer import camera as camera_module
 from producer.camera import Camera, CameraSummary
 from producer.camera_options import CameraOptions
+from producer.frames import PreparedJob
 from producer.sources.base import Source, SourceFrame
-from producer.submit import LineProducer, PreparedJob
+from producer.submit import LineProducer
 from shared.errors import RedisUnavailable
 from shared.settings import Settings
 from tests.producer.kit import jpeg

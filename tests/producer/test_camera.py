@@ -14,9 +14,10 @@ import redis
 
 from producer.camera import Camera, CameraSummary
 from producer.camera_options import TooOld
+from producer.queue_writer import CHUNK_JOBS
 from producer.sources.base import SourceFrame
 from producer.sources.folder import FolderSource
-from producer.submit import CHUNK_JOBS, LineProducer
+from producer.submit import LineProducer
 from shared import keys
 from shared.errors import BadSetting
 from shared.settings import Settings

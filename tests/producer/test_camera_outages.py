@@ -12,9 +12,10 @@ import redis
 
 from producer import camera as camera_module
 from producer.camera import Camera
+from producer.frames import PreparedJob
 from producer.sources.base import SourceFrame
 from producer.sources.folder import FolderSource
-from producer.submit import LineProducer, PreparedJob
+from producer.submit import LineProducer
 from shared import keys
 from shared.errors import BadSetting, RedisUnavailable
 from shared.settings import Settings

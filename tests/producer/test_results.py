@@ -12,8 +12,9 @@ from collections.abc import Callable
 import pytest
 import redis
 
+from producer.frames import Frame
 from producer.results import ROUND_JOBS, AnswerReader, iter_results, wait_for
-from producer.submit import Frame, LineProducer
+from producer.submit import LineProducer
 from shared import keys
 from shared.errors import BadSetting, RedisUnavailable, ResultGone, ResultTimeout
 from shared.schemas import Outcome

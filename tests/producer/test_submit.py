@@ -17,10 +17,12 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from producer import submit
-from producer.submit import CHUNK_JOBS, JOB_TIMEOUT_S, WAKEUP_TOKENS, Frame, LineProducer, PreparedJob
+from producer.frames import Frame, PreparedJob, check_names
+from producer.queue_writer import CHUNK_BYTES, CHUNK_JOBS, JOB_TIMEOUT_S, WAKEUP_TOKENS, chunks
+from producer.submit import LineProducer
 from shared import keys
 from shared.errors import BadImage, BadJob, BadSetting, QueueFull, RedisUnavailable
-from shared.jobs import MAX_ATTEMPTS_FIELD
+from shared.jobs import BYTES_FIELD, DEADLINE_FIELD, LINE_FIELD, MAX_ATTEMPTS_FIELD
 from shared.schemas import ImageJob
 from shared.settings import Settings
 from tests.kit import run_python
@@ -35,6 +37,16 @@ def frames(count: int, queue: str = "live") -> list[Frame]:
     return [
         Frame(data=jpeg(), line="line-1", camera="camera-1", frame_id=number, queue=queue) for number in range(count)
     ]
+
+
+def bounded(settings: Settings, *, items: int) -> Settings:
+    """A queue of so many jobs, all of which may be of one line."""
+    return settings.model_copy(update={"queue_max_items": items, "line_share": 1.0})
+
+
+def stored(client: redis.Redis) -> set[bytes]:
+    """All keys but the one that counts arrivals."""
+    return set(client.scan_iter()) - {keys.flow("live").encode()}
 
 
 def connections(client: redis.Redis) -> set[str]:
@@ -90,7 +102,17 @@ def test_redis_holds_what_rq_itself_would_have_written(
     job_id = LineProducer(settings).submit(jpeg(), line="line-1", camera="camera-1", frame_id=7, deadline_ms=100)
     ours = snapshot(client)
     theirs = as_rq_writes(client, settings, ours, job_id)
-    assert ours[keys.rq_job(job_id)][2].pop(MAX_ATTEMPTS_FIELD.encode()) == str(max_attempts).encode()
+    fields = ours[keys.rq_job(job_id)][2]
+    assert fields.pop(MAX_ATTEMPTS_FIELD.encode()) == str(max_attempts).encode()
+    assert fields.pop(LINE_FIELD.encode()) == b"line-1"
+    assert fields.pop(BYTES_FIELD.encode()) == str(len(jpeg())).encode()
+    assert (
+        abs(
+            float(fields.pop(DEADLINE_FIELD.encode()))
+            - json.loads(zlib.decompress(fields[b"data"]))[2][0]["deadline_at"]
+        )
+        < 1e-5
+    )
     assert comparable(ours) == comparable(theirs)
 
 
@@ -137,13 +159,13 @@ def test_ids_come_back_in_order_over_many_round_trips_and_queues(client: redis.R
 
 
 def test_a_full_queue_refuses_and_nothing_is_written(client: redis.Redis, settings: Settings) -> None:
-    producer = LineProducer(settings.model_copy(update={"queue_max_items": 3}))
+    producer = LineProducer(bounded(settings, items=3))
     producer.submit_many(frames(2))
-    before = client.dbsize()
+    before = stored(client)
     with pytest.raises(QueueFull, match=r"'live' holds 2 jobs, and its limit is 3 .* no room for 2 more") as refusal:
         producer.submit_many(frames(2))
     assert refusal.value.accepted == ()
-    assert client.dbsize() == before
+    assert stored(client) == before
     producer.submit_many(frames(1))  # the bound itself is reached
     producer.submit_many(frames(3, queue="bulk"))  # each queue has its own
     with pytest.raises(QueueFull, match="holds 3 jobs"):
@@ -151,16 +173,16 @@ def test_a_full_queue_refuses_and_nothing_is_written(client: redis.Redis, settin
 
 
 def test_a_call_of_many_round_trips_is_refused_before_the_first(client: redis.Redis, settings: Settings) -> None:
-    producer = LineProducer(settings.model_copy(update={"queue_max_items": CHUNK_JOBS + 5}))
+    producer = LineProducer(bounded(settings, items=CHUNK_JOBS + 5))
     with pytest.raises(QueueFull):
         producer.submit_many(frames(CHUNK_JOBS + 6))
-    assert client.dbsize() == 0
+    assert stored(client) == set()
 
 
 def test_a_lost_race_names_what_was_accepted(
     client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings.model_copy(update={"queue_max_items": 4})
+    settings = bounded(settings, items=4)
 
     def interrupted(jobs: list[PreparedJob]) -> Iterator[list[PreparedJob]]:
         yield jobs[:1]
@@ -170,7 +192,7 @@ def test_a_lost_race_names_what_was_accepted(
 
     producer = LineProducer(settings)
     jobs = [producer.prepare(frame) for frame in frames(4)]
-    monkeypatch.setattr(submit, "_chunks", interrupted)
+    monkeypatch.setattr(submit, "chunks", interrupted)
     with pytest.raises(QueueFull, match="no room for 3 more") as refusal:
         producer.send(jobs)
     assert refusal.value.accepted == (jobs[0].job_id,), "two more would fit, but all three were asked for"
@@ -178,16 +200,16 @@ def test_a_lost_race_names_what_was_accepted(
 
 
 def test_a_partial_send_enqueues_the_first_that_fit(client: redis.Redis, settings: Settings) -> None:
-    producer = LineProducer(settings.model_copy(update={"queue_max_items": CHUNK_JOBS + 2}))
+    producer = LineProducer(bounded(settings, items=CHUNK_JOBS + 2))
     jobs = [producer.prepare(frame) for frame in frames(CHUNK_JOBS + 5)]
-    before = client.dbsize()
+    before = len(stored(client))
     with pytest.raises(QueueFull, match="no room for 3 more") as refusal:
         producer.send(jobs, partial=True)
     fit = [job.job_id for job in jobs[: CHUNK_JOBS + 2]]
     assert list(refusal.value.accepted) == fit
     assert [job_id.decode() for job_id in client.lrange(keys.rq_queue("live"), 0, -1)] == fit
-    # A hash and an image for each; the queue, the set of queues and the wakeup list.
-    assert client.dbsize() - before == 2 * len(fit) + 3
+    # A hash and an image for each; the queue, its load, the set of queues and the wakeup list.
+    assert len(stored(client)) - before == 2 * len(fit) + 4
     assert all(client.ttl(keys.image(job_id)) > 0 for job_id in fit)
     # When all are sent again, the accepted ones stay, and the next one takes the place that has become free.
     client.ltrim(keys.rq_queue("live"), 1, -1)
@@ -198,7 +220,7 @@ def test_a_partial_send_enqueues_the_first_that_fit(client: redis.Redis, setting
 
 def test_a_queue_above_a_bound_that_was_lowered_takes_none(client: redis.Redis, settings: Settings) -> None:
     LineProducer(settings).submit_many(frames(4))
-    lowered = LineProducer(settings.model_copy(update={"queue_max_items": 2}))
+    lowered = LineProducer(bounded(settings, items=2))
     with pytest.raises(QueueFull, match="holds 4 jobs, and its limit is 2") as refusal:
         lowered.send([lowered.prepare(frame) for frame in frames(2)], partial=True)
     assert refusal.value.accepted == ()
@@ -207,7 +229,7 @@ def test_a_queue_above_a_bound_that_was_lowered_takes_none(client: redis.Redis, 
 
 def test_sending_again_changes_nothing(client: redis.Redis, settings: Settings) -> None:
     """The client library repeats a call whose answer was lost; so do cameras."""
-    producer = LineProducer(settings.model_copy(update={"queue_max_items": 3}))
+    producer = LineProducer(bounded(settings, items=3))
     jobs = [producer.prepare(frame) for frame in frames(3)]
     producer.send(jobs[:2])
     client.hset(keys.rq_job(jobs[0].job_id), "status", "started")  # a worker has it meanwhile
@@ -231,9 +253,9 @@ def test_sending_a_finished_job_again_leaves_no_image_behind(client: redis.Redis
 
 def test_big_images_go_in_calls_of_their_own(settings: Settings) -> None:
     producer = LineProducer(settings)
-    big = jpeg() + b"\0" * (submit.CHUNK_BYTES // 2)
+    big = jpeg() + b"\0" * (CHUNK_BYTES // 2)
     jobs = [producer.prepare(Frame(data=data, line="l", camera="c")) for data in (big, big, jpeg(), jpeg())]
-    assert [len(chunk) for chunk in submit._chunks(jobs)] == [1, 3]
+    assert [len(chunk) for chunk in chunks(jobs)] == [1, 3]
 
 
 @pytest.mark.parametrize(
@@ -281,9 +303,9 @@ def test_bad_fields_are_named_and_refused_unsent(
 
 
 def test_names_can_be_checked_beforehand() -> None:
-    submit.check_names(line="line-1", queue="bulk")
+    check_names(line="line-1", queue="bulk")
     with pytest.raises(BadSetting, match="line = 'a/b'"):
-        submit.check_names(line="a/b")
+        check_names(line="a/b")
 
 
 def test_wakeup_tokens_are_pushed_and_their_list_stays_short(client: redis.Redis, settings: Settings) -> None:

@@ -27,7 +27,7 @@ def test_a_shared_key_of_a_wrong_type_refuses_the_call_and_leaves_nothing(
     client.set(key, "x")
     with pytest.raises(CommandRefused, match=says):
         producer.submit_many(frames(3))
-    assert {name.decode() for name in client.scan_iter()} <= {key, "rq:queues"}
+    assert {name.decode() for name in client.scan_iter()} <= {key, "rq:queues", keys.flow("live")}
     client.delete(key)
     producer.submit_many(frames(3))
     assert client.llen(keys.rq_queue("live")) == 3

@@ -21,7 +21,8 @@ from rq.serializers import JSONSerializer
 from model_store.bundle.manifest import Manifest
 from model_store.bundle.policy import DEFAULT_THRESHOLD
 from model_store.bundle.preprocessing import ImageDecoder, decoder_of
-from producer.submit import Frame, LineProducer, PreparedJob
+from producer.frames import Frame, PreparedJob
+from producer.submit import LineProducer
 from shared import keys
 from shared.clock import ServerClock
 from shared.errors import EngineFailed

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from producer.submit import Frame
+    from producer.frames import Frame
 
 
 class Submission(NamedTuple):

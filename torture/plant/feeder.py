@@ -14,7 +14,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from producer.submit import Frame, LineProducer, PreparedJob
+from producer.frames import Frame, PreparedJob
+from producer.submit import LineProducer
 from shared.errors import CommandRefused, QueueFull, RedisUnavailable
 from shared.settings import load_settings
 from torture.history.ledger import LedgerWriter, Submission, submission_of

@@ -6,7 +6,8 @@ import itertools
 import time
 from collections.abc import Sequence
 
-from producer.submit import Frame, LineProducer
+from producer.frames import Frame
+from producer.submit import LineProducer
 from shared.settings import Settings
 from torture.history.ledger import LedgerWriter, Submission, submission_of
 from torture.plant.plant import Plant

@@ -32,7 +32,7 @@ class Claim:
     """The jobs of one claim. `suspended`: an operator has suspended the workers with `rq suspend`.
 
     `expired` are jobs that can't be answered in time any more. They are held too, but their images are not fetched.
-    `cut_short`: the claim met very many ids of deleted jobs and stopped, so jobs may wait even if it brought none.
+    `cut_short`: the claim met very many expired jobs, or ids of deleted jobs, and stopped: others may wait.
     """
 
     jobs: list[ClaimedJob]
@@ -52,6 +52,7 @@ def claim_args(
     max_others: int | None = None,
     others_first: int = 0,
     of_suspects: bool = False,
+    needs_s: float = 0.0,
 ) -> list[str | float]:
     """The arguments of claim.lua; see `Claimer.claim`. `of_suspects`: take suspects, and no others."""
     return [
@@ -64,6 +65,7 @@ def claim_args(
         now,
         lease_s,
         int(of_suspects),
+        needs_s,
         *queues,
     ]
 
@@ -136,7 +138,9 @@ class Claimer:
                 happened all the same: then the next call returns those jobs, and no others.
         """
         now = self._clock()
-        args = self._args(limit, now=now, max_bytes=max_bytes, max_others=max_others, others_first=others_first)
+        args = self._args(
+            limit, now=now, max_bytes=max_bytes, max_others=max_others, others_first=others_first, needs_s=needs_s
+        )
         return self._claim(args, now=now)
 
     def claim_suspect(self) -> Claim:
@@ -157,9 +161,14 @@ class Claimer:
         return int(self._connection.call("EXISTS", *self._suspects_keys)) > 0
 
     def _claim(self, args: list[str | float], *, now: float) -> Claim:
-        suspended, jobs, problems, cut_short = self._script(args=args)
+        suspended, jobs, problems, cut_short, expired = self._script(args=args)
         self._broken_keys.report(problems)
-        return Claim([self._checked(job, started_at=now) for job in jobs], bool(suspended), cut_short=bool(cut_short))
+        return Claim(
+            jobs=[self._checked(job, started_at=now) for job in jobs],
+            suspended=bool(suspended),
+            expired=[parse_claimed(job, started_at=now) for job in expired],
+            cut_short=bool(cut_short),
+        )
 
     def _checked(self, raw: Sequence[Any], *, started_at: float) -> ClaimedJob:
         size_bytes = int(raw[DESCRIBED])

@@ -110,6 +110,8 @@ class Finisher:
             payload,
             meta,
             "1" if finished.keeps_image else "",
+            finished.claimed.counted_line,
+            finished.claimed.counted_bytes,
         ]
 
 

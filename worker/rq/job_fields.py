@@ -12,15 +12,17 @@ from worker.state.jobs import NO_DEATHS, ClaimedJob, Deaths, Lease
 
 # The most digits of a number that EXPIRE takes. A longer number counts as absent, because EXPIRE would fail on it.
 MAX_DIGITS = 10
+# Ten years: no clock is further off, and one that was never set gives impossible times (`shared.clock`).
+MAX_CLOCK_OFFSET_S = 315_360_000.0
 # How many fields `describe()` in common.lua returns for a job.
-DESCRIBED = 13
+DESCRIBED = 16
 
 
 def parse_claimed(raw: Sequence[Any], *, started_at: float, image_bytes: int = 0) -> ClaimedJob:
     """One job as `describe()` in common.lua returns it. `image_bytes`: the length of its image, if it is known."""
     queue, job_id, execution_id, data, enqueued_at, retries_left, *ttls, extras, max_attempts = raw[:10]
     result_ttl, failure_ttl = ttls
-    crashes, losses, suspect = raw[10:DESCRIBED]
+    crashes, losses, suspect, clock_offset, line, size_bytes = raw[10:DESCRIBED]
     lease = Lease(_text(queue), _text(job_id), _text(execution_id), started_at)
     return ClaimedJob(
         lease=lease,
@@ -33,12 +35,26 @@ def parse_claimed(raw: Sequence[Any], *, started_at: float, image_bytes: int = 0
         max_attempts=max_attempts_in(max_attempts),
         image_bytes=image_bytes,
         deaths=deaths_in(crashes, losses, suspect),
+        clock_offset_s=clock_offset_in(clock_offset),
+        counted_line=_text(line),
+        counted_bytes=_whole_number(size_bytes),
     )
 
 
 def max_attempts_in(field: bytes | None) -> int | None:
     """How often the job may be tried, as its producer wrote it; None if the producer wrote nothing."""
     return _clamped(0, field, MAX_ATTEMPTS) or None
+
+
+def clock_offset_in(field: bytes | None) -> float:
+    """The producer's clock minus the server's, in seconds, as the producer wrote it; 0 if it is absent or absurd."""
+    if field is None:
+        return 0.0
+    try:
+        offset_s = float(field)
+    except ValueError:
+        return 0.0
+    return offset_s if abs(offset_s) <= MAX_CLOCK_OFFSET_S else 0.0
 
 
 def deaths_in(crashes: bytes | None, losses: bytes | None, suspect: bytes | None) -> Deaths:

@@ -54,6 +54,8 @@ class ClaimedJob:
     image_bytes: int = 0  # the length of its image; 0 if there was none, or if that is not known
     refusal: BadImage | None = None  # why its image is not fetched: it is empty or too long
     deaths: Deaths = NO_DEATHS
+    counted_line: str = ""  # under which line it counts in the load of its queue, and with how many bytes, as text;
+    counted_bytes: str = ""  # '' for a job that was not counted: a producer of an older release enqueued it
     clock_offset_s: float = 0.0  # the producer's clock minus the server's; its times are by its own clock
 
     def attempt(self, *, max_attempts: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from producer import LineProducer
-from producer.submit import PreparedJob
+from producer.frames import PreparedJob
 from shared.errors import QueueFull, RedisUnavailable
 from shared.settings import Settings
 from torture.history.ledger import Ledger, read_ledger

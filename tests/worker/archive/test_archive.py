@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from producer.submit import Frame, LineProducer
+from producer.frames import Frame
+from producer.submit import LineProducer
 from shared import keys
 from shared.settings import Settings
 from tests.worker import kit

@@ -26,7 +26,9 @@ from rq.suspension import suspend
 from rq.worker.base import BaseWorker
 
 import worker.tasks
-from producer.submit import JOB_TIMEOUT_S, LineProducer, PreparedJob
+from producer.frames import PreparedJob
+from producer.queue_writer import JOB_TIMEOUT_S
+from producer.submit import LineProducer
 from shared import keys
 from shared.schemas import SortResult
 from shared.settings import Settings
@@ -36,8 +38,8 @@ from tests.worker.kit import ToneEngine, frame, picture
 WORKER = "w1"
 # By how much the times of the two runs may differ.
 TOLERANCE_S = 20.0
-# Sortline's own keys that are not part of a job's state: wakeup lists, the sweep, and workers' processes.
-OURS = ("sortline:bell:", "sortline:sweep:", "sortline:processes:")
+# Sortline's own keys that are not part of a job's state: wakeup lists, the sweep, workers' processes, a queue's counts.
+OURS = ("sortline:bell:", "sortline:sweep:", "sortline:processes:", "sortline:load:", "sortline:flow:")
 # Sortline's own field in the worker's hash: the answer of the last finish call.
 OUR_FIELD = keys.LAST_FINISH
 # RQ's maintenance holds these locks for a while; Sortline's maintenance needs no locks.

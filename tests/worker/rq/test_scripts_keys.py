@@ -13,9 +13,18 @@ from importlib.resources import files
 
 import pytest
 
-from producer import submit
+from producer import queue_writer
 from shared import keys
-from shared.jobs import MAX_ATTEMPTS, MAX_ATTEMPTS_FIELD, MAX_CRASHES, MAX_LOSSES
+from shared.jobs import (
+    BYTES_FIELD,
+    CLOCK_OFFSET_FIELD,
+    DEADLINE_FIELD,
+    LINE_FIELD,
+    MAX_ATTEMPTS,
+    MAX_ATTEMPTS_FIELD,
+    MAX_CRASHES,
+    MAX_LOSSES,
+)
 from tests.kit import ASCII_LOCALE, run_python
 from worker.rq import scripts
 from worker.steps.admit import MAX_CALL_BYTES
@@ -27,16 +36,20 @@ WORKER, WORKER_EXECUTIONS = keys.rq_worker("{}"), keys.rq_worker_executions("{}"
 FAILED, JOB_RESULTS = keys.rq_failed("{}"), keys.rq_results("{}")
 SUSPECTS, DEATHS = keys.suspects("{}"), {keys.CRASHES, keys.LOSSES, keys.SUSPECT}
 
+# Our fields of a job's hash that shared/jobs.py names.
+JOB_FIELDS = {MAX_ATTEMPTS_FIELD, DEADLINE_FIELD, CLOCK_OFFSET_FIELD, LINE_FIELD, BYTES_FIELD}
+PRODUCERS = {"admission", "ask", "submit"}
+
 # The keys and fields that each script spells out itself, to read or to write them.
 SPELLED = {
     "claim": {IMAGE, WAKEUP, QUEUE, SUSPECTS, EXECUTIONS, keys.RQ_SUSPENDED},
     "common": {
         *(WAKEUP, QUEUE, JOB, WIP, EXECUTION, EXECUTIONS, WORKER_EXECUTIONS),
-        *(keys.NEVER_WRITTEN, keys.broken("{}"), MAX_ATTEMPTS_FIELD, SUSPECTS, *DEATHS),
+        *(keys.NEVER_WRITTEN, keys.broken("{}"), SUSPECTS, *DEATHS, *JOB_FIELDS),
     },
     "finish": {
         *(IMAGE, RESULTS, JOB, WIP, WORKER, FAILED, JOB_RESULTS),
-        *(keys.rq_finished("{}"), keys.kept_image("{}", "{}"), keys.LINES, keys.LAST_FINISH, *DEATHS),
+        *(keys.load("{}"), keys.rq_finished("{}"), keys.kept_image("{}", "{}"), keys.LINES, keys.LAST_FINISH, *DEATHS),
     },
     "reap": {
         *(JOB, WIP, EXECUTION, EXECUTIONS, FAILED, JOB_RESULTS),
@@ -48,10 +61,14 @@ SPELLED = {
         *(QUEUE, JOB, WIP, EXECUTIONS, keys.RQ_SUSPENDED, keys.RECOVERED),
         *(keys.rq_registry("{}", "{}"), keys.rq_intermediate_queue("{}"), SUSPECTS),
     },
-    "submit": set(),  # gets its keys as arguments
+    # These get their keys as arguments.
+    "admission": set(),
+    "ask": set(),
+    "submit": {BYTES_FIELD, DEADLINE_FIELD},
 }
 # Keys of shared/keys.py that no script spells out: only Python uses them, or scripts get them as arguments.
 NOT_SPELLED = {keys.shadow("{}"), keys.RQ_QUEUES, keys.RQ_WORKERS, keys.rq_queue_workers("{}")}
+NOT_SPELLED |= {keys.flow("{}"), keys.capacities("{}")}
 # Functions of shared/keys.py with parameters that aren't strings; no script spells their keys out either.
 NOT_BY_TEXTS = {"canary", "sweep", "missing"}
 
@@ -64,7 +81,7 @@ _COMMENT = re.compile(r"--.*")
 
 def lua(name: str) -> str:
     """A script's text without its comments."""
-    folder = files("producer.scripts") if name == "submit" else files(scripts.__name__)
+    folder = files("producer.scripts") if name in PRODUCERS else files(scripts.__name__)
     return _COMMENT.sub("", folder.joinpath(f"{name}.lua").read_text(encoding="utf-8"))
 
 
@@ -111,7 +128,7 @@ def test_a_script_spells_the_keys_as_python_does(name: str) -> None:
 
 
 def test_every_key_of_python_is_compared_or_named_here() -> None:
-    assert python_keys() == (set().union(*SPELLED.values()) | NOT_SPELLED) - {MAX_ATTEMPTS_FIELD}
+    assert python_keys() == (set().union(*SPELLED.values()) | NOT_SPELLED) - JOB_FIELDS
 
 
 @pytest.mark.parametrize("name", SPELLED)
@@ -151,7 +168,7 @@ def test_numbers_are_the_same_on_both_sides(script: str, local: str, number: int
 
 
 def test_the_wakeup_list_is_as_long_on_both_sides() -> None:
-    assert f"redis_call('LTRIM', wakeup, 0, {submit.WAKEUP_TOKENS - 1})" in lua("common")
+    assert f"redis_call('LTRIM', wakeup, 0, {queue_writer.WAKEUP_TOKENS - 1})" in lua("common")
 
 
 def test_scripts_are_read_in_any_locale() -> None:

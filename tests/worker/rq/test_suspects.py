@@ -300,7 +300,7 @@ def test_suspects_count_towards_the_bound_of_their_queue(
     settings: Settings, client: redis.Redis, three: list[str]
 ) -> None:
     """They take memory like other jobs."""
-    bounded = settings.model_copy(update={"queue_max_items": 3})
+    bounded = settings.model_copy(update={"queue_max_items": 3, "line_share": 1.0})
     kit.submit(bounded, frame())
     with pytest.raises(Exception, match="holds 3 jobs"):
         kit.submit(bounded, frame())

@@ -6,20 +6,29 @@
 -- The worker fetches the images afterwards with one MGET; max_bytes bounds their size. The last field of a job is the
 -- length of its image, so that the worker knows which images are too large to fetch.
 --
+-- Jobs that can't be answered by their deadlines any more are set apart. They are leased too, so that none is lost, but
+-- they don't count against max_jobs and max_bytes, and their executions' own keys are not written: the worker answers
+-- them at once, without their images.
+--
 -- ARGV  call_id, is_repeat, max_jobs, max_others, others_first, max_bytes, worker, now_iso, now_s, lease_s, of_suspects,
---       queue…
+--       needs_s, queue…
 --       call_id: 24 hex digits, the beginning of the executions' ids; is_repeat (0, 1): this call may have run before
 --       of_suspects (0, 1): 1 takes suspects, 0 takes jobs off RQ's lists
--- Returns { suspended, { job… }, problems, cut short }. A job has the fields of describe() in common.lua and the length
--- of its image. cut short is 1 if MAX_IDS ended the call, so that jobs may still wait.
+--       needs_s: seconds from now until a job could be answered
+-- Returns { suspended, { job… }, problems, cut short, { expired job… } }. A job has the fields of describe() in common.lua
+-- and the length of its image, which is 0 for an expired one. cut short is 1 if MAX_IDS or MAX_EXPIRED ended the call, so
+-- that jobs may still wait.
 local call_id, is_repeat = ARGV[1], ARGV[2] == '1'
 local max_jobs, max_others, others_first = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local max_bytes, worker, now_iso, now_s, lease_s = tonumber(ARGV[6]), ARGV[7], ARGV[8], ARGV[9], tonumber(ARGV[10])
 local of_suspects = ARGV[11] == '1'
-local FIRST_QUEUE = 12
+local needs_s = tonumber(ARGV[12])
+local FIRST_QUEUE = 13
 -- The most ids of deleted jobs that one call skips: jobs that are deleted while they wait leave their ids in the list.
 -- This takes 50 ms, during which the server does nothing else.
 local MAX_IDS = 20000
+-- The most jobs that one call sets apart: it takes about a millisecond.
+local MAX_EXPIRED = 128
 
 -- 0 if the image is gone or its key has another type: the worker will find no image either way.
 local function image_bytes(job_id)
@@ -30,15 +39,16 @@ end
 if is_repeat then
   local jobs = started_by(call_id, worker, { unpack(ARGV, FIRST_QUEUE) }, lease_s)
   for _, job in ipairs(jobs) do job[#job + 1] = image_bytes(job[2]) end
-  if #jobs > 0 then return { 0, jobs, problems, 0 } end
+  if #jobs > 0 then return { 0, jobs, problems, 0, {} } end
 end
 
 if redis_call('EXISTS', 'rq:suspended') == 1 then
-  return { 1, {}, problems, 0 }
+  return { 1, {}, problems, 0, {} }
 end
 
-local jobs, bytes, seen, ids_left = {}, 0, {}, MAX_IDS
-local expires_s = server_now_s() + lease_s
+local jobs, expired, bytes, seen, ids_left = {}, {}, 0, {}, MAX_IDS
+local now_server_s = server_now_s()
+local expires_s = now_server_s + lease_s
 
 local function list_of(queue)
   if of_suspects then return 'sortline:suspects:' .. queue end
@@ -64,22 +74,29 @@ local function waits(job_id, status)
   return status ~= 'finished' and status ~= 'failed'
 end
 
--- The jobs among the first ids of a queue, and how many ids were read. The image that crosses max_bytes is the last.
+-- Takes the jobs among the first ids of a queue, at most until there are `most`; returns their composites, and how many
+-- ids were read. The image that crosses max_bytes is the last.
 -- A job that is deleted while it is queued leaves its id in the list. RQ skips these as well.
-local function choose(queue, job_ids)
+local function choose(queue, job_ids, most)
   local composites, ids_read = {}, 0
   for _, job_id in ipairs(job_ids) do
-    if bytes >= max_bytes then break end
+    if bytes >= max_bytes or #jobs >= most or #expired >= MAX_EXPIRED then break end
     ids_read = ids_read + 1
-    local execution_id = call_id .. string.format('%08x', #jobs)
-    local job, status = describe(queue, job_id, execution_id)
+    local execution_id = call_id .. string.format('%08x', #jobs + #expired)
+    local job, status, deadline = describe(queue, job_id, execution_id)
     if job and not seen[job_id] and waits(job_id, status) then
       seen[job_id] = true
       composites[#composites + 1] = job_id .. ':' .. execution_id
-      local size = image_bytes(job_id)
-      job[#job + 1] = size
-      jobs[#jobs + 1] = job
-      bytes = bytes + size
+      deadline = not of_suspects and tonumber(deadline)
+      if deadline and now_server_s + needs_s > deadline then
+        job[#job + 1] = 0
+        expired[#expired + 1] = job
+      else
+        local size = image_bytes(job_id)
+        job[#job + 1] = size
+        jobs[#jobs + 1] = job
+        bytes = bytes + size
+      end
     end
   end
   return composites, ids_read
@@ -88,16 +105,19 @@ end
 -- The leases are written first, and the list is cut right after that. Whatever fails later, e.g. for lack of a
 -- permission, each job is then either leased or listed. With neither it would be lost; with both, another claim would
 -- give it to a second worker.
-local function start(queue, job_ids)
+local function start(queue, job_ids, most)
   local list = list_of(queue)
-  local before = #jobs
-  local composites, ids_read = choose(queue, job_ids)
+  local jobs_before, expired_before = #jobs, #expired
+  local composites, ids_read = choose(queue, job_ids, most)
   redis_call('LTRIM', list, 0, -1) -- changes nothing, but raises if the cut would
   register(queue, composites, worker, lease_s, expires_s)
   redis_call('LTRIM', list, ids_read, -1)
   ids_left = ids_left - ids_read
-  for i = before + 1, #jobs do
+  for i = jobs_before + 1, #jobs do
     open_execution(jobs[i][2], jobs[i][3], worker, now_iso, now_s, lease_s, expires_s)
+  end
+  for i = expired_before + 1, #expired do
+    redis_call('HSET', 'rq:job:' .. expired[i][2], 'status', 'started', 'worker_name', worker, 'started_at', now_iso)
   end
 end
 
@@ -120,10 +140,11 @@ for q = FIRST_QUEUE, #ARGV do usable[q] = is_usable(ARGV[q]) end
 local function take(first, last, most)
   most = math.min(max_jobs, #jobs + most)
   for q = first, last do
-    while usable[q] and #jobs < most and bytes < max_bytes and ids_left > 0 do
-      local job_ids = first_ids(ARGV[q], most - #jobs)
+    while usable[q] and #jobs < most and bytes < max_bytes and ids_left > 0 and #expired < MAX_EXPIRED do
+      -- If the first jobs have expired, the next ones are likely to have expired too.
+      local job_ids = first_ids(ARGV[q], math.max(most - #jobs, math.min(#expired, 64)))
       if #job_ids == 0 then break end
-      start(ARGV[q], job_ids)
+      start(ARGV[q], job_ids, most)
     end
   end
 end
@@ -135,4 +156,4 @@ take(FIRST_QUEUE + 1, #ARGV, max_others - others)
 for q = FIRST_QUEUE, #ARGV do
   if usable[q] and not of_suspects then update_wakeup(ARGV[q]) end
 end
-return { 0, jobs, problems, ids_left <= 0 and 1 or 0 }
+return { 0, jobs, problems, (ids_left <= 0 or #expired >= MAX_EXPIRED) and 1 or 0, expired }

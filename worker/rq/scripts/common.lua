@@ -243,7 +243,8 @@ local MAX_DATA_BYTES = 100000
 -- The other fields are cut to this length. They are all shorter.
 local MAX_FIELD_BYTES = 1000
 
--- What a worker must know of a job, in the order of worker/rq/job_fields.py, and its status. Nil for a job that was
+-- What a worker must know of a job, in the order of worker/rq/job_fields.py; its status; its deadline by the server's
+-- clock, as its producer wrote it, if it has one. Nil for a job that was
 -- deleted, and for a key that holds no job, which is reported.
 -- The image is left out: bytes that go through Lua are copied three more times, while the server does nothing else.
 local function describe(queue, job_id, execution_id)
@@ -251,18 +252,20 @@ local function describe(queue, job_id, execution_id)
   local f = redis_pcall('HMGET', key, 'data', 'enqueued_at', 'retries_left', 'result_ttl',
     'failure_ttl', 'success_callback_name', 'failure_callback_name', 'stopped_callback_name',
     'dependency_ids', 'repeats_left', 'webhooks', 'rate_limit_key', 'created_at', 'status', 'sortline_max_attempts',
-    'sortline_crashes', 'sortline_losses', 'sortline_suspect')
+    'sortline_crashes', 'sortline_losses', 'sortline_suspect', 'sortline_clock_offset', 'sortline_line',
+    'sortline_bytes', 'sortline_deadline')
   if refuse_broken(key, f) or not f[13] then return nil end
   if f[1] and #f[1] > MAX_DATA_BYTES then f[1] = false end
   local extras = ''
-  for i = 2, 18 do
+  for i = 2, 22 do
     local field = f[i]
     if field and field ~= '' then
       if #field > MAX_FIELD_BYTES then f[i] = string.sub(field, 1, MAX_FIELD_BYTES) end
       if i >= 6 and i <= 12 then extras = extras .. f[i] .. ' ' end
     end
   end
-  return { queue, job_id, execution_id, f[1], f[2], f[3], f[4], f[5], extras, f[15], f[16], f[17], f[18] }, f[14]
+  return { queue, job_id, execution_id, f[1], f[2], f[3], f[4], f[5], extras, f[15], f[16], f[17], f[18], f[19], f[20],
+    f[21] }, f[14], f[22]
 end
 
 -- Splits `<job>:<execution>`; nil for anything else. A job's id may contain colons itself.

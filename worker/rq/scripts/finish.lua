@@ -2,10 +2,11 @@
 -- the lease is still held. A job whose lease has expired belongs to another worker now; RQ itself would leave it in
 -- both `failed` and `finished`.
 --
--- ARGV  call_id, is_repeat, worker, now_iso, now_s, stream_maxlen, default_result_ttl_s, then 12 for each job:
+-- ARGV  call_id, is_repeat, worker, now_iso, now_s, stream_maxlen, default_result_ttl_s, then 14 for each job:
 --       disposition (success, failure, retry), queue, job_id, execution_id, started_s, result_ttl_s, failure_ttl_s,
 --       line ('' for a job that isn't Sortline's), sort_result (JSON), rq_payload (base64, as RQ has it), meta (JSON),
---       keeps_image ('', or 1: a job that succeeds leaves its image on the server, for its worker to read)
+--       keeps_image ('', or 1: a job that succeeds leaves its image on the server, for its worker to read),
+--       counted_line, counted_bytes (how the job counts in the load of its queue; '' if it was not counted)
 --       is_repeat (0, 1): this call may have run before, and its answer was lost
 -- Returns { answers, problems }. One character for each job, in order: 1 finished, 0 lease lost, 2 could not be
 -- written: then its lease will expire.
@@ -14,7 +15,7 @@ local stream_maxlen, default_result_ttl_s = ARGV[6], tonumber(ARGV[7])
 local DEFAULT_FAILURE_TTL_S = 31536000 -- RQ's own default: a year
 local STREAM_TTL_S = 604800 -- as in shared/keys.py
 local KEPT_IMAGE_S = 300 -- as in shared/keys.py
-local HEADER, FIELDS = 7, 12
+local HEADER, FIELDS = 7, 14
 local FINISHED, LOST, UNWRITTEN = '1', '0', '2'
 local worker_key = 'rq:worker:' .. worker
 local server_s = server_now_s()
@@ -105,6 +106,19 @@ local function retry(queue, job_id)
   requeue(queue, job_id, now_iso)
 end
 
+-- What the ended jobs have counted in the loads of their queues: by key and field (see producer/scripts/admission.lua).
+local loads = {}
+local function count_ended(queue, line, size)
+  local bytes = tonumber(size)
+  if not bytes then return end
+  local key = 'sortline:load:' .. queue
+  local load = loads[key] or {}
+  for field, amount in pairs({ items = 1, bytes = bytes, ['items:' .. line] = 1, ['bytes:' .. line] = bytes }) do
+    load[field] = (load[field] or 0) + amount
+  end
+  loads[key] = load
+end
+
 -- The shared keys come last, so that a failure before them leaves traces only in the job's own keys.
 local function finish(i)
   local disposition, queue, job_id, execution_id = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
@@ -133,6 +147,7 @@ local function finish(i)
     failed = failed + 1 -- RQ counts a retried execution as failed
   end
   working_s = working_s + tonumber(now_s) - tonumber(started_s)
+  if disposition ~= 'retry' then count_ended(queue, ARGV[i + 12], ARGV[i + 13]) end
 end
 
 -- A job that can't be put back, or that can't be written for an unforeseen reason, keeps its lease until the lease
@@ -218,6 +233,19 @@ local function keep(image, kept_image)
   redis_call('EXPIRE', kept_image, KEPT_IMAGE_S)
 end
 for image, kept_image in pairs(kept_images) do attempt(image, keep, image, kept_image) end
+
+-- Counts that can't be right are deleted: then counting starts again.
+local function subtract(key, load)
+  for field, amount in pairs(load) do
+    local left = redis_pcall('HINCRBY', key, field, string.format('%.0f', -amount))
+    if type(left) == 'table' or (field == 'items' and left <= 0) then
+      redis_call('UNLINK', key)
+      return
+    end
+    if left <= 0 then redis_call('HDEL', key, field) end
+  end
+end
+for key, load in pairs(loads) do attempt(key, subtract, key, load) end
 
 local function count_in_worker()
   local last = call_id .. ':' .. table.concat(answers)

@@ -10,7 +10,8 @@ local function renew(position, queue, job_id, execution_id)
   local composite, expires_s = job_id .. ':' .. execution_id, server_now_s() + lease_s
   local executions = redis_pcall('ZADD', 'rq:executions:' .. job_id, 'XX', seconds(expires_s + 60), execution_id)
   local execution = redis_pcall('HSET', 'rq:execution:' .. composite, 'last_heartbeat', now_s)
-  if is_broken(executions) or is_broken(execution) then
+  -- A new field means that the claim did not write the execution's own keys (claim.lua, for jobs it sets apart).
+  if is_broken(executions) or is_broken(execution) or execution == 1 then
     write_execution(job_id, execution_id, worker, now_s, lease_s, expires_s)
   end
   redis_call('EXPIRE', 'rq:execution:' .. composite, lease_s + 60)
