@@ -60,6 +60,7 @@ def build_components(
             sink=recorder,
             max_waiting=BATCHES_HELD * settings.max_batch,
             metrics=metrics,
+            clock=server_clock.now,
         ),
         cache=ResultCache(settings.result_cache_items, queues=settings.result_cache_queue_names, metrics=metrics),
         finisher=Finisher(connect(settings.redis_url), worker=worker, settings=settings, broken_keys=broken_keys),

@@ -94,7 +94,6 @@ class Pipeline:
         *,
         lost_s: float = 0.0,
         burst: bool = False,
-        clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Starts no thread; `start` does.
@@ -104,7 +103,6 @@ class Pipeline:
             settings: the worker's settings.
             lost_s: seconds of work that the crash of this worker's predecessor has cost; 0 if there was none.
             burst: end once the queues are empty and all jobs are finished.
-            clock: epoch seconds, for deadlines.
             monotonic: monotonic seconds, for threads that hang (`stuck_after_s`) and for the turns of suspects.
         """
         self._components, self._settings = components, settings
@@ -118,7 +116,7 @@ class Pipeline:
             stuck_after_s=settings.stuck_after_s,
             clock=monotonic,
         )
-        self._flow = _new_flow(components, settings, clock=clock)
+        self._flow = _new_flow(components, settings)
         self._claim = ClaimStep(
             self._flow,
             components.claimer,
@@ -218,12 +216,16 @@ class Pipeline:
         return self._claims_ended.is_set() and self.idle and self.watchdog.is_settled
 
 
-def _new_flow(components: PipelineComponents, settings: Settings, *, clock: Callable[[], float]) -> Flow:
+def _new_flow(components: PipelineComponents, settings: Settings) -> Flow:
+    clock = components.server_clock.now
     return Flow(
         encoded_jobs=DecodeQueue(settings.queue_names, others_share=settings.bulk_share),
         costly_jobs=CostlyJobs(settings.queue_names, others_share=settings.bulk_share),
         batcher=Batcher(
-            max_batch=settings.max_batch, linger_s=settings.linger_ms / 1000, urgent_queue=settings.queue_names[0]
+            max_batch=settings.max_batch,
+            linger_s=settings.linger_ms / 1000,
+            urgent_queue=settings.queue_names[0],
+            wall_clock=clock,
         ),
         finished=queue.SimpleQueue(),
         inflight=components.inflight,

@@ -19,13 +19,13 @@ from rq.job import Job
 from shared import keys
 from shared.clock import ServerClock
 from shared.errors import BadImage, BadJob, EngineFailed
-from shared.jobs import MAX_ATTEMPTS, MAX_ATTEMPTS_FIELD
+from shared.jobs import CLOCK_OFFSET_FIELD, MAX_ATTEMPTS, MAX_ATTEMPTS_FIELD
 from shared.schemas import ImageJob, SortResult
 from shared.settings import Settings, load_settings
 from worker.models.loading import LoadedModel, as_model, load_model
 from worker.models.model import Model
 from worker.rq.claimer import refusal_by_length
-from worker.rq.job_fields import deaths_in, max_attempts_in
+from worker.rq.job_fields import clock_offset_in, deaths_in, max_attempts_in
 from worker.state.jobs import AdmittedJob, ClaimedJob, Lease, StageTimings
 from worker.steps.admit import check_identity
 from worker.steps.decide import Classified, Expired, Failed, Impossible, Unusable, Verdict, decide
@@ -60,10 +60,17 @@ def sort_image(job: dict[str, Any]) -> dict[str, Any]:
     loaded, settings = _loaded_once()
     size_bytes = current.connection.strlen(image_job.image_key)
     refusal = refusal_by_length(size_bytes, max_bytes=settings.max_image_bytes)
-    admitted = _as_admitted(image_job, current, max_attempts=settings.max_attempts, refusal=refusal)
+    server_clock = ServerClock(current.connection, tolerance_s=settings.clock_tolerance_s)
+    server_clock.measure()
+    admitted = _as_admitted(
+        image_job,
+        current,
+        max_attempts=settings.max_attempts,
+        refusal=refusal,
+        worker_offset_s=server_clock.offset_s,
+    )
     image = cast(bytes | None, current.connection.get(image_job.image_key)) if refusal is None else None
     model = as_model(loaded, settings, worker=current.worker_name or "rq")
-    server_clock = ServerClock(current.connection, tolerance_s=settings.clock_tolerance_s)
     verdict = _sort(admitted, image, model, server_clock)
     result = decide(verdict).result
     if isinstance(verdict, Failed):
@@ -91,9 +98,11 @@ def _loaded_once() -> tuple[LoadedModel, Settings]:
     return _loaded
 
 
-def _as_admitted(job: ImageJob, current: Job, *, max_attempts: int, refusal: BadImage | None) -> AdmittedJob:
-    fields = (MAX_ATTEMPTS_FIELD, *_DEATHS)  # RQ's Job doesn't know them
-    allowed, *deaths = cast(list[bytes | None], current.connection.hmget(current.key, fields))
+def _as_admitted(
+    job: ImageJob, current: Job, *, max_attempts: int, refusal: BadImage | None, worker_offset_s: float
+) -> AdmittedJob:
+    fields = (MAX_ATTEMPTS_FIELD, CLOCK_OFFSET_FIELD, *_DEATHS)  # RQ's Job doesn't know them
+    allowed, clock_offset, *deaths = cast(list[bytes | None], current.connection.hmget(current.key, fields))
     claimed = ClaimedJob(
         lease=Lease(job.queue, job.job_id, "", time.time()),
         data=None,
@@ -105,29 +114,30 @@ def _as_admitted(job: ImageJob, current: Job, *, max_attempts: int, refusal: Bad
         max_attempts=max_attempts_in(allowed),
         refusal=refusal,
         deaths=deaths_in(*deaths),
+        clock_offset_s=clock_offset_in(clock_offset),
     )
-    return AdmittedJob(claimed, job, attempt=claimed.attempt(max_attempts=max_attempts))
+    return AdmittedJob(claimed, job, claimed.attempt(max_attempts=max_attempts), worker_offset_s)
 
 
 def _sort(admitted: AdmittedJob, image: bytes | None, model: Model, server_clock: ServerClock) -> Verdict:
-    deadline_at = admitted.job.deadline_at
+    job, deadline_at, clock = admitted.job, admitted.deadline_at, server_clock.now
     try:
-        server_clock.check(admitted.job.captured_at, deadline_at)
-        if deadline_at is not None and time.time() > deadline_at:
-            return Expired(admitted=admitted, model=model, at=time.time())
+        server_clock.check(job.captured_at, job.deadline_at, clock_offset_s=admitted.claimed.clock_offset_s)
+        if deadline_at is not None and clock() > deadline_at:
+            return Expired(admitted=admitted, model=model, at=clock())
         item = decode(admitted, image, model)
         started = time.perf_counter()
         (output,) = infer(item.slot.pixels[np.newaxis], model.engine)
     except BadJob as error:
-        return Impossible(admitted=admitted, model=model, at=time.time(), error=error)
+        return Impossible(admitted=admitted, model=model, at=clock(), error=error)
     except BadImage as error:
-        return Unusable(admitted=admitted, model=model, at=time.time(), error=error)
+        return Unusable(admitted=admitted, model=model, at=clock(), error=error)
     except Exception as error:
-        return Failed(admitted=admitted, model=model, at=time.time(), error=error)
+        return Failed(admitted=admitted, model=model, at=clock(), error=error)
     if isinstance(output, EngineFailed):
-        return Failed(admitted=admitted, model=model, at=time.time(), error=output)
+        return Failed(admitted=admitted, model=model, at=clock(), error=output)
     timings = StageTimings(item.decode_ms, 0.0, (time.perf_counter() - started) * 1000)
-    return Classified(admitted=admitted, model=model, at=time.time(), timings=timings, probabilities=output)
+    return Classified(admitted=admitted, model=model, at=clock(), timings=timings, probabilities=output)
 
 
 def _publish(result: SortResult, connection: redis.Redis, *, maxlen: int) -> None:

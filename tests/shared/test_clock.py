@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import cast
 
 import pytest
 import redis
 
-from shared.clock import EARLIEST_AT, MAX_DEADLINE_S, NOTABLE_OFFSET_S, ServerClock, check_times
+from shared.clock import (
+    EARLIEST_AT,
+    FIRST_PROBES,
+    MAX_DEADLINE_S,
+    MEASURE_AGAIN_S,
+    MEASURE_INTERVAL_S,
+    NOTABLE_OFFSET_S,
+    ServerClock,
+    check_times,
+)
 from shared.errors import BadJob
+from tests.kit import PATIENCE_S
 
 NOW = 1_800_000_000.0
 DAY_S = 86_400.0
@@ -26,12 +39,14 @@ class Machines:
     round_trip_s: float = 0.0
     asked: int = 0
     away: bool = False
+    before_answer: Callable[[], object] = lambda: None
 
     def time(self) -> tuple[int, int]:
         """Like `redis.Redis.time`."""
         self.asked += 1
         if self.away:
             raise redis.exceptions.ConnectionError("away")
+        self.before_answer()
         self.monotonic += self.round_trip_s
         self.now += self.round_trip_s
         return int(self.server_now), int(self.server_now % 1 * 1e6)
@@ -100,6 +115,15 @@ def test_a_machine_whose_clock_is_behind_refuses_no_good_job() -> None:
         clock.check(NOW + 3600, None)
 
 
+@pytest.mark.parametrize("own_s", [-3600.0, 0.0, 3600.0])
+def test_a_producer_whose_clock_is_known_to_be_wrong_has_no_good_job_refused(own_s: float) -> None:
+    machines = Machines(now=NOW + own_s)
+    clock = machines.clock()
+    clock.check(NOW + 1800, NOW + 1801, clock_offset_s=1800.0)
+    with pytest.raises(BadJob, match=rf"captured_at = {NOW + 9000} is "):
+        clock.check(NOW + 9000, None, clock_offset_s=1800.0)
+
+
 def test_a_server_whose_clock_is_behind_has_no_good_job_refused() -> None:
     clock = Machines(server_now=NOW - 3600).clock()
     clock.measure()
@@ -115,11 +139,11 @@ def test_what_looks_right_costs_no_round_trip_and_what_looks_wrong_one_a_second(
     for _ in range(10):
         with pytest.raises(BadJob):
             clock.check(NOW + 100, None)
-    assert machines.asked == 1
+    assert machines.asked == FIRST_PROBES
     machines.pass_by(1.0)
     with pytest.raises(BadJob):
         clock.check(NOW + 100, None)
-    assert machines.asked == 2
+    assert machines.asked == FIRST_PROBES + 1
 
 
 def test_with_the_server_away_this_machines_clock_decides() -> None:
@@ -135,8 +159,12 @@ def test_with_the_server_away_this_machines_clock_decides() -> None:
 def test_the_round_trip_is_halved() -> None:
     """The server answers half-way, so it is 1 s behind what this machine's clock says then."""
     offsets: list[float] = []
-    Machines(now=NOW, server_now=NOW - 0.75, round_trip_s=0.5).clock(offsets).measure()
+    machines = Machines(now=NOW, server_now=NOW - 0.75, round_trip_s=0.5)
+    clock = machines.clock(offsets)
+    machines.before_answer = lambda: setattr(machines, "server_now", machines.now - 0.75)
+    clock.measure()
     assert offsets == pytest.approx([1.0])
+    assert clock.offset_s == pytest.approx(1.0)
 
 
 def test_it_is_measured_now_and_then() -> None:
@@ -144,11 +172,106 @@ def test_it_is_measured_now_and_then() -> None:
     clock = machines.clock(offsets)
     for _ in range(10):
         clock.measure()
-    assert machines.asked == 1
-    machines.pass_by(60)
-    machines.now += 7
-    clock.measure()
+    assert machines.asked == FIRST_PROBES
+    machines.pass_by(MEASURE_INTERVAL_S)
+    machines.server_now -= 7
+    for _ in range(10):
+        clock.measure()
+    assert machines.asked == FIRST_PROBES + 1
     assert offsets == pytest.approx([0.0, 7.0])
+
+
+def test_of_the_first_measurement_the_shortest_round_trip_counts() -> None:
+    """The first call opens a connection."""
+    machines = Machines(server_now=NOW - 7)
+    trips_s = iter([0.5, 0.002, 0.3])
+    machines.before_answer = lambda: setattr(machines, "round_trip_s", next(trips_s))
+    clock = machines.clock()
+    clock.measure()
+    assert next(trips_s, None) is None
+    assert clock.offset_s == pytest.approx(0.5 + 7 + 0.001)  # the server's clock stands still meanwhile
+
+
+def test_until_it_is_measured_it_is_zero_and_soon_tried_again() -> None:
+    machines = Machines(now=NOW + 30, away=True)
+    clock = machines.clock()
+    for _ in range(10):
+        clock.ensure_measured()
+        clock.measure()
+    assert (machines.asked, clock.offset_s, clock.now()) == (1, 0.0, NOW + 30)
+    machines.away = False
+    machines.pass_by(MEASURE_AGAIN_S)
+    clock.ensure_measured()
+    assert (clock.offset_s, clock.now()) == (30.0, machines.server_now)
+    asked = machines.asked
+    clock.ensure_measured()
+    assert machines.asked == asked
+
+
+def test_an_outage_keeps_what_was_measured() -> None:
+    machines = Machines(now=NOW + 30)
+    clock = machines.clock()
+    clock.measure()
+    machines.away = True
+    machines.pass_by(DAY_S)
+    clock.measure()
+    assert clock.offset_s == 30.0
+
+
+def test_an_answer_that_is_no_time_changes_nothing() -> None:
+    machines = Machines(now=NOW + 30)
+    clock = machines.clock()
+    machines.before_answer = lambda: int("what?")
+    clock.measure()
+    clock.check(NOW, None)
+    assert clock.offset_s == 0.0
+
+
+def test_it_is_measured_anew_soon_after_this_machines_clock_was_set() -> None:
+    machines = Machines(now=NOW + 30)
+    clock = machines.clock()
+    clock.measure()
+    machines.pass_by(MEASURE_AGAIN_S)
+    machines.now -= 30
+    clock.measure()
+    assert clock.offset_s == 0.0
+    machines.pass_by(MEASURE_AGAIN_S)
+    asked = machines.asked
+    clock.measure()
+    assert machines.asked == asked
+
+
+def test_what_was_measured_before_the_clock_was_set_is_not_trusted_however_exact_it_was() -> None:
+    machines = Machines(now=NOW + 30, round_trip_s=0.2)
+    clock = machines.clock()
+    clock.measure()
+    machines.pass_by(MEASURE_AGAIN_S)
+    machines.round_trip_s = 0.4
+    exact_s = clock.offset_s
+    machines.now -= 0.2  # so little that a slow answer alone does not show it
+    clock.measure()
+    assert clock.offset_s != exact_s
+
+
+def test_threads_that_need_it_wait_for_the_one_that_measures() -> None:
+    machines = Machines(now=NOW + 30)
+    clock = machines.clock()
+    measuring, answer = threading.Event(), threading.Event()
+
+    def answer_late() -> None:
+        measuring.set()
+        assert answer.wait(PATIENCE_S)
+
+    machines.before_answer = answer_late
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(clock.ensure_measured)
+        assert measuring.wait(PATIENCE_S)
+        others = [pool.submit(lambda: (clock.ensure_measured(), clock.offset_s)[1]) for _ in range(3)]
+        assert not any(other.done() for other in others)
+        answer.set()
+        first.result(PATIENCE_S)
+        assert [other.result(PATIENCE_S) for other in others] == [30.0] * 3
+    assert machines.asked == FIRST_PROBES
 
 
 def test_an_offset_is_reported_once_per_change(caplog: pytest.LogCaptureFixture) -> None:
@@ -160,7 +283,7 @@ def test_an_offset_is_reported_once_per_change(caplog: pytest.LogCaptureFixture)
         caplog.clear()
         for _ in range(3):
             machines.pass_by(60)
-            machines.now = machines.server_now + offset_s
+            machines.now = machines.server_now + offset_s  # set by hand: measured anew, however small the change
             clock.measure()
         return [record.getMessage() for record in caplog.records]
 

@@ -8,6 +8,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -315,17 +316,33 @@ def pipeline_components(
     )
 
 
+class AgreeingServer:
+    """Tells the time of a test's clock, like `redis.Redis.time`: the worker's clock and the server's agree."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+
+    def time(self) -> tuple[int, int]:
+        """Seconds and microseconds."""
+        now = self._clock()
+        return int(now), int(now % 1 * 1e6)
+
+
 def pipeline(
     settings: Settings,
     components: PipelineComponents,
     *,
     burst: bool = False,
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] | None = None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Pipeline:
     """A pipeline that isn't started. `clock` decides which deadlines are met, `monotonic` which threads hang."""
+    if clock is not None:
+        server = cast(redis.Redis, AgreeingServer(clock))
+        server_clock = ServerClock(server, tolerance_s=settings.clock_tolerance_s, clock=clock)
+        components = replace(components, server_clock=server_clock)
     two_threads = settings.model_copy(update={"decode_threads": 2})
-    return Pipeline(components, two_threads, burst=burst, clock=clock, monotonic=monotonic)
+    return Pipeline(components, two_threads, burst=burst, monotonic=monotonic)
 
 
 def run_burst(settings: Settings, engine: ToneEngine | None = None, *, worker: str = "w1") -> Metrics:

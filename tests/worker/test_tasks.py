@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +18,9 @@ from rq.serializers import JSONSerializer
 
 import worker.tasks
 from shared import keys
-from shared.jobs import SORT_IMAGE
+from shared.clock import ServerClock
+from shared.jobs import CLOCK_OFFSET_FIELD, SORT_IMAGE
+from shared.rq_time import format_rq_time
 from shared.schemas import SortResult
 from shared.settings import Settings
 from tests.worker import kit, step_inputs
@@ -139,3 +143,27 @@ def test_a_job_with_another_jobs_id_in_its_data_is_refused(settings: Settings, c
     failure = kit.fetch(client, job.id).latest_result()
     assert failure is not None and "BadJob" in str(failure.exc_string)
     assert kit.stream(client) == []
+
+
+@pytest.mark.parametrize("own_s", [-3600.0, 0.0, 3600.0])
+@pytest.mark.parametrize("camera_s", [-3600.0, 0.0, 3600.0])
+def test_deadlines_hold_in_the_servers_time_as_in_our_worker(
+    tiny: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, camera_s: float, own_s: float
+) -> None:
+    in_time, too_late = kit.submit(tiny, *map(frame, PICTURES[:2]))
+    for job_id, after_s in ((in_time, 600.0), (too_late, -600.0)):
+        captured_at = time.time() + camera_s - 1200
+        kit.forge(client, job_id, captured_at=captured_at, deadline_at=captured_at + 1200 + after_s)
+        client.hset(keys.rq_job(job_id), CLOCK_OFFSET_FIELD, camera_s)
+        client.hset(keys.rq_job(job_id), "enqueued_at", format_rq_time(time.time() + camera_s - 60))
+    monkeypatch.setattr(worker.tasks, "_loaded", (load_model(tiny), tiny))
+    own = SimpleNamespace(time=lambda: time.time() + own_s, perf_counter=time.perf_counter)
+    monkeypatch.setattr(worker.tasks, "time", own)
+    monkeypatch.setattr(worker.tasks, "ServerClock", functools.partial(ServerClock, clock=own.time))
+    SimpleWorker(["live"], connection=client, serializer=JSONSerializer).work(burst=True)
+    assert kit.outcomes(client) == {in_time: "sorted", too_late: "expired"}
+    for result in kit.stream(client):
+        assert result.finished_at == pytest.approx(time.time(), abs=kit.PATIENCE_S)
+        left_s = 600.0 if result.job_id == in_time else -600.0
+        assert result.deadline_margin_ms == pytest.approx(left_s * 1000, abs=kit.PATIENCE_S * 1000)
+        assert result.timings_ms.queue == pytest.approx(60_000, abs=kit.PATIENCE_S * 1000)

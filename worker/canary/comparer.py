@@ -101,12 +101,21 @@ class _Waiting:
 class Comparer:
     """Compares for one worker, as the observer of its pipeline. The inference threads run the slices, one at a time."""
 
-    def __init__(self, active_models: ActiveModels, *, sink: Comparisons, max_waiting: int, metrics: Metrics) -> None:
-        """At most `max_waiting` images wait to be compared."""
+    def __init__(
+        self,
+        active_models: ActiveModels,
+        *,
+        sink: Comparisons,
+        max_waiting: int,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """At most `max_waiting` images wait to be compared. `clock` tells the server's time."""
         self._active_models = active_models
         self._sink = sink
         self._max_waiting = max_waiting
         self._metrics = metrics
+        self._clock = clock
         self._waiting: deque[_Waiting] = deque()
         self._slicing = threading.Lock()  # held by the thread that takes from `_waiting`
         self._turns = threading.Lock()
@@ -158,9 +167,9 @@ class Comparer:
 
     def after_batch(self, predictions: Sequence[Prediction]) -> None:
         """Take the predictions that need a comparison, to compare them when there is time."""
-        now = time.time()
+        now = self._clock()
         for item, output in predictions:
-            deadline_at = item.admitted.job.deadline_at
+            deadline_at = item.admitted.deadline_at
             if deadline_at is not None:
                 self.headroom.observe(deadline_at - now)
             note = item.note

@@ -12,14 +12,17 @@ from model_store.bundle.manifest import Manifest
 from model_store.bundle.policy import Decision, Policy, decide, policies_by_line
 from shared.errors import BadInput, BadJob
 from shared.policy_overrides import PolicyOverride
-from shared.schemas import ImageJob, Label, ModelRef, Outcome, SortResult, Timings
+from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings
 from worker.state.jobs import AdmittedJob, StageTimings
 
 _NO_OVERRIDES: Mapping[str, PolicyOverride] = MappingProxyType({})
 
 
 class Decider:
-    """Builds the results of one model on one worker, by the model's policy or the policy of the line."""
+    """Builds the results of one model on one worker, by the model's policy or the policy of the line.
+
+    `finished_at` is always the server's time.
+    """
 
     def __init__(
         self,
@@ -54,7 +57,7 @@ class Decider:
             probabilities: one per class of the manifest, in its order.
         """
         decision = self.decision(admitted, probabilities)
-        deadline_at = admitted.job.deadline_at
+        deadline_at = admitted.deadline_at
         late = deadline_at is not None and finished_at > deadline_at
         return self._result(
             admitted,
@@ -129,7 +132,7 @@ class Decider:
         times_are_possible: bool = True,
     ) -> SortResult:
         job = admitted.job
-        total_ms, margin_ms = _total_and_margin_ms(job, finished_at) if times_are_possible else (None, None)
+        total_ms, margin_ms = _total_and_margin_ms(admitted, finished_at) if times_are_possible else (None, None)
         return SortResult.construct_unvalidated(
             {
                 "job_id": job.job_id,
@@ -153,10 +156,11 @@ class Decider:
         )
 
 
-def _total_and_margin_ms(job: ImageJob, finished_at: float) -> tuple[float, float | None]:
+def _total_and_margin_ms(admitted: AdmittedJob, finished_at: float) -> tuple[float, float | None]:
     """From the capture to the result, and from the result to the deadline, if there is one."""
-    total_ms = round((finished_at - job.captured_at) * 1000, 3)
-    return total_ms, None if job.deadline_at is None else round((job.deadline_at - finished_at) * 1000, 3)
+    total_ms = round((finished_at - admitted.captured_at) * 1000, 3)
+    deadline_at = admitted.deadline_at
+    return total_ms, None if deadline_at is None else round((deadline_at - finished_at) * 1000, 3)
 
 
 def _timings_ms(admitted: AdmittedJob, timings: StageTimings, *, total_ms: float | None) -> Timings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,9 @@ from worker.state.jobs import NO_DEATHS, ClaimedJob, Deaths, Lease
 
 # The most digits of a number that EXPIRE takes. A longer number counts as absent, because EXPIRE would fail on it.
 MAX_DIGITS = 10
-# Ten years: no clock is further off, and one that was never set gives impossible times (`shared.clock`).
-MAX_CLOCK_OFFSET_S = 315_360_000.0
+# A clock that is off by more than ten years was never set: a producer with such a clock can't submit anything.
+MAX_CLOCK_OFFSET_S = 10 * 365.25 * 86_400
+MAX_OFFSET_CHARACTERS = 32
 # How many fields `describe()` in common.lua returns for a job.
 DESCRIBED = 16
 
@@ -46,17 +48,6 @@ def max_attempts_in(field: bytes | None) -> int | None:
     return _clamped(0, field, MAX_ATTEMPTS) or None
 
 
-def clock_offset_in(field: bytes | None) -> float:
-    """The producer's clock minus the server's, in seconds, as the producer wrote it; 0 if it is absent or absurd."""
-    if field is None:
-        return 0.0
-    try:
-        offset_s = float(field)
-    except ValueError:
-        return 0.0
-    return offset_s if abs(offset_s) <= MAX_CLOCK_OFFSET_S else 0.0
-
-
 def deaths_in(crashes: bytes | None, losses: bytes | None, suspect: bytes | None) -> Deaths:
     """What is known of the deaths of the job's workers, as reap.lua wrote it."""
     if crashes is None and losses is None and suspect is None:
@@ -66,6 +57,17 @@ def deaths_in(crashes: bytes | None, losses: bytes | None, suspect: bytes | None
         losses=_clamped(0, losses, MAX_LOSSES),
         suspicion=None if suspect is None else suspect.decode(errors="backslashreplace"),
     )
+
+
+def clock_offset_in(field: bytes | None) -> float:
+    """The producer's clock minus the server's, in seconds; 0 if the producer wrote nothing, or no possible offset."""
+    if not field or len(field) > MAX_OFFSET_CHARACTERS:
+        return 0.0
+    try:
+        offset_s = float(field)
+    except ValueError:
+        return 0.0
+    return offset_s if math.isfinite(offset_s) and abs(offset_s) <= MAX_CLOCK_OFFSET_S else 0.0
 
 
 def _clamped(least: int, field: bytes | None, most: int) -> int:

@@ -69,18 +69,35 @@ class ClaimedJob:
 
 @dataclass(frozen=True, slots=True)
 class AdmittedJob:
-    """A claimed job that is well formed and Sortline's own."""
+    """A claimed job that is well formed and Sortline's own.
+
+    Its own times are the server's. Those of `job` are by the producer's clock, and are not to be compared with others.
+    """
 
     claimed: ClaimedJob
     job: ImageJob
     attempt: int
+    worker_offset_s: float = 0.0  # this worker's clock minus the server's when the job was admitted
+
+    @property
+    def captured_at(self) -> float:
+        """The time of capture by the server's clock."""
+        return self.job.captured_at - self.claimed.clock_offset_s
+
+    @property
+    def deadline_at(self) -> float | None:
+        """The deadline by the server's clock."""
+        deadline_at = self.job.deadline_at
+        return None if deadline_at is None else deadline_at - self.claimed.clock_offset_s
 
     @property
     def queue_ms(self) -> float | None:
-        """Milliseconds from enqueue to claim."""
-        if self.claimed.enqueued_at is None:
+        """Milliseconds from enqueue, by the producer's clock, to claim, by the worker's."""
+        claimed = self.claimed
+        if claimed.enqueued_at is None:
             return None
-        return max(0.0, (self.claimed.lease.started_at - self.claimed.enqueued_at) * 1000)
+        enqueued_at = claimed.enqueued_at - claimed.clock_offset_s
+        return max(0.0, (claimed.lease.started_at - self.worker_offset_s - enqueued_at) * 1000)
 
 
 class Disposition(StrEnum):

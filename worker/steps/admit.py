@@ -48,23 +48,31 @@ class Admission:
 
     def check(self, claimed: ClaimedJob) -> AdmittedJob | Verdict:
         """The admitted job, or the verdict on one that does not go on."""
+        server_clock = self._flow.server_clock
+        server_clock.ensure_measured()  # every job comes by here before its deadline is looked at
         try:
-            admitted = admit(claimed, max_attempts=self._max_attempts)
+            admitted = admit(claimed, max_attempts=self._max_attempts, worker_offset_s=server_clock.offset_s)
         except Exception as error:  # BadJob, or a bug: the jobs claimed with it must not be lost
             trace = None if isinstance(error, BadJob) else error
             log.error("job %.200r is refused and will not run: %s", claimed.lease.job_id, error, exc_info=trace)
             self._flow.metrics.refused.inc()
             return Refused(claimed=claimed, error=error)
         try:
-            self._flow.server_clock.check(admitted.job.captured_at, admitted.job.deadline_at)
+            job = admitted.job
+            server_clock.check(job.captured_at, job.deadline_at, clock_offset_s=claimed.clock_offset_s)
         except BadJob as error:
             model = self._flow.active_models.current.stable
             return Impossible(admitted=admitted, model=model, at=self._flow.clock(), error=error)
         return admitted
 
 
-def admit(claimed: ClaimedJob, *, max_attempts: int) -> AdmittedJob:
-    """Check a claimed job. `max_attempts` applies to a job whose producer did not set its own.
+def admit(claimed: ClaimedJob, *, max_attempts: int, worker_offset_s: float = 0.0) -> AdmittedJob:
+    """Check a claimed job.
+
+    Args:
+        claimed: the job as it was claimed.
+        max_attempts: applies to a job whose producer did not set its own.
+        worker_offset_s: this worker's clock minus the server's.
 
     Raises:
         BadJob: it names another function, carries callbacks or dependencies, isn't JSON, or its
@@ -81,7 +89,7 @@ def admit(claimed: ClaimedJob, *, max_attempts: int) -> AdmittedJob:
     except ValidationError:  # find out what is wrong with the data, which takes longer
         job = _image_job(_call(text))
     check_identity(job, job_id=claimed.lease.job_id)
-    return AdmittedJob(claimed, job, attempt=claimed.attempt(max_attempts=max_attempts))
+    return AdmittedJob(claimed, job, claimed.attempt(max_attempts=max_attempts), worker_offset_s)
 
 
 def check_identity(job: ImageJob, *, job_id: str) -> None:

@@ -176,7 +176,7 @@ class Batcher:
 
     def _due(self, admitted: AdmittedJob) -> float:
         """The monotonic time by which the item should start. Items leave in this order."""
-        now, deadline_at = self._clock(), admitted.job.deadline_at
+        now, deadline_at = self._clock(), admitted.deadline_at
         longest_s = NO_DEADLINE_S
         if self._urgent_queue and admitted.claimed.lease.queue != self._urgent_queue:
             longest_s += OTHERS_LATER_S

@@ -21,7 +21,7 @@ class _Verdict:
 
     admitted: AdmittedJob
     model: Model
-    at: float  # epoch seconds
+    at: float  # the server's time, epoch seconds
     timings: StageTimings = field(default_factory=StageTimings)
 
 

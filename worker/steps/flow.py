@@ -46,7 +46,7 @@ class Flow:
     observer: BatchObserver
     job_observer: JobObserver
     metrics: Metrics
-    clock: Callable[[], float]  # epoch seconds
+    clock: Callable[[], float]  # the server's time, epoch seconds
 
     def conclude(self, verdicts: Iterable[Verdict]) -> None:
         """Decide what becomes of these jobs, and hand them to the finish step.
@@ -61,7 +61,8 @@ class Flow:
 
     def misses_deadline(self, admitted: AdmittedJob, needs_s: float) -> bool:
         """Whether the job would be late if it needed `needs_s` more seconds."""
-        return admitted.job.deadline_at is not None and self.clock() + needs_s > admitted.job.deadline_at
+        deadline_at = admitted.deadline_at
+        return deadline_at is not None and self.clock() + needs_s > deadline_at
 
 
 def _forget_frames(error: BaseException | None) -> None:

@@ -56,10 +56,11 @@ def test_a_backlog_is_sorted_however_old(settings: Settings, client: redis.Redis
 
 
 @pytest.mark.parametrize("own_offset_s", [-HOUR_S, HOUR_S])
-def test_a_worker_with_a_wrong_clock_rejects_no_good_job(
+def test_a_worker_with_a_wrong_clock_rejects_no_good_job_and_keeps_deadlines(
     settings: Settings, client: redis.Redis, own_offset_s: float
 ) -> None:
-    (job_id,) = kit.submit(settings, frame())
+    (job_id,) = kit.submit(settings, frame(deadline_ms=600_000))
+    (too_late,) = kit.submit(settings, frame(captured_at=time.time() - 600, deadline_ms=1000))
     wrong = ServerClock(
         connect(settings.redis_url),
         tolerance_s=settings.clock_tolerance_s,
@@ -70,4 +71,6 @@ def test_a_worker_with_a_wrong_clock_rejects_no_good_job(
     )
     run.start()
     kit.finish(run)
-    assert kit.outcomes(client) == {job_id: "sorted"}
+    assert kit.outcomes(client) == {job_id: "sorted", too_late: "expired"}
+    for result in kit.stream(client):
+        assert result.finished_at == pytest.approx(time.time(), abs=kit.PATIENCE_S)
