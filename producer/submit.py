@@ -155,6 +155,7 @@ class LineProducer:
         Raises:
             QueueFull, RedisUnavailable, BadSetting, CommandRefused: as `submit_many`.
         """
+        self._server_clock.ensure_measured()
         self._server_clock.measure()
         groups: dict[tuple[str, str], list[PreparedJob]] = {}
         for job in jobs:

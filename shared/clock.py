@@ -38,8 +38,8 @@ MEASURE_AGAIN_S = 1.0
 FIRST_PROBES = 3
 # By how much two clocks may move apart, in seconds per second. A quartz is off by less.
 DRIFT = 50e-6
-# TIME has microseconds, and the rest is cut off. This is more than the rounding of epoch seconds, too.
-RESOLUTION_S = 1e-6
+# TIME has microseconds, and the cores of one machine may read its clock a little apart: 15 us were seen.
+READING_S = 50e-6
 # This machine's clock was set if it has moved by this much against the monotonic clock, which nobody can set.
 STEP_S = 0.010
 
@@ -205,7 +205,7 @@ class ServerClock:
         ended = self._monotonic()
         # The server read its clock at some moment of the round trip. Halfway, the error is at most half of it.
         half_s = (ended - started) / 2
-        return Measurement(sent_at + half_s - (seconds + microseconds / 1e6), half_s + RESOLUTION_S, ended)
+        return Measurement(sent_at + half_s - (seconds + microseconds / 1e6), half_s + READING_S, ended)
 
     def _log_offset(self, measured: Measurement) -> None:
         """Warn once when the clocks differ too much, and again only after the offset has changed by that much again."""

@@ -75,7 +75,8 @@ class _Message(BaseModel):
 class ImageJob(_Message):
     """One image to sort: the only argument of `worker.tasks.sort_image`.
 
-    The job does not hold the image's bytes. They are in the Redis key `image_key`.
+    The job does not hold the image's bytes. They are in the Redis key `image_key`. `captured_at` and `deadline_at` are
+    by the producer's clock; how far that is from the server's is beside it, in the job's hash (`shared.jobs`).
     """
 
     job_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -111,7 +112,8 @@ class Timings(_Message):
     """Milliseconds spent per stage; None for a stage that the image never reached.
 
     `queue` is the time from enqueue to claim, `batch` the wait for the batch to start, `infer` the time that the batch
-    spent in the model, and `total` the time from capture to result.
+    spent in the model, and `total` the time from capture to result. `queue` and `total` are right even if the clocks of
+    producer and worker differ, because both are compared with the server's.
     """
 
     queue: float | None = None
@@ -124,10 +126,12 @@ class Timings(_Message):
 class SortResult(_Message):
     """The result of one image. RQ's return value and the line's stream carry the same object.
 
-    `deadline_margin_ms` is positive when the result was in time, negative when it was late, and None without a
-    deadline. `lane` is where the bottle goes; for every outcome but `sorted` it is the policy's `unsorted_lane`,
-    because such a result must not eject a bottle. `uncertain` is true if the model isn't sure of `labels`; a `sorted`
-    bottle then goes to the policy's `manual_lane`.
+    `captured_at` is the producer's own value, by its clock; `finished_at` is by the Redis server's. Don't subtract one
+    from the other: `timings_ms.total` is the time between them, and `deadline_margin_ms` the time left to the deadline,
+    both right whatever the clocks. The margin is positive when the result was in time, negative when it was late, and
+    None without a deadline. `lane` is where the bottle goes; for every outcome but `sorted` it is the policy's
+    `unsorted_lane`, because such a result must not eject a bottle. `uncertain` is true if the model isn't sure of
+    `labels`; a `sorted` bottle then goes to the policy's `manual_lane`.
     """
 
     job_id: str

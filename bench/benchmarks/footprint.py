@@ -16,7 +16,17 @@ from typing import Any
 
 from bench.measuring.machine import resident_mb
 from bench.measuring.record import OnProgress, Record, spread
-from bench.measuring.traffic import PATIENCE_S, TrafficSpec, answered, cameras, results, send, tail, wait_answered
+from bench.measuring.traffic import (
+    PATIENCE_S,
+    TrafficSpec,
+    answered,
+    cameras,
+    finished_at,
+    results,
+    send,
+    tail,
+    wait_answered,
+)
 from shared import keys
 from shared.errors import Transient
 from shared.server.connection import connect
@@ -72,7 +82,7 @@ def _start(settings: Settings, *, client: Any, folder: Path) -> tuple[float, flo
         ready_s = time.monotonic() - started
         wait_answered(client, "start", count=1, child=worker)
         (result,) = results(client, "start")
-    return ready_s, result.finished_at - started_at
+    return ready_s, finished_at(result) - started_at
 
 
 def _wait_ready(worker: Child) -> None:
@@ -107,7 +117,7 @@ def _memory(settings: Settings, images: int, *, client: Any, folder: Path, on_pr
         (registered,) = client.smembers(keys.RQ_WORKERS)
         pid = int(client.hget(registered, "pid"))
         found = results(client, "first")
-        rate_hz = first / (found[-1].finished_at - found[0].captured_at) * LOAD_SHARE
+        rate_hz = first / (finished_at(found[-1]) - found[0].captured_at) * LOAD_SHARE
         curve = [(first, resident_mb(pid))]
         rest = TrafficSpec(line="rest", count=images - first, rate_hz=rate_hz, size=SIZE)
         if rest.count:

@@ -215,8 +215,10 @@ def delays(results: Sequence[SortResult], intervals: Sequence[Interval]) -> dict
 def _times(results: Sequence[SortResult], intervals: Sequence[Interval], *, swaps: bool) -> list[float]:
     """Milliseconds from capture to result, of the images captured in the intervals with, or without, swaps."""
     windows = [interval for interval in intervals if interval.swaps is swaps]
-    return [
-        (result.finished_at - result.captured_at) * 1000
-        for result, window in itertools.product(results, windows)
-        if window.began_at <= result.captured_at < window.ended_at
-    ]
+    return traffic.times_ms(
+        [
+            result
+            for result, window in itertools.product(results, windows)
+            if window.began_at <= result.captured_at < window.ended_at
+        ]
+    )

@@ -159,5 +159,10 @@ def results(client: Any, line: str) -> list[SortResult]:
 
 
 def times_ms(found: list[SortResult]) -> list[float]:
-    """The time from capture to result of each, in ms."""
-    return [(result.finished_at - result.captured_at) * 1000 for result in found]
+    """The time from capture to result of each, in ms. `finished_at` and `captured_at` are by different clocks."""
+    return [total_ms for result in found if (total_ms := result.timings_ms.total) is not None]
+
+
+def finished_at(result: SortResult) -> float:
+    """When the result was made, by the clock of the machine that took the picture: the benchmark's own."""
+    return result.captured_at + (result.timings_ms.total or 0.0) / 1000

@@ -42,10 +42,13 @@ class ResultStatistics:
         self.outcomes[result.outcome.value] += 1
         self.by_line[result.line] += 1
         self.lanes[result.lane] += 1
-        self._latencies_ms.append((result.finished_at - result.captured_at) * 1000)
-        self.first_at = min(self.first_at or result.finished_at, result.finished_at)
-        self.last_at = max(self.last_at or result.finished_at, result.finished_at)
-        self._recent.append(result.finished_at)
+        # By this machine's clock, as its cameras took the pictures; the result's own `finished_at` is by the server's.
+        total_ms = result.timings_ms.total or 0.0
+        finished_at = result.captured_at + total_ms / 1000
+        self._latencies_ms.append(total_ms)
+        self.first_at = min(self.first_at or finished_at, finished_at)
+        self.last_at = max(self.last_at or finished_at, finished_at)
+        self._recent.append(finished_at)
         if result.outcome not in (Outcome.SORTED, Outcome.LATE):
             return
         labels = frozenset(label.label for label in result.labels)

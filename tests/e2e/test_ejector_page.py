@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from shared import keys
+from shared.schemas import Timings
 from tests.kit import PATIENCE_S, PROJECT, wait_until
 from tests.producer.kit import publish, sort_result
 
@@ -34,8 +35,9 @@ def programs(tmp_path: Path) -> Path:
 
 
 def publish_frame(client: redis.Redis, frame_id: int, *, captured_at: float) -> None:
-    result = sort_result(f"job-{frame_id}", frame_id=frame_id).model_copy(update={"captured_at": captured_at})
-    publish(client, result)
+    """A result that took 250 ms. The camera's clock is half an hour behind, which must not matter."""
+    times = {"captured_at": captured_at - 1800, "finished_at": captured_at + 0.25, "timings_ms": Timings(total=250.0)}
+    publish(client, sort_result(f"job-{frame_id}", frame_id=frame_id).model_copy(update=times))
 
 
 class Program:

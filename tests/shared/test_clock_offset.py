@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 import redis
 
-from shared.clock import DRIFT, FIRST_PROBES, MEASURE_INTERVAL_S, RESOLUTION_S, ServerClock
+from shared.clock import DRIFT, FIRST_PROBES, MEASURE_INTERVAL_S, READING_S, ServerClock
 
 START_AT = 1_800_000_000.0
 # Epoch seconds are floats with steps of 0.24 us, and a comparison adds and subtracts a few of them.
@@ -136,5 +136,5 @@ def test_the_first_measurement_uses_the_best_of_its_probes() -> None:
         clock = plant.clock()
         clock.measure()
         assert clock._best is not None
-        assert clock._best.error_s == pytest.approx(plant.best_trip_s / 2 + RESOLUTION_S)
+        assert clock._best.error_s == pytest.approx(plant.best_trip_s / 2 + READING_S)
     assert FIRST_PROBES == 3

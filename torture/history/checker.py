@@ -165,15 +165,15 @@ def _changed(history: History) -> Iterator[str]:
 
 def _mistimed(history: History) -> Iterator[str]:
     for job_id, submission, entry in _results(history):
-        deadline_at = submission.deadline_at
-        is_past = deadline_at is not None and entry.finished_at > deadline_at
+        # Not `finished_at`: it is by the server's clock, and the deadline by that of the producer.
+        has_deadline, margin_ms = submission.deadline_at is not None, entry.margin_ms
         is_right: dict[str, bool] = {
-            Outcome.SORTED: not is_past,
-            Outcome.LATE: is_past,
-            Outcome.EXPIRED: deadline_at is not None,  # a worker gives up an image before a deadline that it can't meet
+            Outcome.SORTED: not has_deadline if margin_ms is None else margin_ms >= 0,
+            Outcome.LATE: margin_ms is not None and margin_ms <= 0,  # 0 if it is late by less than it is rounded by
+            Outcome.EXPIRED: has_deadline,  # a worker gives up an image before a deadline that it can't meet
         }
         if not is_right.get(entry.outcome, True):
-            yield f"{job_id}: {entry.outcome} at {entry.finished_at}, deadline {deadline_at}"
+            yield f"{job_id}: {entry.outcome} with {margin_ms} ms left to its deadline, {submission.deadline_at}"
 
 
 def _disagreeing(history: History) -> Iterator[str]:

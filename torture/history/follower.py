@@ -34,7 +34,8 @@ class Entry(NamedTuple):
     outcome: str
     attempt: int
     worker: str
-    finished_at: float
+    finished_at: float  # by the server's clock
+    margin_ms: float | None  # from the result to the deadline
     order: tuple[Any, ...]  # line, camera, frame_id, encoder_count, captured_at
     error: str | None
 
@@ -245,6 +246,7 @@ def _entry(stream: str, entry_id: str, result: dict[str, Any]) -> Entry:
         attempt=result["attempt"],
         worker=result["worker"],
         finished_at=result["finished_at"],
+        margin_ms=result["deadline_margin_ms"],
         order=tuple(result[name] for name in ("line", "camera", "frame_id", "encoder_count", "captured_at")),
         error=result["error"],
     )

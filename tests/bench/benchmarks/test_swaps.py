@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.benchmarks.swaps import PAUSE_S, Interval, delays, run_intervals
-from shared.schemas import Outcome, SortResult
+from shared.schemas import Outcome, SortResult, Timings
 
 
 def result(captured_at: float, *, took_s: float) -> SortResult:
@@ -13,10 +13,11 @@ def result(captured_at: float, *, took_s: float) -> SortResult:
         camera="c",
         frame_id=0,
         captured_at=captured_at,
-        finished_at=captured_at + took_s,
+        finished_at=captured_at + 30 + took_s,  # by another clock
         outcome=Outcome.SORTED,
         labels=(),
         lane="good",
+        timings_ms=Timings(total=took_s * 1000),
         worker="w",
     )
 

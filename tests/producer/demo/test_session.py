@@ -20,7 +20,7 @@ from producer.demo.session import Demo, DemoOptions
 from producer.demo.statistics import ResultStatistics
 from producer.sources.simulator import SimulatedSource
 from shared import keys
-from shared.schemas import Label, ModelRef, Outcome, SortResult
+from shared.schemas import Label, ModelRef, Outcome, SortResult, Timings
 from shared.settings import Settings
 from shared.status_server import StatusServer
 from tests.kit import BOTTLES
@@ -33,11 +33,12 @@ def _result(number: int, *, outcome: Outcome = Outcome.SORTED, labels: tuple[str
         camera="cam-1",
         frame_id=number,
         captured_at=1000.0 + number,
-        finished_at=1000.0 + number + 0.010 * (number + 1),
+        finished_at=1030.0 + number + 0.010 * (number + 1),  # the server's clock is 30 s ahead
         outcome=outcome,
         labels=tuple(Label(label=label, probability=0.9) for label in labels),
         lane="good",
         model=ModelRef(name="bottles", version=3, engine="litert"),
+        timings_ms=Timings(total=10.0 * (number + 1)),
         worker="w",
     )
 

@@ -40,6 +40,7 @@ def entry(
         attempt=1,
         worker=worker,
         finished_at=101.0,
+        margin_ms=None,
         order=ORDER,
         error=error,
     )
@@ -225,25 +226,33 @@ def test_rq_need_not_know_a_job_that_the_server_lost_before_it_was_asked() -> No
 
 
 @pytest.mark.parametrize(
-    ("outcome", "deadline_at", "is_right"),
+    ("outcome", "margin_ms", "is_right"),
     [
         ("sorted", None, True),
-        ("sorted", 101.0, True),
-        ("sorted", 100.9, False),
+        ("sorted", 0.0, True),
+        ("sorted", -0.1, False),
         ("late", None, False),
-        ("late", 101.0, False),
-        ("late", 100.9, True),
+        ("late", 0.1, False),
+        ("late", -0.0, True),
+        ("late", -0.1, True),
         ("expired", None, False),
-        ("expired", 101.5, True),
+        ("expired", 500.0, True),
     ],
 )
-def test_outcomes_agree_with_deadlines(outcome: str, deadline_at: float | None, is_right: bool) -> None:
-    """The result's `finished_at` is 101."""
+def test_outcomes_agree_with_deadlines(outcome: str, margin_ms: float | None, is_right: bool) -> None:
+    """By the worker's margin: the producer's clock, which the deadline is by, may be far from the server's."""
     history = good()
+    deadline_at = None if margin_ms is None else 60.0
     history.ledger.submissions["a"] = submission("a")._replace(deadline_at=deadline_at)
-    history.observed.entries["a"] = [entry(outcome)]
+    history.observed.entries["a"] = [entry(outcome)._replace(margin_ms=margin_ms)]
     wrong = "sorted means in time; late and expired mean that a deadline was missed"
     assert broken_promises(history) == ([] if is_right else [wrong])
+
+
+def test_sorted_without_a_margin_breaks_the_promise_if_there_was_a_deadline() -> None:
+    history = good()
+    history.ledger.submissions["a"] = submission("a")._replace(deadline_at=60.0)
+    assert broken_promises(history) == ["sorted means in time; late and expired mean that a deadline was missed"]
 
 
 def test_a_killed_worker_may_have_counted_less_than_it_wrote_but_not_more() -> None:

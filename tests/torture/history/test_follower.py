@@ -125,7 +125,18 @@ def test_reads_on_where_the_server_lost_its_data(follower: Follower, settings: S
 
 def result(job_id: str) -> dict[str, str]:
     """An entry of a line's stream."""
-    fields = ("line", "camera", "frame_id", "encoder_count", "captured_at", "finished_at", "attempt", "worker", "error")
+    fields = (
+        "line",
+        "camera",
+        "frame_id",
+        "encoder_count",
+        "captured_at",
+        "finished_at",
+        "deadline_margin_ms",
+        "attempt",
+        "worker",
+        "error",
+    )
     return {"result": json.dumps(dict.fromkeys(fields) | {"job_id": job_id, "outcome": "sorted"})}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 
+from producer.submit import LineProducer
 from shared.clock import ServerClock
 from shared.server.connection import connect
 from shared.settings import Settings
@@ -74,3 +75,21 @@ def test_a_worker_with_a_wrong_clock_rejects_no_good_job_and_keeps_deadlines(
     assert kit.outcomes(client) == {job_id: "sorted", too_late: "expired"}
     for result in kit.stream(client):
         assert result.finished_at == pytest.approx(time.time(), abs=kit.PATIENCE_S)
+
+
+@pytest.mark.parametrize("camera_s", [-HOUR_S, HOUR_S])
+def test_a_camera_with_a_wrong_clock_has_its_deadlines_kept(
+    settings: Settings, client: redis.Redis, camera_s: float
+) -> None:
+    def clock() -> float:
+        return time.time() + camera_s
+
+    producer = LineProducer(settings, clock=clock)
+    in_time, too_late = producer.submit_many(
+        [frame(deadline_ms=600_000), frame(captured_at=clock() - 600, deadline_ms=1000)]
+    )
+    kit.run_burst(settings)
+    assert kit.outcomes(client) == {in_time: "sorted", too_late: "expired"}
+    margins_ms = {result.job_id: result.deadline_margin_ms for result in kit.stream(client)}
+    assert margins_ms[in_time] == pytest.approx(600_000, abs=kit.PATIENCE_S * 1000)
+    assert margins_ms[too_late] == pytest.approx(-599_000, abs=kit.PATIENCE_S * 1000)
