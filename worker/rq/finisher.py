@@ -90,7 +90,7 @@ class Finisher:
         lease = finished.claimed.lease
         result_json, line = b"", ""
         if finished.result is not None:
-            result_json, line = finished.result.model_dump_json().encode(), finished.result.line
+            result_json, line = finished.result.json_bytes(), finished.result.line
         payload, meta = b"", b""
         if finished.disposition is Disposition.SUCCESS:
             payload = base64.b64encode(result_json)

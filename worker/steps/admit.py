@@ -27,6 +27,8 @@ log = logging.getLogger("sortline.admit")
 # An ImageJob takes less than a kilobyte. Longer data, compressed or not, is no ImageJob and could fill the memory.
 # worker/rq/scripts/common.lua has the same number.
 MAX_CALL_BYTES = 100_000
+# The data of an ImageJob takes about 300 bytes. Zlib makes at most 1,032 bytes of each byte.
+SHORT_BYTES = 500
 # Text that anybody may have written is cut to this length in the log and in the failed job.
 MAX_QUOTED = 500
 
@@ -108,8 +110,11 @@ def check_identity(job: ImageJob, *, job_id: str) -> None:
 def _unpacked(data: bytes | None) -> bytes:
     if data is None:
         raise BadJob(f"the job has no data, or more than {MAX_CALL_BYTES:,} bytes of it: enqueue it with LineProducer.")
-    unpacker = zlib.decompressobj()
     try:
+        # Short data can't fill the memory, and unpacking it at once takes two thirds of the time.
+        if len(data) <= SHORT_BYTES:
+            return zlib.decompress(data)
+        unpacker = zlib.decompressobj()
         text = unpacker.decompress(data, MAX_CALL_BYTES)
     except zlib.error as error:
         raise _not_json(error) from error
