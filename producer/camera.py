@@ -1,8 +1,9 @@
 """One camera of one line: sends the frames of a source to a queue, as they come or at a given rate.
 
-A camera does not wait for a full queue, because the belt does not wait either: frames that don't fit are dropped,
-counted and named in the log. While the server is unavailable, the camera keeps the frames that it has taken, sends them
-once the server is back, and counts the frames that the belt carried past meanwhile.
+The belt does not wait, so unless it is told otherwise a camera does not wait for a full queue either: frames that the
+queue refuses are dropped, counted by reason and named in the log. A camera that waits (`WhenFull.BLOCK`), or whose
+server is unavailable, keeps the frames that it has taken, sends them later, and counts the frames that the belt carried
+past meanwhile.
 """
 
 from __future__ import annotations
@@ -13,18 +14,20 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from producer.camera_log import DropLog, LateFileLog, OutageLog
-from producer.camera_options import CameraOptions, TooOld
-from producer.frames import Frame, PreparedJob, check_names
-from producer.metrics import SUBMITTED, SubmitOutcome, start_at_zero
-from producer.queue_writer import CHUNK_JOBS
+from producer.camera_log import DropLog, FullQueueLog, LateFileLog, OutageLog
+from producer.camera_options import CameraOptions, TooOld, WhenFull
+from producer.camera_summary import CameraCounts, CameraSummary
+from producer.metrics import SubmitOutcome
+from producer.refusals import explain, pause_s, reasons
 from producer.schedule import Schedule
 from producer.sources.base import Source, SourceFrame
+from producer.frames import Frame, PreparedJob, check_names
+from producer.queue_writer import CHUNK_JOBS
 from producer.submit import LineProducer
-from shared.errors import BadInput, QueueFull, RedisUnavailable
+from shared.errors import BadInput, Bound, QueueFull, RedisUnavailable
 from shared.progress import ignore
 
 log = logging.getLogger(__name__)
@@ -36,27 +39,6 @@ _RETRY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class CameraSummary:
-    """What became of the `frames` that a camera took from its source. Frames that it `missed` are not among them.
-
-    `stalled_s` is the time in seconds for which it could not send because the server was unavailable.
-    """
-
-    line: str
-    camera: str
-    frames: int
-    accepted: int
-    refused_full: int
-    rejected: int
-    unsent: int
-    too_old: int
-    missed: int
-    stalled_s: float
-    seconds: float
-    accepted_hz: float
-
-
-@dataclass(frozen=True, slots=True)
 class _Prepared:
     """A usable frame, and the job that it is sent as."""
 
@@ -64,6 +46,12 @@ class _Prepared:
     frame: Frame
     captured_at: float
     job: PreparedJob
+
+    @property
+    def deadline_at(self) -> float:
+        """UTC epoch seconds; infinite if there is no deadline."""
+        deadline_ms = self.frame.deadline_ms
+        return math.inf if deadline_ms is None else self.captured_at + deadline_ms / 1000
 
 
 class Camera:
@@ -87,8 +75,7 @@ class Camera:
         self._on_progress = on_progress
         self._clock = clock
         self._wall_clock = wall_clock
-        self._outcomes: Counter[SubmitOutcome] = Counter()
-        self._taken = 0
+        self._counts = CameraCounts(options.line, options.camera)
         self._started_at = 0.0
         self._schedule = Schedule(options.rate_hz)
         self._ping_at = float("-inf")
@@ -96,6 +83,7 @@ class Camera:
         self._too_old = DropLog(options.line, "not sent", clock=clock)
         self._late_files = LateFileLog(options.line, started_at=wall_clock())
         self._outages = OutageLog(options.line, clock=clock, retry_s=_RETRY_S)
+        self._full = FullQueueLog(options.line, clock=clock)
 
     def run(self) -> CameraSummary:
         """Take frames from the source at the given rate and send them, until the end. Does not close the source.
@@ -107,7 +95,7 @@ class Camera:
         """
         options = self._options
         check_names(line=options.line, camera=options.camera, queue=options.queue)
-        start_at_zero(options.line)
+        self._counts.start()
         self._started_at = self._clock()
         self._schedule.start(self._started_at)
         try:
@@ -136,32 +124,21 @@ class Camera:
 
     def summary(self) -> CameraSummary:
         """The counts so far."""
-        seconds = self._clock() - self._started_at
-        accepted = self._outcomes[SubmitOutcome.ACCEPTED]
-        return CameraSummary(
-            line=self._options.line,
-            camera=self._options.camera,
-            frames=self._taken,
-            accepted=accepted,
-            refused_full=self._outcomes[SubmitOutcome.REFUSED_FULL],
-            rejected=self._outcomes[SubmitOutcome.REJECTED],
-            unsent=self._outcomes[SubmitOutcome.UNSENT],
-            too_old=self._outcomes[SubmitOutcome.TOO_OLD],
-            missed=self._outcomes[SubmitOutcome.MISSED],
-            stalled_s=round(self._outages.total_s(), 3),
-            seconds=round(seconds, 3),
-            accepted_hz=round(accepted / seconds, 2) if seconds > 0 else 0.0,
+        return self._counts.summary(
+            seconds=self._clock() - self._started_at,
+            stalled_s=self._outages.total_s(),
+            blocked_s=self._full.total_s(),
         )
 
     def _left(self) -> int:
-        return CHUNK_JOBS if self._options.count is None else self._options.count - self._taken
+        return CHUNK_JOBS if self._options.count is None else self._options.count - self._counts.taken
 
     def _prepare(self, frames: Sequence[SourceFrame]) -> list[_Prepared]:
         """Return the usable frames with their jobs; count and log the others."""
         prepared = []
         for source_frame in frames:
-            number = self._taken + self._outcomes[SubmitOutcome.MISSED]
-            self._taken += 1
+            number = self._counts.taken + self._counts.missed
+            self._counts.taken += 1
             if source_frame.problem is not None:
                 self._reject(source_frame.name, source_frame.problem)
                 continue
@@ -226,43 +203,86 @@ class Camera:
         return max_age_s is not None and self._wall_clock() - captured_at > max_age_s
 
     def _drop_too_old(self, names: Sequence[str], last_captured_at: float | None) -> None:
-        self._count(SubmitOutcome.TOO_OLD, len(names))
+        self._counts.add(SubmitOutcome.TOO_OLD, len(names))
         reason = f"captured more than {self._options.max_age_s:g} s ago (--max-age)"
         if last_captured_at is not None:  # shows when a clock or time zone is wrong
             reason += f", the last one {self._wall_clock() - last_captured_at:,.1f} s ago"
         self._too_old.add(names, reason)
 
     def _reject(self, name: str, reason: str) -> None:
-        self._count(SubmitOutcome.REJECTED, 1)
+        self._counts.add(SubmitOutcome.REJECTED, 1)
         log.warning("line %s: frame %s rejected: %s", self._options.line, name, reason)
 
     def _send(self, prepared: Sequence[_Prepared]) -> None:
-        """Send the jobs, and retry while the server is unavailable. A job that had arrived is not enqueued twice."""
+        """Send the jobs, and again while the server is unavailable. A job that had arrived is not enqueued twice."""
         began_at = self._clock()
         while prepared:
             try:
                 self._producer.send([one.job for one in prepared], partial=True)
             except QueueFull as error:
                 self._outages.end(since=began_at)
-                accepted = set(error.accepted)
-                self._accept([one for one in prepared if one.job.job_id in accepted])
-                refused = [one.source_frame.name for one in prepared if one.job.job_id not in accepted]
-                self._count(SubmitOutcome.REFUSED_FULL, len(refused))
-                self._dropped.add(refused, str(error))
+                prepared = self._after_refusal(prepared, error)
+                began_at = self._clock()
             except RedisUnavailable as error:
                 self._outages.note(error, since=began_at)
                 if self._stop.wait(_RETRY_S):
                     self._give_up(prepared, "stopped while the server was unavailable")
                     return
                 prepared = self._still_wanted(prepared)
-                continue
             except BadInput:
                 self._give_up(prepared, "the server refuses the frames")
                 raise
             else:
                 self._outages.end(since=began_at)
                 self._accept(prepared)
-            return
+                return
+
+    def _after_refusal(self, prepared: Sequence[_Prepared], error: QueueFull) -> Sequence[_Prepared]:
+        """Drop the refused frames, or wait, as the options say. Returns the frames to send now."""
+        refused = reasons(error, [one.job.job_id for one in prepared])
+        accepted = set(error.accepted)
+        self._accept([one for one in prepared if one.job.job_id in accepted])
+        left = [one for one in prepared if one.job.job_id not in accepted]
+        waits = self._options.when_full is WhenFull.BLOCK
+        dropped = {job_id: bound for job_id, bound in refused.items() if not waits or bound is Bound.DEADLINE}
+        self._drop_refused([one for one in left if one.job.job_id in dropped], dropped, error)
+        left = [one for one in left if one.job.job_id not in dropped]
+        # Frames that were not tried, because an earlier one could not meet its deadline, need not wait.
+        return self._wait_for_room(left, error) if any(one.job.job_id in refused for one in left) else left
+
+    def _drop_refused(self, prepared: Sequence[_Prepared], refused: Mapping[str, Bound], error: QueueFull) -> None:
+        for bound in Counter(refused.values()):
+            names = [one.source_frame.name for one in prepared if refused[one.job.job_id] is bound]
+            self._counts.add_refused(bound, len(names))
+            self._dropped.add(names, explain(error, bound), reason=bound.value)
+
+    def _wait_for_room(self, prepared: Sequence[_Prepared], error: QueueFull) -> Sequence[_Prepared]:
+        """Wait until it is time to try again; returns the frames to send then. Ends early if none of them is left."""
+        self._full.begin(error)
+        until = self._clock() + pause_s(error)
+        while prepared and (left_s := until - self._clock()) > 0:
+            if self._stop.wait(min(left_s, _MAX_WAIT_S)):
+                self._give_up(prepared, "stopped while the queue was full")
+                prepared = []
+            else:
+                prepared = self._in_time(self._still_wanted(prepared))
+                self._flush_logs()
+        self._full.end()
+        return prepared
+
+    def _in_time(self, prepared: Sequence[_Prepared]) -> Sequence[_Prepared]:
+        """Return the frames whose deadlines are not past, and those that are sent in order to expire. Drop the rest."""
+        now = self._wall_clock()
+        past = [one for one in prepared if one.deadline_at <= now and not self._is_to_expire(one)]
+        if not past:
+            return prepared
+        self._counts.add_refused(Bound.DEADLINE, len(past))
+        names = [one.source_frame.name for one in past]
+        self._dropped.add(names, "their deadlines passed while the queue was full.", reason=Bound.DEADLINE.value)
+        return [one for one in prepared if one not in past]
+
+    def _is_to_expire(self, one: _Prepared) -> bool:
+        return self._options.too_old is TooOld.EXPIRE and self._is_too_old(one.captured_at)
 
     def _still_wanted(self, prepared: Sequence[_Prepared]) -> Sequence[_Prepared]:
         """Return the frames to send now. Counts those that were missed or have become too old meanwhile."""
@@ -272,7 +292,7 @@ class Camera:
         if not too_old:
             return prepared
         if self._options.too_old is TooOld.EXPIRE:
-            return [self._to_expire(one) if self._is_too_old(one.captured_at) else one for one in prepared]
+            return [self._to_expire(one) if self._is_to_expire(one) else one for one in prepared]
         self._drop_too_old([one.source_frame.name for one in too_old], too_old[-1].captured_at)
         self._flush_logs()
         return [one for one in prepared if one not in too_old]
@@ -298,23 +318,18 @@ class Camera:
             self._outages.end(since=now)
 
     def _accept(self, prepared: Sequence[_Prepared]) -> None:
-        self._count(SubmitOutcome.ACCEPTED, len(prepared))
+        self._counts.add(SubmitOutcome.ACCEPTED, len(prepared))
         self._source.accepted([one.source_frame for one in prepared])
 
     def _give_up(self, prepared: Sequence[_Prepared], reason: str) -> None:
-        self._count(SubmitOutcome.UNSENT, len(prepared))
+        self._counts.add(SubmitOutcome.UNSENT, len(prepared))
         names = ", ".join(one.source_frame.name for one in prepared)
         log.warning("line %s: %s; %d not sent, by name: %s", self._options.line, reason, len(prepared), names)
 
     def _count_missed(self) -> None:
         """Count the frames that were due too long ago, and those that the source has lost."""
-        self._count(SubmitOutcome.MISSED, self._source.count_missed(self._schedule.skip_missed(self._clock())))
+        self._counts.add(SubmitOutcome.MISSED, self._source.count_missed(self._schedule.skip_missed(self._clock())))
 
     def _flush_logs(self, *, now: bool = False) -> None:
         self._dropped.flush(now=now)
         self._too_old.flush(now=now)
-
-    def _count(self, outcome: SubmitOutcome, frames: int) -> None:
-        if frames:
-            self._outcomes[outcome] += frames
-            SUBMITTED.labels(self._options.line, outcome.value).inc(frames)

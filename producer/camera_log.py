@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 
-from shared.errors import RedisUnavailable
+from shared.errors import QueueFull, RedisUnavailable
 
 log = logging.getLogger("producer.camera")  # its caller: one name for what a camera logs
 
@@ -13,6 +14,7 @@ _OUTAGE_LOG_S = 60.0
 # A call that takes longer is an outage too, although it succeeds: a server may freeze, e.g. while it writes its data.
 _STALL_S = 1.0
 _DROP_LOG_S = 1.0
+_FULL_LOG_S = 60.0
 _NAMES_SHOWN = 10
 
 
@@ -63,22 +65,60 @@ class OutageLog:
         self._began_at = None
 
 
+class FullQueueLog:
+    """Measures how long a camera waits for a full queue, and logs it at most once a minute, with the queue's reason.
+
+    Under a steady overload the camera waits before almost every frame, so the ends are not logged.
+    """
+
+    def __init__(self, line: str, *, clock: Callable[[], float]) -> None:
+        self._line = line
+        self._clock = clock
+        self._began_at: float | None = None
+        self._log_at = float("-inf")
+        self._ended_s = 0.0
+
+    def total_s(self) -> float:
+        """Seconds of all waits, including one that still lasts."""
+        return self._ended_s + (0.0 if self._began_at is None else self._clock() - self._began_at)
+
+    def begin(self, error: QueueFull) -> None:
+        """Report that the camera waits from now on."""
+        now = self._clock()
+        if now >= self._log_at:
+            so_far = f" It has waited {self.total_s():,.1f} s so far." if self._ended_s else ""
+            log.warning("line %s: waiting for the queue (%s): %s%s", self._line, error.bound.value, str(error), so_far)
+            self._log_at = now + _FULL_LOG_S
+        self._began_at = now
+
+    def end(self) -> None:
+        """Report that the camera tries again, or gives up."""
+        self._ended_s, self._began_at = self.total_s(), None
+
+
 class DropLog:
-    """Logs dropped frames: each at debug level, and at most one warning per second for all since the last warning."""
+    """Logs dropped frames: each at debug level, and at most one warning per second for all since the last warning.
+
+    The warning has the number of frames for each reason, if reasons are given, and the last explanation of each.
+    """
 
     def __init__(self, line: str, verb: str, *, clock: Callable[[], float]) -> None:
         self._line = line
         self._verb = verb
         self._clock = clock
         self._names: list[str] = []
-        self._reason = ""
+        self._reasons: Counter[str] = Counter()
+        self._explanations: dict[str, str] = {}
         self._next_at = float("-inf")
 
-    def add(self, names: Sequence[str], reason: str) -> None:
+    def add(self, names: Sequence[str], explanation: str, *, reason: str = "") -> None:
+        """Add frames. `reason` is one word for their explanation, which is a sentence; it may be left out."""
         for name in names:
             log.debug("line %s: frame %s %s", self._line, name, self._verb)
-        self._names += names
-        self._reason = reason
+        if names:
+            self._names += names
+            self._reasons[reason] += len(names)
+            self._explanations[reason] = explanation
 
     def flush(self, *, now: bool = False) -> None:
         """Log the warning if one is due; with `now`, in any case."""
@@ -89,9 +129,24 @@ class DropLog:
         tail = f" and {more} more, to {self._names[-1]}" if more > 0 else ""
         count = len(self._names)
         frames = f"{count:,} frame{'s' if count > 1 else ''}"
-        log.warning("line %s: %s %s: %s%s: %s", self._line, frames, self._verb, shown, tail, self._reason)
+        several = len(self._explanations) > 1
+        why = " ".join(f"{reason}: {text}" if several else text for reason, text in self._explanations.items())
+        log.warning(
+            "line %s: %s %s%s: %s%s: %s", self._line, frames, self._verb, self._counts_by_reason(), shown, tail, why
+        )
         self._names = []
+        self._reasons.clear()
+        self._explanations = {}
         self._next_at = self._clock() + _DROP_LOG_S
+
+    def _counts_by_reason(self) -> str:
+        match self._reasons.most_common():
+            case [("", _)]:
+                return ""
+            case [(reason, _)]:
+                return f" ({reason})"
+            case several:
+                return f" ({', '.join(f'{reason} {count:,}' for reason, count in several)})"
 
 
 class LateFileLog:

@@ -6,8 +6,9 @@ import logging
 from contextlib import closing, suppress
 
 from producer import display
-from producer.camera import Camera, CameraSummary
-from producer.camera_options import CameraOptions, TooOld
+from producer.camera import Camera
+from producer.camera_options import CameraOptions, TooOld, WhenFull
+from producer.camera_summary import CameraSummary
 from producer.folder_camera import FolderFlags, open_folder
 from producer.frames import check_names
 from producer.signals import stop_on_signals
@@ -76,6 +77,13 @@ def _serve_metrics(settings: Settings, port: int) -> str:
     return metrics.serve(settings.metrics_host, port).url
 
 
+def _deadline(options: CameraOptions) -> str:
+    if options.deadline_ms is None:
+        return "no deadline"
+    source = f": {options.deadline_source}" if options.deadline_source else ""
+    return f"deadline {options.deadline_ms:g} ms after capture{source}"
+
+
 def log_start(options: CameraOptions, source: Source, *, redis_url: str, metrics_url: str | None) -> None:
     """Log in two lines what a camera is about to send: its source; the rate, queue, server, deadline and metrics.
 
@@ -84,7 +92,9 @@ def log_start(options: CameraOptions, source: Source, *, redis_url: str, metrics
     count = "frames" if options.count is None else f"{options.count:,} frame{'s' if options.count > 1 else ''}"
     pace = f"{options.rate_hz:g} per second" if options.rate_hz else "as fast as possible"
     facts = [f"{count}, {pace}, to queue {options.queue} at {masked(redis_url)}"]
-    facts.append("no deadline" if options.deadline_ms is None else f"deadline {options.deadline_ms:g} ms after capture")
+    facts.append(_deadline(options))
+    if options.when_full is WhenFull.BLOCK:
+        facts.append("waits while the queue is full (--when-full block)")
     if options.max_age_s is not None:
         end = "answered `expired`" if options.too_old is TooOld.EXPIRE else "not sent"
         facts.append(f"frames older than {options.max_age_s:g} s are {end}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from producer.camera_options import CameraOptions, TooOld
+from producer.camera_options import CameraOptions, TooOld, WhenFull
 from producer.sources.base import SIMULATED
 from shared.cli import JsonFlag, RedisUrl
 
@@ -15,6 +15,7 @@ _SIMULATED_HZ = 10.0
 # The headings of the options that apply to one kind of source only.
 _SIMULATED_PANEL = "Options of simulated frames"
 _FOLDER_PANEL = "Options of a folder"
+_TIME_PANEL = "Deadlines and old frames"
 _WEEK_S = 604_800.0  # the longest deadline of a job
 
 
@@ -42,10 +43,36 @@ def camera(
     ] = None,
     deadline_ms: Annotated[
         float | None,
-        typer.Option(min=0.001, max=_WEEK_S * 1000, help="milliseconds after capture by which the result is needed"),
+        typer.Option(
+            min=0.001,
+            max=_WEEK_S * 1000,
+            help="milliseconds after capture by which the result is needed (default: by the line's belt in the "
+            "setting `belts`, else no deadline)",
+            rich_help_panel=_TIME_PANEL,
+        ),
+    ] = None,
+    belt_m_s: Annotated[
+        float | None,
+        typer.Option(
+            "--belt-m-s",
+            help="speed of the belt in meters a second; gives the deadline, with --ejector-m",
+            rich_help_panel=_TIME_PANEL,
+        ),
+    ] = None,
+    ejector_m: Annotated[
+        float | None,
+        typer.Option(
+            "--ejector-m",
+            help="meters along the belt from the camera to the ejector; gives the deadline, with --belt-m-s",
+            rich_help_panel=_TIME_PANEL,
+        ),
     ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="end after this many frames (default: never)")] = None,
     queue: Annotated[str, typer.Option(help="queue to put the images on")] = "live",
+    when_full: Annotated[
+        WhenFull,
+        typer.Option(help="frames that a full queue refuses: dropped, or kept and sent again (better for folders)"),
+    ] = WhenFull.DROP,
     size: Annotated[str, typer.Option(help="frame size, WIDTHxHEIGHT", rich_help_panel=_SIMULATED_PANEL)] = "640x480",
     quality: Annotated[int, typer.Option(help="JPEG quality, 1 to 95", rich_help_panel=_SIMULATED_PANEL)] = 85,
     seed: Annotated[
@@ -67,10 +94,18 @@ def camera(
     ] = None,
     max_age: Annotated[
         float | None,
-        typer.Option(min=0.001, max=_WEEK_S, help="seconds after capture when a frame is too old (default: never)"),
+        typer.Option(
+            min=0.001,
+            max=_WEEK_S,
+            help="seconds after capture when a frame is too old (default: never)",
+            rich_help_panel=_TIME_PANEL,
+        ),
     ] = None,
     too_old: Annotated[
-        TooOld, typer.Option(help="frames that are too old: not sent, or sent for the result `expired`")
+        TooOld,
+        typer.Option(
+            help="frames that are too old: not sent, or sent for the result `expired`", rich_help_panel=_TIME_PANEL
+        ),
     ] = TooOld.SKIP,
     stamp_pattern: Annotated[
         str | None,
@@ -112,11 +147,15 @@ def camera(
     A folder's new images are sent as soon as they are complete, and before those that were there at the start.
     Each is sent once, also after a restart; an overwritten file is a new image.
     The time of capture is the file's time of modification, or a stamp in its name.
-    If the queue is full, a frame is dropped, counted and named in the log. Ctrl-C ends the camera with a summary.
+    The result is needed by the deadline: so many milliseconds after the capture, or when the belt has carried the
+    bottle to the ejector.
+    If the queue is full, a frame is dropped, counted by reason and named in the log, or waits (--when-full block).
+    Ctrl-C ends the camera with a summary.
 
     Example: sortline camera --line line-1 --source simulated --rate 30 --deadline-ms 120
     """
     from producer import display
+    from producer.camera_deadline import choose_deadline
     from producer.camera_start import run_camera
     from producer.folder_camera import FolderFlags
     from producer.simulated_camera import SimulatorFlags
@@ -125,17 +164,20 @@ def camera(
 
     settings = load_settings(redis_url=redis_url)
     setup_logging(settings)
+    deadline = choose_deadline(settings, line, deadline_ms=deadline_ms, belt_m_s=belt_m_s, ejector_m=ejector_m)
     default_hz = _SIMULATED_HZ if source == SIMULATED else 0.0
     options = CameraOptions(
         line=line,
         camera=name,
         rate_hz=default_hz if rate is None else rate,
-        deadline_ms=deadline_ms,
+        deadline_ms=deadline.ms,
+        deadline_source=deadline.source,
         count=count,
         queue=queue,
         encoder_per_frame=encoder_per_frame,
         max_age_s=max_age,
         too_old=too_old,
+        when_full=when_full,
     )
     folder_flags = FolderFlags(
         stamp_pattern=stamp_pattern,
@@ -162,7 +204,9 @@ def upload(
     queue: Annotated[str, typer.Option(help="queue to put the images on")] = "bulk",
     wait: Annotated[bool, typer.Option("--wait", help="wait for the results")] = False,
     out: Annotated[Path | None, typer.Option(help="CSV file to write, with one row per file")] = None,
-    timeout: Annotated[float, typer.Option(help="give up after this many seconds without any progress")] = 120.0,
+    timeout: Annotated[
+        float, typer.Option(help="give up after this many seconds in which neither the queue moves nor a result comes")
+    ] = 120.0,
     redis_url: RedisUrl = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -170,9 +214,9 @@ def upload(
 
     Folders and zip archives are searched for files; links are followed, and hidden files are skipped. The CSV has one
     row for each file. A file that is not an image is `rejected`, with the reason, and not sent. While the queue is
-    full, the command waits. The exit code is 0 if every file has its result or, without --wait, is on the queue (a
-    rejection is a result); 1 if a result is missing or a job failed; 2 for a setting that can't be used, or if the
-    server refuses e.g. the login.
+    full, the command waits, as long as the queue moves. The exit code is 0 if every file has its result or, without
+    --wait, is on the queue (a rejection is a result); 1 if a result is missing or a job failed; 2 for a setting that
+    can't be used, or if the server refuses e.g. the login.
 
     Example: sortline upload photos/ more.zip --wait --out results.csv
     """

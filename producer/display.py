@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from producer.camera import CameraSummary
 from producer.camera_options import CameraOptions
+from producer.camera_summary import CameraSummary
 from producer.result_table import MARGIN_EXPLAINED, CsvTable, ResultTable
 from producer.upload import MISSING, Row, UploadProgress, outcomes, row_as_json
 from shared.cli import print_json, print_json_line
@@ -26,6 +26,7 @@ from shared.tables import plain_console, print_facts, print_table
 log = logging.getLogger(__name__)
 
 _ROWS_SHOWN = 20
+_QUEUE_FULL = "dropped, queue full"
 
 
 def with_progress(steps: Iterable[object], *, total: int, title: str) -> None:
@@ -55,7 +56,7 @@ def camera_status(options: CameraOptions) -> Iterator[Callable[[CameraSummary], 
 def _losses(summary: CameraSummary) -> list[tuple[int, str]]:
     """How many frames are not in the queue, by the reason."""
     return [
-        (summary.refused_full, "dropped, queue full"),
+        (summary.refused_full, _QUEUE_FULL),
         (summary.rejected, "rejected"),
         (summary.too_old, "too old"),
         (summary.unsent, "not sent"),
@@ -71,12 +72,21 @@ def show_camera(summary: CameraSummary, *, as_json: bool) -> None:
     facts = [
         ("frames taken", f"{summary.frames:,}"),
         ("accepted", f"{summary.accepted:,}"),
-        *((word, f"{count:,}") for count, word in _losses(summary)),
+        *_loss_facts(summary),
         ("seconds without the server", f"{summary.stalled_s:,.1f}"),
+        *([("seconds waited for the queue", f"{summary.blocked_s:,.1f}")] if summary.blocked_s else []),
         ("seconds", f"{summary.seconds:,.1f}"),
         ("accepted per second", f"{summary.accepted_hz:,.1f}"),
     ]
     print_facts(plain_console(), facts, title=f"camera {summary.line}/{summary.camera}")
+
+
+def _loss_facts(summary: CameraSummary) -> Iterator[tuple[str, str]]:
+    """The losses, and the reasons of those frames that the queue refused."""
+    for count, word in _losses(summary):
+        yield word, f"{count:,}"
+        if word == _QUEUE_FULL:
+            yield from ((f"  {reason}", f"{of_reason:,}") for reason, of_reason in summary.refused.items() if of_reason)
 
 
 @contextmanager
@@ -99,7 +109,7 @@ def upload_bar(files: int, *, wait: bool) -> Iterator[Callable[[UploadProgress],
         def show(state: UploadProgress) -> None:
             say(state.unserved)
             say(state.problem and f"{state.problem} Waiting.")
-            waiting = f" ({state.waiting}, waiting)" if state.waiting else ""
+            waiting = f" (waiting: {state.waiting})" if state.waiting else ""
             if progress.disable:
                 results = f", {state.answered:,} results" if wait else ""
                 lines.show(f"sent {state.sent:,} of {files:,} files{waiting}{results}")

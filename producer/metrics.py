@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import REGISTRY, Counter, Gauge
 
+from shared.errors import Bound
+
 if TYPE_CHECKING:
     from shared.status_server import StatusServer
 
@@ -15,7 +17,7 @@ class SubmitOutcome(StrEnum):
     """What became of a frame that was offered to the queue."""
 
     ACCEPTED = "accepted"  # in the queue
-    REFUSED_FULL = "refused_full"  # the queue was full: dropped
+    REFUSED_FULL = "refused_full"  # the queue was full, or too slow for the frame's deadline: dropped
     REJECTED = "rejected"  # not a usable image, or a name that can't be used: nothing was sent
     UNSENT = "unsent"  # the server was unavailable until the camera was stopped, or refused the frame for good
     TOO_OLD = "too_old"  # captured longer ago than the camera sends: nothing was sent
@@ -24,15 +26,20 @@ class SubmitOutcome(StrEnum):
 
 # Only a camera counts here, and the operator names its line. So unlike the lines of a worker, these can't be forged.
 SUBMITTED = Counter("sortline_submitted", "Frames offered to the queue, by what became of them.", ["line", "outcome"])
+REFUSED = Counter(
+    "sortline_refused_frames", "Frames that were dropped because the queue refused them, by reason.", ["line", "reason"]
+)
 CLOCK_OFFSET = Gauge(
     "sortline_clock_offset_seconds", "This process's clock minus the Redis server's: positive when it is ahead."
 )
 
 
 def start_at_zero(line: str) -> None:
-    """Show all outcomes of the line as 0: `rate()` in Prometheus can't see the first frame of a series that is new."""
+    """Show all outcomes and reasons of the line as 0: `rate()` in Prometheus misses the first frame of a new series."""
     for outcome in SubmitOutcome:
         SUBMITTED.labels(line, outcome.value)
+    for bound in Bound:
+        REFUSED.labels(line, bound.value)
 
 
 def serve(host: str, port: int) -> StatusServer:

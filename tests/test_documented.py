@@ -15,7 +15,7 @@ import typer.main
 from typer.testing import CliRunner
 
 import sortline.cli
-from producer.metrics import SUBMITTED
+from producer.metrics import REFUSED, SUBMITTED
 from shared.settings import Settings
 from tests.kit import PROJECT
 from tests.test_layout import MAY_IMPORT, PACKAGES
@@ -81,7 +81,7 @@ def test_the_settings_page_has_every_setting_with_its_default_and_meaning() -> N
 def test_the_metrics_page_has_every_metric() -> None:
     page = (PROJECT / "docs" / "metrics.md").read_text()
     documented = set(re.findall(r"^\| `(sortline_\w+)", page, re.MULTILINE))
-    exposed = {SUBMITTED._name + "_total", *READ_FROM_THE_SERVER}
+    exposed = {SUBMITTED._name + "_total", REFUSED._name + "_total", *READ_FROM_THE_SERVER}
     for family in Metrics().registry.collect():
         exposed.add(family.name + ("_total" if family.type == "counter" else ""))
     assert documented == exposed

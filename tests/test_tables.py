@@ -17,7 +17,7 @@ from model_store.commands.show import print_version
 from model_store.datasets.audit import DatasetReport
 from model_store.training.recipe_comparison import METRICS, RECIPES
 from producer import display
-from producer.camera import CameraSummary
+from producer.camera_summary import CameraSummary
 from producer.demo import live_table, summary
 from producer.demo.session import DemoSummary
 from producer.demo.statistics import ResultStatistics

@@ -168,7 +168,8 @@ def translate(error: exceptions.RedisError, redis_url: str | None = None) -> Sor
     code, text = _code_and_text(error)
     meaning = _meaning(code, text)
     if meaning is not None:
-        return meaning.raises(f"the Redis server{at} {meaning.text.format(text=text)}. {meaning.advice}")
+        message = f"the Redis server{at} {meaning.text.format(text=text)}. {meaning.advice}"
+        return QueueFull(message, bound=Bound.MEMORY) if meaning.raises is QueueFull else meaning.raises(message)
     if isinstance(error, (exceptions.ConnectionError, exceptions.TimeoutError)):
         return _connection_error(error, at)
     if isinstance(error, exceptions.InvalidResponse):

@@ -1,20 +1,21 @@
-"""Helpers for tests of the camera: a source of frames, and producers whose server is away."""
+"""Helpers for tests of the camera: a source of frames, and producers whose server is away or whose queue is full."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 from prometheus_client import REGISTRY
 
 from producer import camera as camera_module
-from producer.camera import Camera, CameraSummary
+from producer.camera import Camera
 from producer.camera_options import CameraOptions
-from producer.frames import PreparedJob
+from producer.camera_summary import CameraSummary
 from producer.sources.base import Source, SourceFrame
+from producer.frames import PreparedJob
 from producer.submit import LineProducer
-from shared.errors import RedisUnavailable
+from shared.errors import Bound, QueueFull, RedisUnavailable
 from shared.settings import Settings
 from tests.producer.kit import jpeg
 
@@ -108,3 +109,77 @@ def stalled_camera(
     clocks = {"clock": lambda: producer.now, "wall_clock": lambda: producer.now}
     chosen = options(**{"rate_hz": 10.0, **change})
     return Camera(chosen, source, producer, stop=stop, on_progress=on_progress, **clocks), producer  # type: ignore[arg-type]
+
+
+class FullProducer(LineProducer):
+    """Its queue refuses jobs as the test says, call by call; those that it takes are sent.
+
+    `verdicts` has for each call the reasons by frame number; after these calls all jobs are accepted.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *verdicts: Mapping[int, Bound],
+        retry_after_s: float = 1.0,
+        tries_all: bool = True,
+    ) -> None:
+        super().__init__(settings)
+        self.verdicts = list(verdicts)
+        self.retry_after_s = retry_after_s
+        self.tries_all = tries_all
+        self.now = 1_700_000_000.0
+        self.calls: list[list[int]] = []
+        self.called_at: list[float] = []
+
+    def send(self, jobs: Sequence[PreparedJob], *, partial: bool = False) -> None:
+        numbers = [int(job.description.rpartition(" ")[2]) for job in jobs]
+        self.calls.append(numbers)
+        self.called_at.append(round(self.now - 1_700_000_000.0, 3))
+        verdict = self.verdicts.pop(0) if self.verdicts else {}
+        refused = {job.job_id: verdict[number] for job, number in zip(jobs, numbers, strict=True) if number in verdict}
+        fits = [job for job in jobs if job.job_id not in refused]
+        if refused and not self.tries_all:  # those after the first refused job
+            first = next(index for index, job in enumerate(jobs) if job.job_id in refused)
+            fits = list(jobs[:first])
+            refused = {jobs[first].job_id: refused[jobs[first].job_id]}
+        super().send(fits, partial=partial)
+        if refused:
+            bound = next(iter(refused.values()))
+            raise QueueFull(
+                f"queue 'live' is at its bound of {bound.value}.",
+                bound=bound,
+                retry_after_s=self.retry_after_s,
+                refused=refused,
+                accepted=[job.job_id for job in fits],
+            )
+
+
+def full_camera(
+    monkeypatch: pytest.MonkeyPatch,
+    source: Source,
+    producer: FullProducer,
+    *,
+    on_wait: Callable[[threading.Event], None] = lambda stop: None,
+    **change: object,
+) -> Camera:
+    """A camera whose waits take no time, except on the producer's clock."""
+    stop = threading.Event()
+
+    def waits(timeout_s: float) -> bool:
+        producer.now += timeout_s
+        on_wait(stop)
+        return stop.is_set()
+
+    monkeypatch.setattr(stop, "wait", waits)
+    clocks = {"clock": lambda: producer.now, "wall_clock": lambda: producer.now}
+    return Camera(options(**change), source, producer, stop=stop, **clocks)
+
+
+def refused(line: str) -> dict[str, float]:
+    """The metric of refused frames: by reason, those that are not 0 or absent."""
+    values = {
+        bound.value: REGISTRY.get_sample_value("sortline_refused_frames_total", {"line": line, "reason": bound.value})
+        for bound in Bound
+    }
+    return {reason: value for reason, value in values.items() if value}

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from producer.camera import Camera, CameraSummary
+from producer.camera import Camera
 from producer.camera_options import TooOld
 from producer.queue_writer import CHUNK_JOBS
+from producer.camera_summary import CameraSummary
 from producer.sources.base import SourceFrame
 from producer.sources.folder import FolderSource
 from producer.submit import LineProducer
@@ -46,7 +47,7 @@ def test_a_full_queue_drops_frames_counts_and_names_them(
     client: redis.Redis, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = {outcome: submitted("full", outcome) for outcome in ("accepted", "refused_full")}
-    producer = LineProducer(settings.model_copy(update={"queue_max_items": 2}))
+    producer = LineProducer(settings.model_copy(update={"queue_max_items": 2, "line_share": 1.0}))
     summary = Camera(options(line="full", count=5, rate_hz=1000.0), Frames(), producer).run()
     # It depends on the clock how many frames share a call, but the first two always find a place.
     assert (summary.frames, summary.accepted, summary.refused_full) == (5, 2, 3)
@@ -54,12 +55,12 @@ def test_a_full_queue_drops_frames_counts_and_names_them(
     assert [job["frame_id"] for job in waiting] == [0, 1]
     assert submitted("full", "refused_full") - before["refused_full"] == summary.refused_full
     assert submitted("full", "accepted") - before["accepted"] == summary.accepted
-    assert re.search(r"frames? dropped: frame 2\b", caplog.text)
+    assert re.search(r"frames? dropped \(items\): frame 2\b", caplog.text)
     assert "its limit is 2" in caplog.text
 
 
 def test_frames_that_are_due_at_once_take_the_free_places(client: redis.Redis, settings: Settings) -> None:
-    producer = LineProducer(settings.model_copy(update={"queue_max_items": 3}))
+    producer = LineProducer(settings.model_copy(update={"queue_max_items": 3, "line_share": 1.0}))
     source = Frames()
     summary = Camera(options(count=5), source, producer).run()  # as fast as possible: one call
     assert (summary.accepted, summary.refused_full) == (3, 2)
@@ -69,7 +70,7 @@ def test_frames_that_are_due_at_once_take_the_free_places(client: redis.Redis, s
 
 def test_every_dropped_frame_is_named_in_the_log(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "producer.camera")
-    producer = LineProducer(settings.model_copy(update={"queue_max_items": 1}))
+    producer = LineProducer(settings.model_copy(update={"queue_max_items": 1, "line_share": 1.0}))
     Camera(options(count=40), Frames(), producer).run()
     assert "frame frame 0 dropped" not in caplog.text
     for number in range(1, 40):

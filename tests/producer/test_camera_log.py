@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from producer.camera_log import DropLog, LateFileLog, OutageLog
-from shared.errors import RedisUnavailable
+from producer.camera_log import DropLog, FullQueueLog, LateFileLog, OutageLog
+from shared.errors import Bound, QueueFull, RedisUnavailable
 
 
 class Clock:
@@ -30,6 +30,40 @@ def test_dropped_frames_are_named_in_one_line_per_second(caplog: pytest.LogCaptu
         "line line-1: 1 frame dropped: frame 0: the queue is full",
         f"line line-1: 13 frames dropped: {names} and 3 more, to frame 13: the queue is full",
     ]
+
+
+def test_several_reasons_are_counted_and_explained_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    dropped = DropLog("line-1", "dropped", clock=clock)
+    dropped.add(["a"], "it is full: 1", reason="items")
+    dropped.flush()
+    for number in range(3):
+        dropped.add([f"b{number}"], f"it is full: {number}", reason="items")
+    dropped.add(["c"], "no time", reason="deadline")
+    dropped.add([], "never", reason="bytes")
+    dropped.flush()
+    assert len(caplog.messages) == 1
+    clock.now = 1.0
+    dropped.flush()
+    assert caplog.messages == [
+        "line line-1: 1 frame dropped (items): a: it is full: 1",
+        "line line-1: 4 frames dropped (items 3, deadline 1): b0, b1, b2, c: items: it is full: 2 deadline: no time",
+    ]
+
+
+def test_waits_for_a_full_queue_are_added_up_and_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    full = FullQueueLog("line-1", clock=clock)
+    for clock.now in (0.0, 30.0, 60.0):
+        full.begin(QueueFull("no place.", bound=Bound.LINE))
+        clock.now += 2.5
+        assert full.total_s() == (clock.now - 2.5) / 30.0 * 2.5 + 2.5
+        full.end()
+    clock.now = 99.0
+    full.end()
+    assert full.total_s() == 7.5
+    waiting = "line line-1: waiting for the queue (line): no place."
+    assert caplog.messages == [waiting, f"{waiting} It has waited 5.0 s so far."]
 
 
 def test_an_outage_is_logged_at_its_start_each_minute_and_at_its_end(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.camera_options import CameraOptions, TooOld
+from producer.camera_options import CameraOptions, TooOld, WhenFull
 from producer.camera_start import log_start
 from shared.settings import Settings
 from tests.e2e.kit import running, sortline
@@ -42,6 +42,15 @@ def test_what_is_not_set_is_said_too(caplog: pytest.LogCaptureFixture) -> None:
         "line line-1: camera camera-1: frames, as fast as possible, to queue bulk at redis://plant:***@sorter:6379/0; "
         "no deadline; frames older than 5 s are not sent; no metrics (--metrics-port serves them)"
     )
+
+
+def test_where_the_deadline_comes_from_and_whether_it_waits_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    source = "0.45 m at 3 m/s (--belt-m-s, --ejector-m)"
+    camera = options(deadline_ms=150.0, deadline_source=source, when_full=WhenFull.BLOCK)
+    assert (
+        "; deadline 150 ms after capture: 0.45 m at 3 m/s (--belt-m-s, --ejector-m); "
+        "waits while the queue is full (--when-full block); "
+    ) in start_lines(caplog, camera)[1]
 
 
 def test_the_command_names_the_address_of_its_metrics(settings: Settings, tmp_path: Path) -> None:

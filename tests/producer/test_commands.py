@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -120,6 +121,54 @@ def test_replayed_frames_are_drawn_first_and_sent_over_and_over(
     assert jobs[2]["sha256"] == hashlib.sha256(sent[0]).hexdigest()
 
 
+@pytest.mark.parametrize(
+    ("flags", "deadline_s"),
+    [(("--belt-m-s", "3", "--ejector-m", "0.45"), 0.15), ((), 0.5), (("--deadline-ms", "80"), 0.08)],
+)
+def test_a_camera_takes_its_deadline_from_the_belt(
+    client: redis.Redis, tmp_path: Path, flags: tuple[str, ...], deadline_s: float
+) -> None:
+    (tmp_path / "sortline.toml").write_text("[belts.l]\nbelt_m_s = 2.0\nejector_m = 1.0\n")
+    result = run("camera", "--line", "l", "--source", "simulated", "--size", "64x48", "--count", "1", *flags)
+    assert result.exit_code == 0, result.output
+    (job_id,) = client.lrange(keys.rq_queue("live"), 0, -1)
+    job = arguments(client, job_id.decode())
+    assert job["deadline_at"] == pytest.approx(job["captured_at"] + deadline_s, abs=0.001)  # type: ignore[operator]
+
+
+def test_the_summary_has_the_reasons_of_the_frames_that_were_dropped(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SORTLINE_QUEUE_MAX_ITEMS", "1")
+    monkeypatch.setenv("SORTLINE_LINE_SHARE", "1")
+    camera = ("camera", "--line", "l", "--source", "simulated", "--size", "64x48", "--rate", "0", "--count", "3")
+    shown = run(*camera)
+    assert re.search(r"dropped, queue full\W+2\W+items\W+2\W+rejected", shown.stdout), shown.stdout
+    assert "memory" not in shown.stdout
+    summary = json.loads(run(*camera, "--json").stdout)
+    assert (summary["refused_full"], summary["refused"]["items"], summary["refused"]["memory"]) == (3, 3, 0)
+
+
+def test_a_camera_that_waits_for_a_full_queue_sends_what_it_has(  # type: ignore[no-untyped-def]
+    client: redis.Redis, start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    camera = ("camera", "--line", "l", "--source", "simulated", "--size", "64x48", "--rate", "0", "--count", "3")
+    monkeypatch.setenv("SORTLINE_QUEUE_MAX_ITEMS", "1")
+    process = start(*camera, "--when-full", "block", "--json")
+    taken = []
+    while len(taken) < 3:
+        wait_until(lambda: client.llen(keys.rq_queue("live")) or process.poll() is not None, "the next frame comes")
+        job_id = client.lpop(keys.rq_queue("live"))
+        assert job_id is not None, process.communicate()
+        taken.append(arguments(client, job_id.decode())["frame_id"])
+    stdout, stderr = process.communicate(timeout=PATIENCE_S)
+    assert taken == [0, 1, 2]
+    summary = json.loads(stdout)
+    assert (summary["accepted"], summary["refused_full"]) == (3, 0)
+    assert summary["blocked_s"] > 0
+    assert "waits while the queue is full (--when-full block)" in stderr
+
+
 def test_the_cameras_defaults_are_the_simulators() -> None:
     """Whoever checks results against the truth (the demo) draws with the simulator's own defaults."""
     flags = {name: flag.default for name, flag in inspect.signature(producer.commands.camera).parameters.items()}
@@ -171,6 +220,12 @@ def test_a_folder_camera_sends_its_files(client: redis.Redis, tmp_path: Path) ->
         (["--source", ".", "--move-to", "."], "--move-to . is the folder that is sent"),
         (["--source", ".", "--stamp-pattern", "%Y"], "stamp pattern '%Y'"),
         (["--source", ".", "--too-old", "expire"], "--too-old expire needs --max-age"),
+        (["--source", "simulated", "--belt-m-s", "3"], "--belt-m-s 3 needs --ejector-m too"),
+        (["--source", "simulated", "--belt-m-s", "0", "--ejector-m", "1"], "--belt-m-s 0 should be at least 0.01"),
+        (
+            ["--source", "simulated", "--belt-m-s", "3", "--ejector-m", "0.45", "--deadline-ms", "80"],
+            "--deadline-ms 80 and --belt-m-s 3 with --ejector-m 0.45 (150 ms) both give the deadline",
+        ),
     ],
 )
 def test_settings_that_can_not_be_used_are_named(arguments: list[str], named: str) -> None:

@@ -125,7 +125,7 @@ def test_only_accepted_files_are_deleted_or_moved(
     write(folder / "good.jpg", age_s=60)
     write(folder / "bad.jpg", b"no picture", age_s=60)
     write(folder / "notes.txt")
-    full = settings.model_copy(update={"queue_max_items": 1})
+    full = settings.model_copy(update={"queue_max_items": 1, "line_share": 1.0})
     write(folder / "refused.jpg", age_s=60)
     done = sortline(*command(folder, "--count", "3", "--json", *flags), settings=full)
     summary = json.loads(done.stdout)
