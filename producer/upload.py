@@ -1,7 +1,7 @@
 """Sends files to a queue and collects one row for each, with its outcome. Called by `sortline upload`.
 
-Unlike a camera, an upload waits while the queue is full. It holds one chunk of images in memory at a time, but all
-rows.
+An upload waits while the queue is full, for as long as the queue moves. It holds one chunk of images in memory at a
+time, but all rows.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import csv
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from producer.frames import Frame, PreparedJob, check_names
 from producer.queue_writer import CHUNK_BYTES, CHUNK_JOBS
+from producer.queue_movement import QueueMovement
+from producer.refusals import awaited, pause_s
 from producer.result_table import COLUMNS, csv_row
 from producer.results import ROUND_JOBS, Answer, AnswerReader
 from producer.submit import LineProducer
@@ -25,7 +27,7 @@ from shared.schemas import Outcome, SortResult
 from shared.server.connection import connect
 from shared.settings import Settings
 
-# The pause before the upload tries a full queue again, or asks for results again.
+# The pause before the upload tries an unavailable server again, or asks for results again.
 _PAUSE_S = 0.1
 _FRAME_ID_CHARACTERS = 256
 
@@ -47,7 +49,11 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UploadOptions:
-    """Where the images go, and whether to wait. `timeout_s` is the longest time without any progress."""
+    """Where the images go, and whether to wait.
+
+    `timeout_s` is the longest time without any progress: no image is accepted, no result comes, and the queue in which
+    the upload waits does not move.
+    """
 
     line: str
     camera: str = "upload"
@@ -63,7 +69,7 @@ class UploadProgress:
     files: int = 0
     sent: int = 0  # files on the queue, or rejected before sending
     answered: int = 0  # files whose row is final
-    waiting: str = ""  # why nothing can be sent at the moment, in two words
+    waiting: str = ""  # what it waits for while nothing can be sent, in a few words
     problem: str = ""  # why the server refuses at the moment, and how to fix it
     unserved: str = ""  # says that no worker listens to the queue, or that its workers are suspended
 
@@ -78,6 +84,13 @@ class _Chunk:
         self.jobs.append(job)
         self.rows.append(row)
         self.image_bytes += len(job.image)
+
+    def take(self, job_ids: Collection[str]) -> list[tuple[PreparedJob, Row]]:
+        """Remove these jobs and return them with their rows."""
+        pairs = list(zip(self.jobs, self.rows, strict=True))
+        left = [(job, row) for job, row in pairs if job.job_id not in job_ids]
+        self.jobs, self.rows = [job for job, _ in left], [row for _, row in left]
+        return [(job, row) for job, row in pairs if job.job_id in job_ids]
 
 
 class Uploader:
@@ -99,8 +112,7 @@ class Uploader:
         self._client = connect(settings.redis_url)
         self._results = AnswerReader(self._client, settings.redis_url)
         self._unanswered: dict[str, Row] = {}  # rows that wait for a result, by job id
-        # A chunk of more jobs than the queue may hold would wait forever.
-        self._chunk_jobs = min(CHUNK_JOBS, settings.queue_max_items)
+        self._movement = QueueMovement(self._client, options.queue)
         self._progress = UploadProgress()
         self._on_progress = on_progress
         self._clock = clock
@@ -150,7 +162,7 @@ class Uploader:
             if chunk.image_bytes + len(job.image) > CHUNK_BYTES:
                 chunk = self._flush(chunk)
             chunk.add(job, row)
-            if len(chunk.jobs) == self._chunk_jobs:
+            if len(chunk.jobs) == CHUNK_JOBS:
                 chunk = self._flush(chunk)
         self._flush(chunk)
 
@@ -170,38 +182,63 @@ class Uploader:
         """Send a chunk, waiting while the queue is full or the server can't serve; returns an empty chunk."""
         while chunk.jobs:
             try:
-                self._producer.send(chunk.jobs)
-                break
-            except (QueueFull, RedisUnavailable) as error:
+                self._producer.send(chunk.jobs, partial=True)
+            except QueueFull as error:
+                self._note_sent(chunk, error.accepted)
+                self._wait_for_room(error)
+            except RedisUnavailable as error:
                 # The same jobs are sent again, so that jobs that had arrived are not enqueued twice.
-                self._pause(error)
-        for job, row in zip(chunk.jobs, chunk.rows, strict=True):
-            row.job_id, row.outcome, row.error = job.job_id, QUEUED, ""
-            if self._options.wait:
-                row.outcome, row.error = MISSING, "no result: the upload was interrupted."
-                self._unanswered[job.job_id] = row
-        if self._options.wait:
-            self._results.add(job.job_id for job in chunk.jobs)
-        self._advance(sent=len(chunk.jobs), answered=0 if self._options.wait else len(chunk.jobs))
+                self._wait_for_server(error)
+            else:
+                self._note_sent(chunk, [job.job_id for job in chunk.jobs])
         if self._unanswered and self._clock() - self._read_at >= _PAUSE_S:
             self._read_answers()
         return _Chunk()
 
-    def _pause(self, reason: QueueFull | RedisUnavailable) -> None:
-        """Wait a little and read results meanwhile; give up after `timeout_s` without progress."""
-        self._progress.waiting = "queue full" if isinstance(reason, QueueFull) else "server unavailable"
-        if reason.__cause__ is not None:  # the server itself refuses; the queue is not at queue_max_items
-            self._progress.problem = str(reason)
+    def _note_sent(self, chunk: _Chunk, job_ids: Sequence[str]) -> None:
+        """Take jobs that are in the queue out of the chunk, so that they are not sent again."""
+        sent = chunk.take(frozenset(job_ids))
+        for job, row in sent:
+            row.job_id, row.outcome, row.error = job.job_id, QUEUED, ""
+            if self._options.wait:
+                row.outcome, row.error = MISSING, "no result: the upload was interrupted."
+                self._unanswered[job.job_id] = row
+        if sent:
+            self._movement.last_sent = sent[-1][0].job_id
+        if self._options.wait:
+            self._results.add(job.job_id for job, _ in sent)
+        self._advance(sent=len(sent), answered=0 if self._options.wait else len(sent))
+
+    def _wait_for_room(self, error: QueueFull) -> None:
+        """Wait for a full queue, and read results meanwhile. Gives up if nothing moves for `timeout_s`."""
+        if error.__cause__ is not None:  # the server itself refuses; the queue is not at one of its bounds
+            self._progress.problem = str(error)
+        left_s = pause_s(error)
+        while left_s > 0:
+            self._progress.waiting = awaited(error.bound, self._settings)  # an answer that comes meanwhile clears it
+            self._on_progress(self._progress)
+            if self._movement.has_moved():
+                self._progress_at = self._clock()
+            if not self._read_answers() and self._is_overdue():
+                raise _GaveUp(str(error))
+            self._sleep(min(left_s, _PAUSE_S))
+            left_s -= _PAUSE_S
+
+    def _wait_for_server(self, error: RedisUnavailable) -> None:
+        """Wait a little for a server that is unavailable."""
+        self._progress.waiting = "server unavailable"
+        if error.__cause__ is not None:
+            self._progress.problem = str(error)
         self._on_progress(self._progress)
-        if isinstance(reason, QueueFull) and self._read_answers():
-            return
         if self._is_overdue():
-            raise _GaveUp(str(reason))
+            raise _GaveUp(str(error))
         self._sleep(_PAUSE_S)
 
     def _collect(self) -> None:
         if self._read_answers() >= ROUND_JOBS // 2:
             return  # more answers are likely ready; otherwise pause before asking for the same jobs again
+        if self._movement.has_moved() and self._movement.is_waiting():
+            self._progress_at = self._clock()  # the images of others are sorted first
         if self._is_overdue():
             waited = f"no result within {self._options.timeout_s:g} s: "
             raise _GaveUp(self._unavailable or waited + self._results.explain_wait())

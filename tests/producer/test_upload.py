@@ -94,7 +94,7 @@ def test_with_waiting_every_row_has_its_result(settings: Settings, folder: Path)
 @pytest.mark.usefixtures("answering")
 def test_a_full_queue_is_waited_for(settings: Settings, folder: Path) -> None:
     waits = []
-    small = settings.model_copy(update={"queue_max_items": 2})
+    small = settings.model_copy(update={"queue_max_items": 2, "line_share": 1.0})
     uploader = Uploader(
         UploadOptions(line="upload", wait=True), small, on_progress=lambda state: waits.append(state.waiting)
     )
@@ -103,13 +103,13 @@ def test_a_full_queue_is_waited_for(settings: Settings, folder: Path) -> None:
 
 
 def test_a_queue_that_stays_full_ends_with_the_reason(client: redis.Redis, settings: Settings, folder: Path) -> None:
-    small = settings.model_copy(update={"queue_max_items": 2})
+    small = settings.model_copy(update={"queue_max_items": 2, "line_share": 1.0})
     states = []
     uploader = Uploader(
         UploadOptions(line="upload", timeout_s=0.3), small, on_progress=lambda state: states.append(state.waiting)
     )
     rows = uploader.run(inputs_of(folder))
-    assert "queue full" in states
+    assert "queue holds 2 images" in states
     assert [row.outcome for row in rows] == [QUEUED, QUEUED, MISSING, Outcome.REJECTED, MISSING]
     assert "its limit is 2" in rows[2].error
     assert client.llen(keys.rq_queue("bulk")) == 2
@@ -175,11 +175,11 @@ def test_what_the_server_refuses_for_good_is_in_every_row_that_it_concerns(
     """Of four images two are in the queue when the right to put them there is taken away."""
     client.acl_setuser("upload", enabled=True, nopass=True, keys="*", commands=["+@all"])
     theirs = settings.model_copy(
-        update={"redis_url": settings.redis_url.replace("://", "://upload:x@"), "queue_max_items": 2}
+        update={"redis_url": settings.redis_url.replace("://", "://upload:x@"), "queue_max_items": 2, "line_share": 1.0}
     )
 
     def on_progress(state: UploadProgress) -> None:
-        if state.sent == 2:
+        if state.sent == 3:  # with the one that is no image
             client.execute_command("ACL", "SETUSER", "upload", "-mset")
 
     uploader = Uploader(UploadOptions(line="upload", wait=True), theirs, on_progress=on_progress)

@@ -84,10 +84,10 @@ def test_a_long_step_tells_its_share() -> None:
 def test_an_upload_tells_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     with display.upload_bar(2_000, wait=True) as on_progress:
         on_progress(UploadProgress(files=2_000, sent=1_000, answered=10))
-        on_progress(UploadProgress(files=2_000, sent=1_200, answered=10, waiting="queue full"))
+        on_progress(UploadProgress(files=2_000, sent=1_200, answered=10, waiting="queue holds 500 MB"))
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
         "sent 1,000 of 2,000 files, 10 results",
-        "sent 1,200 of 2,000 files (queue full, waiting), 10 results",
+        "sent 1,200 of 2,000 files (waiting: queue holds 500 MB), 10 results",
     ]
