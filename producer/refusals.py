@@ -29,7 +29,7 @@ EXPLANATIONS = {
 
 def pause_s(error: QueueFull) -> float:
     """Seconds to wait before trying again."""
-    return min(max(error.retry_after_s, MIN_PAUSE_S), MAX_PAUSE_S)
+    return min(max(MIN_PAUSE_S, error.retry_after_s), MAX_PAUSE_S)
 
 
 def reasons(error: QueueFull, job_ids: Iterable[str]) -> dict[str, Bound]:

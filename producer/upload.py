@@ -180,6 +180,7 @@ class Uploader:
 
     def _flush(self, chunk: _Chunk) -> _Chunk:
         """Send a chunk, waiting while the queue is full or the server can't serve; returns an empty chunk."""
+        self._progress_at = self._clock()  # reading the files was progress, however slow their disk is
         while chunk.jobs:
             try:
                 self._producer.send(chunk.jobs, partial=True)

@@ -35,7 +35,9 @@ def test_jobs_that_were_not_tried_have_no_reason_if_only_deadlines_were_refused(
     assert reasons(full(Bound.DEADLINE, accepted=("a",), b=Bound.DEADLINE), JOBS) == {"b": Bound.DEADLINE}
 
 
-@pytest.mark.parametrize(("told_s", "pause"), [(-1.0, 0.05), (0.0, 0.05), (1.5, 1.5), (99.0, 5.0), (float("inf"), 5.0)])
+@pytest.mark.parametrize(
+    ("told_s", "pause"), [(-1.0, 0.05), (0.0, 0.05), (1.5, 1.5), (99.0, 5.0), (float("inf"), 5.0), (float("nan"), 0.05)]
+)
 def test_the_pause_has_limits(told_s: float, pause: float) -> None:
     assert pause_s(full(retry_s=told_s)) == pause
 

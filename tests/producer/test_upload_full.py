@@ -195,3 +195,19 @@ def test_only_the_movement_of_its_own_jobs_queue_counts_once_they_are_taken(
     upload = Upload(settings, wait=True, on_pause=on_pause)
     assert outcomes(upload.run(folder)) == {MISSING: 4}
     assert upload.now_s < 12.0
+
+
+def test_the_time_that_reading_takes_does_not_count_as_waiting(
+    client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """A full queue is not given up at once because the files before came from a slow share."""
+    upload = Upload(settings)
+    prepare = upload.uploader._prepare
+
+    def slowly(data: bytes, name: str) -> PreparedJob:
+        upload.clock.now += 8.0
+        return prepare(data, name)
+
+    monkeypatch.setattr(upload.uploader, "_prepare", slowly)
+    upload.refuse(monkeypatch, QueueFull("full."))
+    assert outcomes(upload.run(folder)) == {QUEUED: 4}
