@@ -20,12 +20,12 @@ from dataclasses import dataclass, replace
 from producer.camera_log import DropLog, FullQueueLog, LateFileLog, OutageLog
 from producer.camera_options import CameraOptions, TooOld, WhenFull
 from producer.camera_summary import CameraCounts, CameraSummary
+from producer.frames import Frame, PreparedJob, check_names
 from producer.metrics import SubmitOutcome
+from producer.queue_writer import CHUNK_JOBS
 from producer.refusals import explain, pause_s, reasons
 from producer.schedule import Schedule
 from producer.sources.base import Source, SourceFrame
-from producer.frames import Frame, PreparedJob, check_names
-from producer.queue_writer import CHUNK_JOBS
 from producer.submit import LineProducer
 from shared.errors import BadInput, Bound, QueueFull, RedisUnavailable
 from shared.progress import ignore

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from producer.frames import Frame, PreparedJob, check_names
-from producer.queue_writer import CHUNK_BYTES, CHUNK_JOBS
 from producer.queue_movement import QueueMovement
+from producer.queue_writer import CHUNK_BYTES, CHUNK_JOBS
 from producer.refusals import awaited, pause_s
 from producer.result_table import COLUMNS, csv_row
 from producer.results import ROUND_JOBS, Answer, AnswerReader

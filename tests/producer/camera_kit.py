@@ -12,8 +12,8 @@ from producer import camera as camera_module
 from producer.camera import Camera
 from producer.camera_options import CameraOptions
 from producer.camera_summary import CameraSummary
-from producer.sources.base import Source, SourceFrame
 from producer.frames import PreparedJob
+from producer.sources.base import Source, SourceFrame
 from producer.submit import LineProducer
 from shared.errors import Bound, QueueFull, RedisUnavailable
 from shared.settings import Settings

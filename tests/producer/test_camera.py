@@ -14,8 +14,8 @@ import redis
 
 from producer.camera import Camera
 from producer.camera_options import TooOld
-from producer.queue_writer import CHUNK_JOBS
 from producer.camera_summary import CameraSummary
+from producer.queue_writer import CHUNK_JOBS
 from producer.sources.base import SourceFrame
 from producer.sources.folder import FolderSource
 from producer.submit import LineProducer
