@@ -35,6 +35,10 @@ READ_FROM_THE_SERVER = {
     "sortline_redis_up",
     "sortline_queue_depth",
     "sortline_queue_oldest_seconds",
+    "sortline_queue_bytes",
+    "sortline_queue_capacity_images_per_second",
+    "sortline_queue_drain_seconds",
+    "sortline_queue_load_ratio",
     "sortline_redis_memory_used_bytes",
     "sortline_redis_memory_max_bytes",
 }

@@ -12,8 +12,9 @@ from worker.canary.recorder import Recorder
 from worker.models.result_cache import ResultCache
 from worker.models.routing import ActiveModels
 from worker.observe.metrics import Metrics
-from worker.pipeline import PipelineComponents
+from worker.pipeline import Pipeline, PipelineComponents
 from worker.rq.broken_keys import BrokenKeys
+from worker.rq.capacity_report import CapacityReport
 from worker.rq.claimer import Claimer
 from worker.rq.finisher import Finisher
 from worker.rq.leases import LeaseKeeper
@@ -69,4 +70,19 @@ def build_components(
         inflight=keeper.inflight,
         metrics=metrics,
         archive=open_archive(settings, metrics=metrics),
+    )
+
+
+def build_capacity_report(
+    settings: Settings, *, worker: str, pipeline: Pipeline, broken_keys: BrokenKeys
+) -> CapacityReport:
+    """Build what tells the server how much `worker` can do. Does not call the server."""
+    return CapacityReport(
+        connect(settings.redis_url),
+        worker=worker,
+        queues=settings.queue_names,
+        max_batch=settings.max_batch,
+        estimator=pipeline.capacity,
+        workload=pipeline.workload,
+        broken_keys=broken_keys,
     )

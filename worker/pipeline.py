@@ -46,10 +46,12 @@ from worker.observe.engine_clock import EngineClock
 from worker.observe.metrics import Metrics
 from worker.observe.supervisor import Stage, Supervisor
 from worker.observe.watchdog import Watchdog
+from worker.rq.capacity_report import Workload
 from worker.rq.claimer import MAX_ENCODED_BYTES, Claimer
 from worker.rq.finisher import Finisher
 from worker.rq.leases import REAP_INTERVAL_S, LeaseKeeper
 from worker.state.byte_budget import ByteBudget
+from worker.state.capacity import CapacityEstimator
 from worker.state.costly_jobs import CostlyJobs
 from worker.state.decode_queue import DecodeQueue
 from worker.state.inflight import Inflight
@@ -117,6 +119,14 @@ class Pipeline:
             clock=monotonic,
         )
         self._flow = _new_flow(components, settings)
+        self._decode_threads = settings.decode_threads or usable_cores()
+        self.capacity = CapacityEstimator(
+            queues=settings.queue_names,
+            max_batch=settings.max_batch,
+            decode_threads=self._decode_threads,
+            bulk_share=settings.bulk_share,
+            clock=monotonic,
+        )
         self._claim = ClaimStep(
             self._flow,
             components.claimer,
@@ -143,17 +153,16 @@ class Pipeline:
             ended=self.ended,
             announced=self._claim.may_begin,
         )
-        finish = FinishStep(flow, components.finisher)
+        finish = FinishStep(flow, components.finisher, self.capacity)
         # One inference thread per concurrent engine call. On a GPU the second call copies its pixels while the batch
         # before it is computed; on a CPU one thread does the bookkeeping of its batch while the next batch runs. A
         # model that is swapped in runs on the same kind of engine, so the number stays right.
         engine_calls = components.active_models.current.stable.engine.max_concurrency
-        decode_threads = settings.decode_threads or usable_cores()
         all_done, decoded = self._is_finished, lambda: flow.encoded_jobs.is_finished
         skip_waiting = components.observer.skip_waiting
         yield Stage("leases", leases, finished=self.ended.is_set, ended=leases.release)
         yield Stage("claim", self._claim, finished=lambda: self._claim.is_finished, ended=self._end_claims)
-        yield Stage("decode", decode, finished=decoded, threads=decode_threads)
+        yield Stage("decode", decode, finished=decoded, threads=self._decode_threads)
         yield Stage("decode-costly", costly, finished=all_done)
         yield Stage("infer", InferStep(flow), finished=all_done, ended=skip_waiting, threads=engine_calls)
         yield Stage("finish", finish, finished=all_done, ended=self.ended.set)
@@ -195,6 +204,18 @@ class Pipeline:
     def suspended(self) -> bool:
         """True while an operator has suspended the workers with `rq suspend`."""
         return bool(self._claim.suspended)
+
+    def workload(self) -> Workload:
+        """How the worker stands now, for the report of its capacity."""
+        flow, cost = self._flow, self._components.active_models.current.stable.cost
+        return Workload(
+            cost=cost,
+            decode_s=flow.latency.decode_s,
+            needs_s=flow.latency.busy_s(cost),
+            held=len(flow.inflight),
+            is_suspended=self.suspended,
+            is_leaving=self._stop_claiming.is_set(),
+        )
 
     def ready_problem(self) -> str | None:
         """None while the worker claims jobs and can write their results, else the reason why not."""

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import FrameType
@@ -27,7 +27,7 @@ from shared.status_server import StatusServer
 from worker.background import in_background
 from worker.canary.recorder import Recorder
 from worker.canary.tally import CanaryTally
-from worker.components import build_components
+from worker.components import build_capacity_report, build_components
 from worker.models.follower import Follower
 from worker.models.loading import LoadedModel, as_model, load_bundle, load_model, measure
 from worker.models.model import Model
@@ -40,6 +40,7 @@ from worker.parent.causes import HANG, HANGING
 from worker.parent.handover import Handover
 from worker.pipeline import Pipeline
 from worker.rq.broken_keys import BrokenKeys
+from worker.rq.capacity_report import CapacityReport
 from worker.rq.leases import LeaseKeeper
 from worker.rq.maintenance import Maintenance
 from worker.rq.processes import find_processes
@@ -107,10 +108,12 @@ class WorkerService:
             sweeper=Sweeper(connect(settings.redis_url), queues=settings.queue_names, lease_s=settings.lease_s),
             server_clock=self._server_clock,
             activity=ActivityLog(self._metrics, self._queue_gauges),
+            report_capacity=lambda: None if self._capacity_report is None else self._capacity_report.step(),
             metrics=self._metrics,
         )
         self._broken_keys = BrokenKeys(self._metrics.refused.inc)
         self._pipeline: Pipeline | None = None
+        self._capacity_report: CapacityReport | None = None
         self._registration: RegistrationThread | None = None
         self._follower: Follower | None = None
         self._recorder: Recorder | None = None
@@ -151,6 +154,9 @@ class WorkerService:
                 log.info("told to stop before the first claim: nothing was claimed")
                 _end_at_once(0)
             self._pipeline = self._build(model, keeper)
+            self._capacity_report = build_capacity_report(
+                self._settings, worker=self.name, pipeline=self._pipeline, broken_keys=self._broken_keys
+            )
             return self._run_guarded(self._pipeline)
         finally:
             status.stop()
@@ -274,18 +280,19 @@ class WorkerService:
     def _timed_load(self) -> Model:
         started = time.perf_counter()
         loaded = (self._load or load_model)(self._settings)
-        model = self._as_measured(loaded)
+        model = self._as_measured(loaded, batch_sizes=[1, self._settings.max_batch])
         seconds = time.perf_counter() - started
         self._metrics.model_load.set(seconds)
         log.info("%s is ready after %.2f s", str(model), seconds)
         return model
 
     def _load_in_background(self, folder: Path) -> Model:
-        return self._as_measured(load_bundle(folder, self._settings, background=True))
+        # A full batch would delay the images that are being sorted meanwhile.
+        return self._as_measured(load_bundle(folder, self._settings, background=True), batch_sizes=[1])
 
-    def _as_measured(self, loaded: LoadedModel) -> Model:
+    def _as_measured(self, loaded: LoadedModel, *, batch_sizes: Sequence[int]) -> Model:
         model = as_model(loaded, self._settings, worker=self.name)
-        measure(model)
+        measure(model, batch_sizes=batch_sizes)
         return model
 
     def _build(self, model: Model, keeper: LeaseKeeper | None = None) -> Pipeline:

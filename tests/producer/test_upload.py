@@ -180,16 +180,16 @@ def test_what_the_server_refuses_for_good_is_in_every_row_that_it_concerns(
 
     def on_progress(state: UploadProgress) -> None:
         if state.sent == 3:  # with the one that is no image
-            client.execute_command("ACL", "SETUSER", "upload", "-mset")
+            client.execute_command("ACL", "SETUSER", "upload", "-hget")
 
     uploader = Uploader(UploadOptions(line="upload", wait=True), theirs, on_progress=on_progress)
     try:
-        with pytest.raises(BadSetting, match="'mset' command"):
+        with pytest.raises(BadSetting, match="'hget' command"):
             uploader.run(inputs_of(folder))
     finally:
         client.acl_deluser("upload")
     assert [bool(row.job_id) for row in uploader.rows] == [True, True, False, False, False]
-    assert all("'mset' command" in row.error for row in uploader.rows if row.outcome == MISSING)
+    assert all("'hget' command" in row.error for row in uploader.rows if row.outcome == MISSING)
     assert outcomes(uploader.rows) == {MISSING: 4, "rejected": 1}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,8 +87,12 @@ def as_model(loaded: LoadedModel, settings: Settings, *, worker: str) -> Model:
     return Model(loaded.manifest, loaded.engine, loaded.decoder, decider, BatchCost(), buffer)
 
 
-def measure(model: Model) -> None:
-    """Measure one image on a warm model before the first deadline depends on it. Larger batches are measured in use."""
-    started = time.monotonic()
-    model.engine.warm_up([1])
-    model.cost.observe(1, time.monotonic() - started)
+def measure(model: Model, *, batch_sizes: Sequence[int]) -> None:
+    """Measure a warm model before the first deadline, and the estimate of what the worker can do, depend on it.
+
+    Other batch sizes are measured in use.
+    """
+    for size in sorted(set(batch_sizes)):
+        started = time.monotonic()
+        model.engine.warm_up([size])
+        model.cost.observe(size, time.monotonic() - started)

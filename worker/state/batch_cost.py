@@ -35,6 +35,10 @@ class BatchCost:
             if excess > 0 and other != bucket:
                 self._seconds[other] = estimate - _DOUBT_WEIGHT * excess
 
+    def is_measured(self, size: int) -> bool:
+        """Whether a batch of about `size` was measured."""
+        return _bucket(size) in self._seconds
+
     def estimate(self, size: int) -> float:
         """Seconds that a batch of `size` will take; 0 while nothing is known."""
         bucket = _bucket(size)

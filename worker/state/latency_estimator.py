@@ -67,6 +67,10 @@ class LatencyEstimator:
         batches_s = full * cost.estimate(self._max_batch) + cost.estimate(rest + 1)
         return max(self.decode_s, busy_s) + batches_s + FINISH_MARGIN_S
 
+    def busy_s(self, cost: BatchCost) -> float:
+        """Seconds from the claim to the result on a busy worker: behind one full batch, and in another."""
+        return self.decode_s + 2 * cost.estimate(self._max_batch) + FINISH_MARGIN_S
+
     def estimate_from_batch(self, cost: BatchCost, *, images: int, others_wait: bool) -> float:
         """Seconds to the results of a batch of `images` that could start now."""
         with self._lock:

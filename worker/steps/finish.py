@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import queue
 import time
+from collections import Counter
+from collections.abc import Sequence
 
 from worker.observe.supervisor import StageThread
 from worker.rq.finisher import Finisher
+from worker.state.capacity import CapacityEstimator
 from worker.state.jobs import Disposition, FinishedJob
 from worker.steps.flow import IDLE_WAIT_S, Flow
 
@@ -16,11 +19,12 @@ FINISH_MAX = 64
 
 
 class FinishStep:
-    """Writes one batch a round."""
+    """Writes one batch a round, and counts what shows how much the worker can do."""
 
-    def __init__(self, flow: Flow, finisher: Finisher) -> None:
+    def __init__(self, flow: Flow, finisher: Finisher, capacity: CapacityEstimator) -> None:
         self._flow = flow
         self._finisher = finisher
+        self._capacity = capacity
         self._unwritten: list[FinishedJob] = []  # kept while Redis is unavailable
 
     def __call__(self, thread: StageThread) -> None:
@@ -33,10 +37,13 @@ class FinishStep:
     def _next_jobs(self) -> list[FinishedJob]:
         """The next jobs: at most FINISH_MAX and one batch more; none if none come within IDLE_WAIT_S."""
         jobs: list[FinishedJob] = []
+        is_idle, started = not len(self._flow.inflight), time.monotonic()
         with contextlib.suppress(queue.Empty):
             jobs += self._flow.finished.get(timeout=IDLE_WAIT_S)
             while len(jobs) < FINISH_MAX:
                 jobs += self._flow.finished.get_nowait()
+        if is_idle:
+            self._capacity.add_idle(time.monotonic() - started)
         return jobs
 
     def _write(self, thread: StageThread) -> None:
@@ -51,8 +58,19 @@ class FinishStep:
         finished = [job for job, ours in zip(written, held, strict=True) if ours]
         metrics.retried.inc(sum(job.disposition is Disposition.RETRY for job in finished))
         metrics.observe_results([job.result for job in finished if job.result is not None])
+        self._count_sorted(finished)
         for lease, ours in zip(leases, held, strict=True):
             if not ours and lease in inflight:
                 metrics.leases_lost.inc()  # for a lease that is not in flight, the lease thread has counted the loss
         inflight.remove(leases)
         self._flow.job_observer.after_finish(finished)
+
+    def _count_sorted(self, finished: Sequence[FinishedJob]) -> None:
+        """Count the images that went through the model. Those that did not, e.g. the expired, cost far less."""
+        queues = [
+            job.claimed.lease.queue
+            for job in finished
+            if job.result is not None and job.result.timings_ms.infer is not None
+        ]
+        for queue_name, images in Counter(queues).items():
+            self._capacity.count_sorted(queue_name, images)

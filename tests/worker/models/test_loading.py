@@ -62,7 +62,7 @@ def test_a_model_knows_the_cost_of_an_image_before_its_first_job(settings: Setti
     loaded = load_bundle(ModelStore(tiny_models).resolve("tiny"), settings, background=True)
     model = as_model(loaded, settings, worker="w1")
     assert model.cost.estimate(1) == 0.0
-    measure(model)
+    measure(model, batch_sizes=[1])
     assert 0.0 < model.cost.estimate(1) <= model.cost.estimate(16)
 
 

@@ -9,6 +9,7 @@ import redis
 from prometheus_client import CollectorRegistry
 
 from shared import keys
+from shared.arrivals import DECAY_S
 from shared.server.connection import connect
 from shared.settings import Settings
 from tests.worker import kit
@@ -34,6 +35,14 @@ def test_an_empty_queue_has_depth_and_age_zero(client: redis.Redis, gauges: Queu
         ("sortline_queue_depth", BULK): 0,
         ("sortline_queue_oldest_seconds", LIVE): 0,
         ("sortline_queue_oldest_seconds", BULK): 0,
+        ("sortline_queue_bytes", LIVE): 0,
+        ("sortline_queue_bytes", BULK): 0,
+        ("sortline_queue_capacity_images_per_second", LIVE): 0,
+        ("sortline_queue_capacity_images_per_second", BULK): 0,
+        ("sortline_queue_drain_seconds", LIVE): 0,
+        ("sortline_queue_drain_seconds", BULK): 0,
+        ("sortline_queue_load_ratio", LIVE): 0,
+        ("sortline_queue_load_ratio", BULK): 0,
     }
 
 
@@ -130,3 +139,57 @@ def test_a_clock_that_is_set_back_does_not_freeze_the_reading(settings: Settings
     kit.submit(settings, frame())
     now[0] -= 3600
     assert queue_samples(gauges)["sortline_queue_depth", LIVE] == 1
+
+
+def test_the_forecast_of_each_queue(settings: Settings, client: redis.Redis, gauges: QueueGauges) -> None:
+    """By the server's clock: this machine's may be wrong."""
+    kit.submit(settings, *[frame() for _ in range(3)])
+    seconds, _ = client.time()
+    client.hset(
+        keys.flow("live"),
+        mapping={
+            "capacity": 200,
+            "needs_s": 0.1,
+            "capacity_at": seconds,
+            "arrived": 300 * DECAY_S,
+            "arrived_for": DECAY_S,
+            "arrived_at": seconds + 60,  # counts as now
+        },
+    )
+    client.hset(keys.load("live"), mapping={"items": 3, "bytes": 90_000})
+    found = queue_samples(gauges)
+    assert found["sortline_queue_capacity_images_per_second", LIVE] == 200
+    assert found["sortline_queue_drain_seconds", LIVE] == pytest.approx(3 / 200)
+    assert found["sortline_queue_load_ratio", LIVE] == pytest.approx(1.5)
+    assert found["sortline_queue_bytes", LIVE] == 90_000
+    assert found["sortline_queue_load_ratio", BULK] == found["sortline_queue_bytes", BULK] == 0
+
+
+def test_jobs_that_wait_for_nobody(settings: Settings, gauges: QueueGauges) -> None:
+    kit.submit(settings, frame())
+    found = queue_samples(gauges)
+    assert found["sortline_queue_drain_seconds", LIVE] == 3600
+    assert found["sortline_queue_drain_seconds", BULK] == 0
+
+
+@pytest.mark.parametrize("text", ["", "-5", "many", "9" * 400, "1e9"])
+def test_nonsense_in_place_of_the_bytes_counts_as_zero(client: redis.Redis, gauges: QueueGauges, text: str) -> None:
+    client.hset(keys.load("live"), "bytes", text)
+    assert queue_samples(gauges)["sortline_queue_bytes", LIVE] == 0
+
+
+def test_a_broken_forecast_hides_neither_depth_nor_age(client: redis.Redis, gauges: QueueGauges) -> None:
+    client.set(keys.flow("live"), "text")
+    client.set(keys.load("bulk"), "text")
+    found = queue_samples(gauges)
+    assert found["sortline_redis_up", ()] == 1
+    assert found["sortline_queue_depth", LIVE] == found["sortline_queue_depth", BULK] == 0
+    assert ("sortline_queue_load_ratio", LIVE) not in found
+    assert ("sortline_queue_bytes", BULK) not in found
+    assert found["sortline_queue_bytes", LIVE] == found["sortline_queue_load_ratio", BULK] == 0
+
+
+def test_all_workers_show_the_same_and_say_how_to_read_it(gauges: QueueGauges) -> None:
+    for family in gauges.describe():
+        if family.name.startswith("sortline_queue_"):
+            assert "take max by (queue), never the sum" in family.documentation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -43,7 +44,13 @@ class BrokenActivity:
         raise KeyError("a bug")
 
 
-def maintenance(settings: Settings, metrics: Metrics, sweeper: Any, activity: Any = None) -> Maintenance:
+def maintenance(
+    settings: Settings,
+    metrics: Metrics,
+    sweeper: Any,
+    activity: Any = None,
+    report_capacity: Callable[[], None] = lambda: None,
+) -> Maintenance:
     server_clock = ServerClock(
         connect(settings.redis_url),
         tolerance_s=settings.clock_tolerance_s,
@@ -55,6 +62,7 @@ def maintenance(settings: Settings, metrics: Metrics, sweeper: Any, activity: An
         server_clock=server_clock,
         activity=activity
         or ActivityLog(metrics, QueueGauges(connect(settings.redis_url), queues=settings.queue_names)),
+        report_capacity=report_capacity,
         metrics=metrics,
     )
 
@@ -97,6 +105,33 @@ def test_lost_jobs_come_back_although_the_activity_log_fails(
     keeping.stop(kit.PATIENCE_S)
 
 
+def test_lost_jobs_come_back_although_the_capacity_cannot_be_reported(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise KeyError("a bug")
+
+    metrics = Metrics()
+    maintenance(settings, metrics, Sweeping(Swept(1, 0)), report_capacity=fail).step()
+    assert recovered(metrics)["requeued"] == 1
+    assert "the report of the worker's capacity failed" in caplog.text
+
+
+def test_the_last_report_comes_after_the_worker_has_ended(settings: Settings) -> None:
+    """It takes the worker off the list, which a report before the end could not do."""
+    reports: list[bool] = []
+    keeping = maintenance(
+        settings,
+        Metrics(),
+        Sweeping(*[Swept(0, 0)] * 100),
+        report_capacity=lambda: reports.append(keeping._stopping.is_set()),
+    )
+    keeping.start()
+    kit.wait_until(lambda: bool(reports), "the first report")
+    keeping.stop(kit.PATIENCE_S)
+    assert reports[0] is False and reports[-1] is True
+
+
 @pytest.mark.usefixtures("own_signals")
 def test_a_worker_starts_maintenance_and_stops_it_at_its_end(settings: Settings, client: redis.Redis) -> None:
     kit.submit(settings, frame())
@@ -106,3 +141,4 @@ def test_a_worker_starts_maintenance_and_stops_it_at_its_end(settings: Settings,
     assert client.hget(keys.sweep(settings.queue_names), "cursor") is not None
     assert abs(service._metrics.clock_offset._value.get()) < kit.PATIENCE_S
     assert not service._maintenance._thread.is_alive()
+    assert client.hgetall(keys.capacities("live")) == {}, "the others count on a worker that has ended"

@@ -26,6 +26,7 @@ from shared.jobs import (
     MAX_LOSSES,
 )
 from tests.kit import ASCII_LOCALE, run_python
+from worker.observe.queue_forecast import FRESH_S
 from worker.rq import scripts
 from worker.steps.admit import MAX_CALL_BYTES
 
@@ -61,6 +62,7 @@ SPELLED = {
         *(QUEUE, JOB, WIP, EXECUTIONS, keys.RQ_SUSPENDED, keys.RECOVERED),
         *(keys.rq_registry("{}", "{}"), keys.rq_intermediate_queue("{}"), SUSPECTS),
     },
+    "report_capacity": {keys.capacities("{}"), keys.flow("{}"), QUEUE},
     # These get their keys as arguments.
     "admission": set(),
     "ask": set(),
@@ -68,7 +70,6 @@ SPELLED = {
 }
 # Keys of shared/keys.py that no script spells out: only Python uses them, or scripts get them as arguments.
 NOT_SPELLED = {keys.shadow("{}"), keys.RQ_QUEUES, keys.RQ_WORKERS, keys.rq_queue_workers("{}")}
-NOT_SPELLED |= {keys.flow("{}"), keys.capacities("{}")}
 # Functions of shared/keys.py with parameters that aren't strings; no script spells their keys out either.
 NOT_BY_TEXTS = {"canary", "sweep", "missing"}
 
@@ -160,6 +161,7 @@ def test_the_comparison_notices_a_difference() -> None:
         ("reap", "MAX_COUNT", MAX_LOSSES),
         ("finish", "STREAM_TTL_S", keys.STREAM_TTL_S),
         ("finish", "KEPT_IMAGE_S", keys.KEPT_IMAGE_S),
+        ("report_capacity", "FRESH_S", int(FRESH_S)),
     ],
 )
 def test_numbers_are_the_same_on_both_sides(script: str, local: str, number: int) -> None:

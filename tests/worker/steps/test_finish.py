@@ -47,7 +47,7 @@ class Plant:
         self.run: Pipeline = kit.pipeline(settings, self.components)
         self.inflight = self.components.inflight
         self._thread = StageThread("finish", self.run.supervisor)
-        self._step = FinishStep(self.run._flow, finisher or self.components.finisher)
+        self._step = FinishStep(self.run._flow, finisher or self.components.finisher, self.run.capacity)
 
     def hold(self, jobs: Sequence[ClaimedJob]) -> Sequence[ClaimedJob]:
         """Hold the leases of these jobs, as the claim step does."""
