@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from tests.test_documented import anchors_of
 from worker.observe.metrics import Metrics
 from worker.observe.queue_gauges import QueueGauges
 
+RECORDED = [rule for group in read_yaml("prometheus/rules.yml")["groups"] for rule in group["rules"]]
 RULES = [rule for group in read_yaml("prometheus/alerts.yml")["groups"] for rule in group["rules"]]
 
 
@@ -71,6 +73,16 @@ CASES = [
         labels={"line": "line-1", "outcome": "refused_full"},
     ),
     Case(
+        "SortlineOverload",
+        {
+            'sortline_queue_load_ratio{queue="live", instance="a"}': "0.9x10 1.2x20",
+            'sortline_queue_load_ratio{queue="bulk", instance="a"}': "0.2x40",
+        },
+        firing_at="16m",
+        quiet_at="12m",
+        labels={"queue": "live"},
+    ),
+    Case(
         "SortlineServerMemory",
         {
             'sortline_redis_memory_used_bytes{instance="a"}': "800x10 900x20",
@@ -93,6 +105,9 @@ USUAL = {
     'sortline_submitted_total{line="line-1", outcome="accepted", instance="cam"}': "0+100x70",
     'sortline_submitted_total{line="line-1", outcome="refused_full", instance="cam"}': "0x70",
     'sortline_submitted_total{line="line-1", outcome="rejected", instance="cam"}': "0+1x70",
+    # Two workers show the same queue: the sum of their figures is above 1.
+    'sortline_queue_load_ratio{queue="live", instance="a"}': "0.6x30 1.1 0.8x40",
+    'sortline_queue_load_ratio{queue="live", instance="b"}': "0.6x30 1.1 0.8x40",
     'sortline_redis_memory_used_bytes{instance="a"}': "800x70",
     'sortline_redis_memory_max_bytes{instance="a"}': "1000x70",
     'sortline_redis_memory_used_bytes{instance="no-maxmemory"}': "900x70",
@@ -107,7 +122,7 @@ def test_every_alert_has_a_case() -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.alert)
 def test_fires_when_it_should_and_not_before_or_after(case: Case, tmp_path: Path) -> None:
     (rule,) = [rule for rule in RULES if rule["alert"] == case.alert]
-    value = len(case.series)  # of SortlineVersionsDiffer's summary
+    value = len(case.series)  # of SortlineVersionsDiffer's summary, the only one with a value
     annotations = {name: text.replace("{{ $value }}", str(value)) for name, text in rule["annotations"].items()}
     for label, word in case.labels.items():
         annotations = {name: text.replace(f"{{{{ $labels.{label} }}}}", word) for name, text in annotations.items()}
@@ -129,12 +144,38 @@ def test_is_quiet_on_a_usual_day(rule: dict[str, Any], tmp_path: Path) -> None:
     _check(USUAL, quiet, folder=tmp_path)
 
 
+def test_a_queues_figures_are_recorded_once_however_many_workers_show_them(tmp_path: Path) -> None:
+    series = {
+        f'sortline_queue_{name}{{queue="{queue}", instance="{instance}"}}': f"{value}x5"
+        for name in ("load_ratio", "drain_seconds", "capacity_images_per_second")
+        for instance in ("a", "b", "c")
+        for queue, value in (("live", 3), ("bulk", 2))
+    }
+    expected = [
+        {
+            "expr": rule["record"],
+            "eval_time": "4m",
+            "exp_samples": [
+                {"labels": f'{rule["record"]}{{queue="{queue}"}}', "value": value}
+                for queue, value in (("live", 3), ("bulk", 2))
+            ],
+        }
+        for rule in RECORDED
+    ]
+    assert len(expected) == 3
+    _check(series, [], folder=tmp_path, recorded=expected)
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
 def test_names_metrics_that_exist_and_a_runbook(rule: dict[str, Any], client: redis.Redis) -> None:
     gauges = QueueGauges(client, queues=["live"])
     families = [*Metrics().registry.collect(), *gauges.collect(), *SUBMITTED.collect()]
     known = {family.name + ("_total" if family.type == "counter" else "") for family in families}
-    used = set(re.findall(r"\bsortline_\w+", rule["expr"]))
+    expression = rule["expr"]
+    for recorded in RECORDED:
+        expression = expression.replace(recorded["record"], recorded["expr"])
+    assert "sortline:" not in expression, "a figure that nothing records"
+    used = set(re.findall(r"\bsortline_\w+", expression))
     assert used and used <= known
     page, _, anchor = rule["annotations"]["runbook"].partition("#")
     assert anchor in anchors_of(PROJECT / page)
@@ -146,7 +187,8 @@ def test_the_scrape_configuration_of_the_docs_is_valid(tmp_path: Path) -> None:
     (example,) = re.findall(r"^```yaml\n(.*?)^```", (PROJECT / "docs/metrics.md").read_text(), re.DOTALL | re.MULTILINE)
     promtool = needed_tool("promtool", package="prometheus")
     (tmp_path / "prometheus.yml").write_text(example)
-    (tmp_path / "alerts.yml").write_bytes((DEPLOY / "prometheus" / "alerts.yml").read_bytes())
+    for name in ("rules.yml", "alerts.yml"):
+        (tmp_path / name).write_bytes((DEPLOY / "prometheus" / name).read_bytes())
     done = subprocess.run(
         [promtool, "check", "config", str(tmp_path / "prometheus.yml")], capture_output=True, text=True
     )
@@ -156,21 +198,30 @@ def test_the_scrape_configuration_of_the_docs_is_valid(tmp_path: Path) -> None:
 
 
 def test_prometheus_is_given_them() -> None:
-    (file,) = read_yaml("prometheus/prometheus.yml")["rule_files"]
-    assert (DEPLOY / "prometheus" / file).is_file()
-    assert f"./prometheus/{file}:/etc/prometheus/{file}:ro" in read_compose()["services"]["prometheus"]["volumes"]
+    files = read_yaml("prometheus/prometheus.yml")["rule_files"]
+    assert files == ["rules.yml", "alerts.yml"]
+    for file in files:
+        assert (DEPLOY / "prometheus" / file).is_file()
+        assert f"./prometheus/{file}:/etc/prometheus/{file}:ro" in read_compose()["services"]["prometheus"]["volumes"]
 
 
-def _check(series: dict[str, str], expected: list[dict[str, Any]], *, folder: Path) -> None:
+def _check(
+    series: dict[str, str],
+    expected: list[dict[str, Any]],
+    *,
+    folder: Path,
+    recorded: Sequence[dict[str, Any]] = (),
+) -> None:
     promtool = needed_tool("promtool", package="prometheus")
     given = [{"series": name, "values": values} for name, values in series.items()]
+    test = {"interval": "1m", "input_series": given, "alert_rule_test": expected, "promql_expr_test": list(recorded)}
     file = folder / "test.yml"
     file.write_text(
         yaml.safe_dump(
             {
-                "rule_files": [str(DEPLOY / "prometheus" / "alerts.yml")],
+                "rule_files": [str(DEPLOY / "prometheus" / name) for name in ("rules.yml", "alerts.yml")],
                 "evaluation_interval": "15s",
-                "tests": [{"interval": "1m", "input_series": given, "alert_rule_test": expected}],
+                "tests": [test],
             }
         )
     )

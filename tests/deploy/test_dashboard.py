@@ -28,6 +28,7 @@ QUERIES = list(dashboard_queries())
 PANELS = read_dashboard()["panels"]
 COLUMNS = 24
 _METRIC = re.compile(r"\bsortline_\w+")
+_RECORDED = re.compile(r"\bsortline:[\w:]+")
 _SELECTOR = re.compile(r"\b(sortline_\w+)\{([^}]*)\}")
 
 
@@ -177,8 +178,13 @@ def test_panel_explains_itself(panel: dict[str, Any]) -> None:
 
 def test_operations_see_what_they_asked_for() -> None:
     """A panel that is taken away is missed here, not in the plant."""
-    shown = {name for query in QUERIES for name in _METRIC.findall(query.expression)}
+    shown = {
+        name for query in QUERIES for name in [*_METRIC.findall(query.expression), *_RECORDED.findall(query.expression)]
+    }
     assert {
+        "sortline:queue_load_ratio:max",
+        "sortline:queue_drain_seconds:max",
+        "sortline:queue_capacity_images_per_second:max",
         "sortline_jobs_total",
         "sortline_labels_total",
         "sortline_lanes_total",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
+import yaml
 
 from shared.settings import ENV_PREFIX, Settings, load_settings
 from tests.deploy.conftest import LiveWorker
@@ -32,6 +34,9 @@ PROBES = {name: CONTAINER[name]["httpGet"] for name in ("startupProbe", "livenes
 def generated_settings() -> dict[str, str]:
     (generator,) = KUSTOMIZATION["configMapGenerator"]
     return dict(literal.split("=", 1) for literal in generator["literals"])
+
+
+(AUTOSCALER,) = read_documents("kubernetes/autoscale/autoscaler.yaml")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -145,3 +150,36 @@ def test_threads_match_the_cpu_limit() -> None:
     cpu = CONTAINER["resources"]["limits"]["cpu"]
     settings = generated_settings()
     assert settings["SORTLINE_ENGINE_THREADS"] == settings["SORTLINE_DECODE_THREADS"] == cpu
+
+
+def test_the_autoscaler_follows_the_kubernetes_schema() -> None:
+    kubernetes_validate.validate(AUTOSCALER, VERSIONS[-1], strict=True)
+
+
+def test_the_autoscaler_scales_the_workers_on_the_load_of_the_most_urgent_queue() -> None:
+    deployment = the("Deployment")
+    assert AUTOSCALER["spec"]["scaleTargetRef"] == {
+        "apiVersion": deployment["apiVersion"],
+        "kind": deployment["kind"],
+        "name": deployment["metadata"]["name"],
+    }
+    ((metric,), queues) = AUTOSCALER["spec"]["metrics"], generated_settings()["SORTLINE_QUEUES"].split(",")
+    assert metric["external"]["metric"]["selector"]["matchLabels"] == {"queue": queues[0]}
+    assert metric["external"]["target"]["type"] == "Value", "the ratio would be divided by the number of pods"
+    readme = (DEPLOY / "README.md").read_text()
+    (adapter,) = [
+        yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    ]
+    (rule,) = adapter["externalRules"]
+    assert rule["name"]["as"] == metric["external"]["metric"]["name"]
+    recorded = [rule["record"] for group in read_yaml("prometheus/rules.yml")["groups"] for rule in group["rules"]]
+    assert re.findall(r"sortline:[\w:]+", rule["seriesQuery"] + rule["metricsQuery"]) == [recorded[0]] * 2
+
+
+def test_the_autoscaler_and_the_manifests_do_not_both_set_the_replicas() -> None:
+    kustomization = read_yaml("kubernetes/autoscale/kustomization.yaml")
+    assert kustomization["resources"] == ["..", "autoscaler.yaml"]
+    (patch,) = kustomization["patches"]
+    assert yaml.safe_load(patch["patch"]) == [{"op": "remove", "path": "/spec/replicas"}]
+    assert patch["target"] == {"kind": "Deployment", "name": the("Deployment")["metadata"]["name"]}
+    assert the("Deployment")["spec"]["replicas"] >= 1, "the patch would fail"
