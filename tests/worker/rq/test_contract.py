@@ -39,7 +39,8 @@ WORKER = "w1"
 # By how much the times of the two runs may differ.
 TOLERANCE_S = 20.0
 # Sortline's own keys that are not part of a job's state: wakeup lists, the sweep, workers' processes, a queue's counts.
-OURS = ("sortline:bell:", "sortline:sweep:", "sortline:processes:", "sortline:load:", "sortline:flow:")
+OURS = ("sortline:bell:", "sortline:sweep:", "sortline:processes:")
+OURS += ("sortline:load:", "sortline:flow:", "sortline:capacities:")
 # Sortline's own field in the worker's hash: the answer of the last finish call.
 OUR_FIELD = keys.LAST_FINISH
 # RQ's maintenance holds these locks for a while; Sortline's maintenance needs no locks.

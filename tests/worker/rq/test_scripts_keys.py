@@ -43,7 +43,7 @@ PRODUCERS = {"admission", "ask", "submit"}
 
 # The keys and fields that each script spells out itself, to read or to write them.
 SPELLED = {
-    "claim": {IMAGE, WAKEUP, QUEUE, SUSPECTS, EXECUTIONS, keys.RQ_SUSPENDED},
+    "claim": {IMAGE, WAKEUP, QUEUE, JOB, SUSPECTS, EXECUTIONS, keys.RQ_SUSPENDED},
     "common": {
         *(WAKEUP, QUEUE, JOB, WIP, EXECUTION, EXECUTIONS, WORKER_EXECUTIONS),
         *(keys.NEVER_WRITTEN, keys.broken("{}"), SUSPECTS, *DEATHS, *JOB_FIELDS),
