@@ -64,6 +64,9 @@ def test_a_model_knows_the_cost_of_an_image_before_its_first_job(settings: Setti
     assert model.cost.estimate(1) == 0.0
     measure(model, batch_sizes=[1])
     assert 0.0 < model.cost.estimate(1) <= model.cost.estimate(16)
+    assert not model.cost.is_measured(16)
+    measure(model, batch_sizes=[1, 16])
+    assert model.cost.is_measured(16)
 
 
 def test_images_that_are_read_unlike_in_the_training_are_told(

@@ -20,8 +20,8 @@ from worker.observe.supervisor import StageThread
 from worker.pipeline import Pipeline, PipelineComponents
 from worker.rq.finisher import Finisher
 from worker.state.inflight import Inflight
-from worker.state.jobs import AdmittedJob, ClaimedJob, Disposition, FinishedJob, Lease
-from worker.steps.decide import Classified, Failed, Refused, decide
+from worker.state.jobs import AdmittedJob, ClaimedJob, Disposition, FinishedJob, Lease, StageTimings
+from worker.steps.decide import Classified, Expired, Failed, Refused, decide
 from worker.steps.finish import FINISH_MAX, FinishStep
 
 Answer = Callable[[Sequence[FinishedJob]], list[bool]]
@@ -130,6 +130,29 @@ def test_finished_jobs_are_written_and_counted_and_no_longer_held(long: Settings
     assert plant.ended("sorted") == 2
     assert plant.count("stage_seconds_count", stage="finish") == 1
     assert plant.count("leases_lost_total") == 0
+
+
+def test_only_images_that_went_through_the_model_show_what_the_worker_can_do(settings: Settings) -> None:
+    """To expire an image, to reject it or to answer it from the cache costs far less."""
+    plant = Plant(settings, FakeFinisher())
+    admitted = step_inputs.admitted("j0")
+    at, timings = admitted.job.captured_at, StageTimings(1.0, 1.0, 5.0)
+    classified = Classified(admitted=admitted, model=A_MODEL, at=at, timings=timings, probabilities=(0.9, 0, 0))
+    expired = Expired(admitted=admitted, model=A_MODEL, at=at, timings=StageTimings(1.0))
+    others = [decide(expired), sorted_job("cached"), failed_job("j2"), retried_job("j3"), refused_job("j4")]
+    plant.hand_on(decide(classified), decide(classified), *others)
+    plant.finish()
+    assert plant.run.capacity._sorted == {admitted.claimed.lease.queue: 2}
+
+
+def test_a_worker_that_holds_nothing_is_idle(settings: Settings) -> None:
+    plant = Plant(settings, FakeFinisher())
+    plant.finish()
+    idle_s = plant.run.capacity._idle_s
+    assert idle_s > 0
+    plant.inflight.add([step_inputs.claimed("j1").lease])
+    plant.finish()
+    assert plant.run.capacity._idle_s == idle_s
 
 
 def test_a_round_without_jobs_calls_nothing(settings: Settings) -> None:
