@@ -7,9 +7,24 @@ from typing import Annotated
 
 import typer
 
+from bench.engines import KINDS
 from shared.cli import JsonFlag
 
-BENCHMARKS = ("engine", "line", "queue", "latency", "scaling", "idle", "footprint", "swaps")
+BENCHMARKS = (
+    "engine",
+    "line",
+    "queue",
+    "latency",
+    "scaling",
+    "idle",
+    "footprint",
+    "swaps",
+    "recovery",
+    "steady",
+    "memory",
+    "policies",
+    "shed",
+)
 # These run if no benchmark is named. The others take minutes each, and answer questions that few people have.
 USUAL = ("engine", "line", "queue", "latency")
 
@@ -30,7 +45,9 @@ def bench(
     jobs: Annotated[
         int,
         typer.Option(
-            min=100, help="images per round of `line`, `latency` and `scaling`; ten times as many for `queue`"
+            min=100,
+            help="images per round of `line` and `scaling`, and to measure the capacity in `latency`, `recovery` and "
+            "`steady`; ten times as many for `queue`",
         ),
     ] = 1000,
     sizes: Annotated[
@@ -45,12 +62,30 @@ def bench(
         ),
     ] = False,
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="`latency`: seconds at each load", rich_help_panel=_SINGLE_PANEL)
-    ] = 10.0,
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="how long: `latency` at each load (default: 10), `recovery` the overload (60), `steady` (600), "
+            "`memory` in each case (10), `policies` in virtual time (30)",
+            rich_help_panel=_SINGLE_PANEL,
+        ),
+    ] = None,
     deadline_ms: Annotated[
         float,
-        typer.Option(min=1, help="`latency`: deadline of each result, ms after capture", rich_help_panel=_SINGLE_PANEL),
+        typer.Option(
+            min=1,
+            help="`latency`, `recovery`, `steady`, `policies`: deadline of each result, ms after capture",
+            rich_help_panel=_SINGLE_PANEL,
+        ),
     ] = 150.0,
+    kinds: Annotated[
+        str,
+        typer.Option(
+            help="`latency`, `recovery`: engines, separated by commas: the model's own, and one of 200 images/s that "
+            "leaves the processor free",
+            rich_help_panel=_SINGLE_PANEL,
+        ),
+    ] = "real,simulated",
     single_jobs: Annotated[
         int, typer.Option(min=1, help="`idle`: how many images come, one by one", rich_help_panel=_SINGLE_PANEL)
     ] = 200,
@@ -64,10 +99,14 @@ def bench(
     swaps: Annotated[
         int, typer.Option(min=1, help="`swaps`: how many promotions and rollbacks", rich_help_panel=_SINGLE_PANEL)
     ] = 50,
+    shed_images: Annotated[
+        int,
+        typer.Option(min=100, help="`shed`: images that expire, and that are refused", rich_help_panel=_SINGLE_PANEL),
+    ] = 20_000,
     rate: Annotated[float, typer.Option(min=1, help="`swaps`: images a second", rich_help_panel=_SINGLE_PANEL)] = 40.0,
     model: Annotated[
         str | None,
-        typer.Option(help="NAME or NAME@VERSION, for all but `queue` and `idle` (default: as for `classify`)"),
+        typer.Option(help="NAME or NAME@VERSION, where a real model runs (default: as for `classify`)"),
     ] = None,
     engine: Annotated[str | None, typer.Option(help="the model's engine (`engine` measures all engines)")] = None,
     max_batch: Annotated[
@@ -89,7 +128,8 @@ def bench(
 
     `queue`: jobs/s with an engine that answers at once and 30 KB images, against RQ's SimpleWorker.
 
-    `latency`: capture-to-result times at 25, 50, 80 % of a worker's capacity; results in time at 100, 150, 300 %.
+    `latency`: capture-to-result times at 25, 50, 80 % of a worker's capacity; results in time at 100, 150, 300 and
+    1000 %. With the real engine and with a simulated one that leaves the processor free.
 
     `scaling`: jobs/s with 1 and 2 workers, with 1 to 8 workers on a simulated engine, and with a second server.
 
@@ -99,6 +139,16 @@ def bench(
 
     `swaps`: capture-to-result times while versions are promoted and rolled back, compared with times without changes.
 
+    `recovery`: how soon after an overload of 300 % the times are what they were before.
+
+    `steady`: images that miss their deadline in ten minutes at 80 %, beside stalls of the machine itself.
+
+    `memory`: the server's memory while producers push as fast as they can, with images of 30 KB and 5 MB.
+
+    `policies`: share in time beside fixed batches and first in, first out, in virtual time.
+
+    `shed`: processor time of an image that expires, and of one that is refused.
+
     Example: sortline bench line latency --rounds 3
     """
     from bench.run import Options, run_all
@@ -107,6 +157,8 @@ def bench(
     unknown = [name for name in chosen if name not in BENCHMARKS]
     if unknown:
         raise typer.BadParameter(f"no benchmark {unknown[0]!r}: choose from {', '.join(BENCHMARKS)}.")
+    if unknown := [kind for kind in kinds.split(",") if kind not in KINDS]:
+        raise typer.BadParameter(f"--kinds: no engine {unknown[0]!r}: choose from {', '.join(KINDS)}.")
     options = Options(
         rounds=rounds,
         jobs=jobs,
@@ -114,9 +166,11 @@ def bench(
         peers=peers,
         seconds=seconds,
         deadline_ms=deadline_ms,
+        kinds=kinds.split(","),
         single_jobs=single_jobs,
         idle_workers=idle_workers,
         images=images,
+        shed_images=shed_images,
         swaps=swaps,
         rate_hz=rate,
         model=model,

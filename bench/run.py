@@ -15,9 +15,15 @@ from bench.benchmarks.footprint import bench_footprint
 from bench.benchmarks.idle import bench_idle
 from bench.benchmarks.latency import bench_latency
 from bench.benchmarks.line import bench_line
+from bench.benchmarks.memory import bench_memory
+from bench.benchmarks.policies import bench_policies
 from bench.benchmarks.queue import bench_queue
+from bench.benchmarks.recovery import bench_recovery
 from bench.benchmarks.scaling import bench_scaling
+from bench.benchmarks.shed import bench_shed
+from bench.benchmarks.steady import bench_steady
 from bench.benchmarks.swaps import bench_swaps
+from bench.engines import REAL
 from bench.measuring.machine import describe_machine, server_version
 from bench.measuring.record import OnProgress, Record
 from bench.output.plot import draw
@@ -36,7 +42,11 @@ from shared.server.error_translation import server_errors
 from shared.settings import Settings, load_settings
 
 # The benchmarks that run a real model.
-_WITH_MODEL = {"engine", "line", "latency", "scaling", "footprint", "swaps"}
+_WITH_MODEL = {"engine", "line", "scaling", "footprint", "swaps", "steady"}
+# These run one if asked for the real engine.
+_OF_KINDS = {"latency", "recovery"}
+# Seconds of the benchmarks that take as long as they are told to.
+_SECONDS = {"latency": 10.0, "recovery": 60.0, "steady": 600.0, "memory": 10.0, "policies": 30.0}
 
 
 class Benchmark(Protocol):
@@ -53,11 +63,13 @@ class Options:
     jobs: int
     sizes: Sequence[str]
     peers: bool
-    seconds: float
+    seconds: float | None  # None: each benchmark's own
     deadline_ms: float
+    kinds: Sequence[str]
     single_jobs: int
     idle_workers: int
     images: int
+    shed_images: int
     swaps: int
     rate_hz: float
     model: str | None
@@ -93,7 +105,8 @@ def _settings(names: Sequence[str], options: Options) -> Settings:
     settings = load_settings(
         model=options.model, engine=options.engine, max_batch=options.max_batch, redis_url=options.redis_url
     )
-    if not _WITH_MODEL.intersection(names):
+    with_model = _WITH_MODEL | _OF_KINDS if REAL in options.kinds else _WITH_MODEL
+    if not with_model.intersection(names):
         return settings
     return settings.model_copy(update={"model": chosen_model(settings, open_store(settings))})
 
@@ -110,8 +123,13 @@ def _refuse_used(settings: Settings) -> None:
 
 def _chosen(names: Sequence[str], options: Options) -> list[Benchmark]:
     """The chosen benchmarks, always in this order: the ceiling comes first."""
+    possible = _measuring_speed(options) | _measuring_deadlines(options)
+    return [benchmark for name, benchmarks in possible.items() if name in names for benchmark in benchmarks]
+
+
+def _measuring_speed(options: Options) -> dict[str, list[Benchmark]]:
     rounds, jobs = options.rounds, options.jobs
-    possible: dict[str, list[Benchmark]] = {
+    return {
         "engine": [functools.partial(bench_engine, rounds=rounds)],
         "line": [
             functools.partial(bench_line, rounds=rounds, jobs=jobs, size=size, peers=options.peers)
@@ -120,15 +138,46 @@ def _chosen(names: Sequence[str], options: Options) -> list[Benchmark]:
         "queue": [functools.partial(bench_queue, rounds=rounds, jobs=jobs * 10, peers=options.peers)],
         "latency": [
             functools.partial(
-                bench_latency, rounds=rounds, jobs=jobs, seconds=options.seconds, deadline_ms=options.deadline_ms
+                bench_latency,
+                kind=kind,
+                rounds=rounds,
+                jobs=jobs,
+                seconds=_seconds(options, "latency"),
+                deadline_ms=options.deadline_ms,
             )
+            for kind in options.kinds
         ],
         "scaling": [functools.partial(bench_scaling, rounds=rounds, jobs=jobs)],
         "idle": [functools.partial(bench_idle, jobs=options.single_jobs, workers=options.idle_workers)],
         "footprint": [functools.partial(bench_footprint, rounds=rounds, images=options.images)],
         "swaps": [functools.partial(bench_swaps, swaps=options.swaps, rate_hz=options.rate_hz)],
     }
-    return [benchmark for name, benchmarks in possible.items() if name in names for benchmark in benchmarks]
+
+
+def _measuring_deadlines(options: Options) -> dict[str, list[Benchmark]]:
+    jobs, deadline_ms = options.jobs, options.deadline_ms
+    return {
+        "recovery": [
+            functools.partial(
+                bench_recovery,
+                kind=kind,
+                jobs=jobs,
+                seconds=_seconds(options, "recovery"),
+                deadline_ms=deadline_ms,
+            )
+            for kind in options.kinds
+        ],
+        "steady": [
+            functools.partial(bench_steady, jobs=jobs, seconds=_seconds(options, "steady"), deadline_ms=deadline_ms)
+        ],
+        "memory": [functools.partial(bench_memory, seconds=_seconds(options, "memory"))],
+        "policies": [functools.partial(bench_policies, seconds=_seconds(options, "policies"), deadline_ms=deadline_ms)],
+        "shed": [functools.partial(bench_shed, rounds=options.rounds, images=options.shed_images)],
+    }
+
+
+def _seconds(options: Options, name: str) -> float:
+    return _SECONDS[name] if options.seconds is None else options.seconds
 
 
 def _run(settings: Settings, chosen: Sequence[Benchmark], machine: dict[str, Any]) -> dict[str, Any]:

@@ -74,6 +74,11 @@ class SupervisedProcess:
             process_group=0,  # a terminal sends Ctrl-C to the caller's group
         )
 
+    @property
+    def pid(self) -> int:
+        """The id of the process whose only child is the command."""
+        return self._supervisor.pid
+
     def poll(self) -> int | None:
         """The command's exit code, or None while it runs."""
         return self._supervisor.poll()

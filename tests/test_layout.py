@@ -61,6 +61,7 @@ PROGRAMS = {
     "shared.images.decoder_program",
     "worker.archive.writer_program",
     "torture.server.exec_server",
+    "bench.contenders.worker_program",
     "bench.peers.mosec_server",
 }
 

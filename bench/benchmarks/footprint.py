@@ -26,6 +26,7 @@ from bench.measuring.traffic import (
     send,
     tail,
     wait_answered,
+    without_bounds,
 )
 from shared import keys
 from shared.errors import Transient
@@ -45,9 +46,14 @@ _METRICS = "metrics on "  # precedes the address in the worker's log
 
 def bench_footprint(settings: Settings, *, rounds: int, images: int, on_progress: OnProgress) -> Record:
     """Seconds to `/readyz` and to a first result; resident MB after the first images and after `images`."""
-    settings = settings.model_copy(
-        update={"log_level": "info", "log_format": "text", "metrics_port": 0, "queues": "live"}
-        | {name: max(getattr(settings, name), images) for name in ("queue_max_items", "results_maxlen")}
+    settings = without_bounds(settings).model_copy(
+        update={
+            "log_level": "info",
+            "log_format": "text",
+            "metrics_port": 0,
+            "queues": "live",
+            "results_maxlen": max(settings.results_maxlen, images),
+        }
     )
     client: Any = connect(settings.redis_url)
     ready: list[float] = []

@@ -1,11 +1,20 @@
 """`bench latency`: times from capture to result at a steady load, and how many results are in time under overload.
 
 One worker process, and cameras that send at a fixed rate, each a process. Each round first measures the worker's
-capacity; the loads are shares of it. All processes share the same cores, as on a small plant's machine.
+capacity, on a full queue and without cameras; the loads are shares of it. It is measured with two engines:
+
+- `real`: the model's own. Cameras, server and worker share the cores of this machine, as on a small plant's machine, so
+  the cameras take from the worker a part of what the capacity was measured with. That part is measured too: the
+  processor time (user and system) of the cameras' processes while they send, and the server's. So `of what the cameras
+  leave` is the rate in time divided by capacity times (1 - the cameras' share of the cores).
+- `simulated`: 200 images/s, without using the processor. What is not in time here was lost by the choice of images.
+
+Each image is accounted for: it was refused, for a reason, or has exactly one result. Otherwise the run is void.
 """
 
 from __future__ import annotations
 
+import functools
 import statistics
 import tempfile
 from collections import Counter
@@ -14,28 +23,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.contenders.running_worker import capacity, start_worker, worker_settings
+from bench.engines import REAL
+from bench.engines.simulated import FIXED_RATE
+from bench.measuring.machine import is_local, server_cpu_s
+from bench.measuring.processor_use import CpuSource, busy_s, others_share, tree_cpu_s
 from bench.measuring.record import OnProgress, Record, percentiles, spread
 from bench.measuring.traffic import (
     TrafficResult,
     TrafficSpec,
-    claims_suspended,
+    check_accounted,
+    forget_jobs,
     results,
     send,
-    tail,
     times_ms,
     wait_answered,
 )
+from shared.cpu_cores import usable_cores
 from shared.errors import Transient
 from shared.schemas import Outcome, SortResult
 from shared.server.connection import connect
-from shared.settings import Settings, environment
-from shared.subprocesses import Child
+from shared.settings import Settings
 
 # Loads, in percent of the worker's capacity.
 STEADY = (25, 50, 80)
-OVERLOAD = (100, 150, 300)
-# Counted beside the outcomes of jobs: frames that were refused because the queue was full.
-QUEUE_FULL = "queue_full"
+OVERLOAD = (100, 150, 300, 1000)
 
 
 @dataclass(slots=True)
@@ -63,6 +75,7 @@ class _LoadLevel:
 def bench_latency(
     settings: Settings,
     *,
+    kind: str,
     rounds: int,
     jobs: int,
     seconds: float,
@@ -71,20 +84,25 @@ def bench_latency(
     size: str = "640x480",
 ) -> Record:
     """Percentiles and outcomes by load; `jobs` images to measure the capacity, `seconds` at each load."""
-    settings = settings.model_copy(update={"log_level": "warning", "metrics_port": 0, "queues": "live"})
+    settings = worker_settings(settings)
     levels = [_LoadLevel(percent) for percent in (*STEADY, *OVERLOAD)]
-    capacity: list[float] = []
+    capacities: list[float] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sortline-latency-")))
         client: Any = connect(settings.redis_url)
-        worker = stack.enter_context(Child(["worker"], log=folder / "worker.log", variables=environment(settings)))
+        worker = stack.enter_context(start_worker(settings, kind, folder=folder))
+        watch: dict[str, CpuSource] = {"worker": functools.partial(tree_cpu_s, worker.pid), "all": busy_s}
+        if is_local(client):
+            watch["server"] = functools.partial(server_cpu_s, connect(settings.redis_url))
         for number in range(1, rounds + 1):
-            on_progress(f"latency: round {number} of {rounds}, the worker's capacity")
+            title = f"latency {kind}: round {number} of {rounds}"
+            on_progress(f"{title}, the worker's capacity")
             full = TrafficSpec(line=f"capacity-{number}", count=jobs, size=size)
-            capacity.append(_capacity(settings, full, client=client, worker=worker, folder=folder))
+            capacities.append(capacity(settings, full, client=client, worker=worker, folder=folder))
+            forget_jobs(client)
             for level in levels:
-                rate_hz = capacity[-1] * level.percent / 100
-                on_progress(f"latency: round {number} of {rounds}, {level.percent} % load: {rate_hz:.0f} images/s")
+                rate_hz = capacities[-1] * level.percent / 100
+                on_progress(f"{title}, {level.percent} % load: {rate_hz:.0f} images/s")
                 spec = TrafficSpec(
                     line=f"load-{level.percent}-{number}",
                     count=max(1, round(rate_hz * seconds)),
@@ -92,69 +110,77 @@ def bench_latency(
                     size=size,
                     deadline_ms=deadline_ms,
                 )
-                sent = send(settings, spec, folder=folder)
+                sent = send(settings, spec, folder=folder, watch=watch)
                 wait_answered(client, spec.line, count=sent.accepted, child=worker)
-                level.add(spec, sent, results(client, spec.line), capacity_hz=capacity[-1])
-                _forget(client)
+                found = results(client, spec.line)
+                check_accounted(found, spec, sent)
+                level.add(spec, sent, found, capacity_hz=capacities[-1])
+                forget_jobs(client)
+    if empty := [level.percent for level in levels if not level.results]:
+        raise Transient(f"not one image was accepted at {empty[0]} % load: the run is void.")
+    best_hz = [max(rates) for rates in zip(*(level.sorted_hz for level in levels), strict=True)]
     return {
-        "benchmark": "latency",
-        "model": _model(levels[0].results),
+        "benchmark": f"latency {kind}",
+        "model": _model(levels[0].results) if kind == REAL else None,
+        "engine_images_per_s": None if kind == REAL else FIXED_RATE.full_rate(settings.max_batch),
         "size": size,
         "max_batch": settings.max_batch,
         "linger_ms": settings.linger_ms,
         "deadline_ms": deadline_ms,
         "rounds": rounds,
         "seconds_per_load": seconds,
-        "capacity_images_per_s": spread(capacity),
-        "loads": [_row(level) for level in levels],
+        "capacity_images_per_s": spread(capacities),
+        "best_images_per_s": spread(best_hz),
+        "loads": [_row(level, best_hz=best_hz, kind=kind) for level in levels],
     }
-
-
-def _capacity(settings: Settings, spec: TrafficSpec, *, client: Any, worker: Child, folder: Path) -> float:
-    """Images/s of the worker on a queue that is filled before it may claim, while nothing else runs.
-
-    The results that finish first start the clock, and are not counted.
-    """
-    with claims_suspended(client):
-        send(
-            settings.model_copy(update={"queue_max_items": max(settings.queue_max_items, spec.count)}),
-            spec,
-            folder=folder,
-        )
-    wait_answered(client, spec.line, count=spec.count, child=worker)
-    finished = sorted(result.finished_at for result in results(client, spec.line))
-    started = finished.count(finished[0])
-    if started == len(finished):
-        raise Transient(f"all {started} images were one batch: give the benchmark more --jobs. {tail(worker)}")
-    return (len(finished) - started) / (finished[-1] - finished[0])
-
-
-def _forget(client: Any) -> None:
-    """Delete finished jobs, which would fill the server's memory. Call it while the worker is idle."""
-    doomed = [*client.scan_iter("rq:job:*", count=1000), *client.scan_iter("rq:results:*", count=1000)]
-    for start in range(0, len(doomed), 1000):
-        client.unlink(*doomed[start : start + 1000])
 
 
 def _model(found: list[SortResult]) -> dict[str, Any] | None:
     return next((result.model.model_dump() for result in found if result.model is not None), None)
 
 
-def _row(level: _LoadLevel) -> Record:
+def _row(level: _LoadLevel, *, best_hz: list[float], kind: str) -> Record:
     """The record of one load. `capture_to_result_ms` covers all answers, including images that `expired`."""
     frames = sum(sent.frames for sent in level.sent)
     counts = Counter(result.outcome.value for result in level.results)
-    outcomes = {outcome.value: counts[outcome.value] for outcome in Outcome}
-    outcomes[QUEUE_FULL] = sum(sent.refused_full for sent in level.sent)
+    outcomes = {outcome.value: counts.pop(outcome.value, 0) for outcome in Outcome} | counts
+    refused = sum((Counter(sent.refused) for sent in level.sent), Counter[str]())
+    to_best = [rate / best if best else 0.0 for rate, best in zip(level.sorted_hz, best_hz, strict=True)]
     return {
         "percent": level.percent,
         "asked_images_per_s": round(statistics.median(level.asked_hz), 1),
         "achieved_images_per_s": round(statistics.median(sent.achieved_hz for sent in level.sent), 1),
         "cameras": max(sent.cameras for sent in level.sent),
         "frames": frames,
+        "missed": sum(sent.missed for sent in level.sent),
         "capture_to_result_ms": percentiles(times_ms(level.results)),
         "outcomes": outcomes,
+        "refused": dict(refused),
         "sorted_share": round(outcomes[Outcome.SORTED] / frames, 4),
         "sorted_images_per_s": spread(level.sorted_hz),
         "sorted_to_capacity": round(statistics.median(level.sorted_to_capacity), 3),
+        "sorted_to_best": round(statistics.median(to_best), 3),
+        **_shares(level, kind=kind),
     }
+
+
+def _shares(level: _LoadLevel, *, kind: str) -> Record:
+    """Whose share of the machine's cores is whose, and the rate in time relative to what the cameras leave.
+
+    A share is None where it isn't known: the server runs elsewhere, or the system doesn't tell. The simulated engine
+    needs no core, so the cameras take nothing from it.
+    """
+    shares: dict[str, float | None] = {}
+    for name in ("cameras", "server", "worker"):
+        known = [sent.cores_used[name] / usable_cores() for sent in level.sent if name in sent.cores_used]
+        shares[name] = round(statistics.median(known), 4) if len(known) == len(level.sent) else None
+    others = [
+        share for sent in level.sent if (share := others_share(sent.cores_used, cores=usable_cores())) is not None
+    ]
+    shares["others"] = round(statistics.median(others), 4) if len(others) == len(level.sent) else None
+    cameras = shares["cameras"]
+    left = None if cameras is None else round(1 - cameras - (shares["server"] or 0.0), 4)
+    to_left = None
+    if kind == REAL and cameras is not None and cameras < 1:
+        to_left = round(statistics.median(level.sorted_to_capacity) / (1 - cameras), 3)
+    return {"share_of_cores": {**shares, "left_for_worker": left}, "sorted_to_what_cameras_leave": to_left}

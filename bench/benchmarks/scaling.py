@@ -20,7 +20,7 @@ from bench.contenders.worker_processes import Loader, drain_queues, steady_rate
 from bench.engines import simulated
 from bench.measuring.machine import ServerUse
 from bench.measuring.record import OnProgress, Record, spread
-from bench.measuring.traffic import TrafficSpec, results, send
+from bench.measuring.traffic import TrafficSpec, results, send, without_bounds
 from shared.cpu_cores import usable_cores
 from shared.errors import NotFound, Transient
 from shared.server.connection import connect
@@ -68,9 +68,7 @@ def bench_scaling(
 
     The record also says what limited each case.
     """
-    settings = settings.model_copy(
-        update={"log_level": "warning", "metrics_port": 0, "queues": "live", "queue_max_items": 1_000_000}
-    )
+    settings = without_bounds(settings).model_copy(update={"log_level": "warning", "metrics_port": 0, "queues": "live"})
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sortline-scaling-")))
         left_out: dict[str, str] = {}
@@ -83,7 +81,7 @@ def bench_scaling(
         measured = {case: _Measured() for case in cases}
         for number in range(1, rounds + 1):
             for case in cases:
-                kind = "simulated" if case.load is simulated.simulated_model else "real"
+                kind = "simulated" if case.load is simulated.gpu_like_model else "real"
                 what = f"{case.workers} workers, {kind} engine, {case.servers} servers"
                 on_progress(f"scaling: round {number} of {rounds}, {what}")
                 _measure(settings, case, measured[case], urls=urls, folder=folder)
@@ -96,10 +94,10 @@ def bench_scaling(
         "rounds": rounds,
         "real": {"size": REAL_SIZE, "points": _points(settings, real, measured)},
         "simulated": {
-            "batch_ms": simulated.BATCH_MS,
-            "image_ms": simulated.IMAGE_MS,
+            "batch_ms": simulated.GPU_LIKE.batch_ms,
+            "image_ms": simulated.GPU_LIKE.image_ms,
             "size": SIMULATED_SIZE,
-            "engine_images_per_s": round(simulated.full_rate(settings.max_batch), 1),
+            "engine_images_per_s": round(simulated.GPU_LIKE.full_rate(settings.max_batch), 1),
             "points": _points(settings, simulated_cases, measured),
         },
         "left_out": left_out,
@@ -108,14 +106,14 @@ def bench_scaling(
 
 def _cases(settings: Settings, *, jobs: int, simulated_s: float, servers: int) -> list[_Case]:
     real = [_Case(workers, 1, jobs, REAL_SIZE, load_model) for workers in REAL_WORKERS]
-    rate = simulated.full_rate(settings.max_batch)
+    rate = simulated.GPU_LIKE.full_rate(settings.max_batch)
     return real + [
         _Case(
             workers,
             count,
             min(MAX_IMAGES, round(rate * workers * simulated_s)),
             SIMULATED_SIZE,
-            simulated.simulated_model,
+            simulated.gpu_like_model,
         )
         for workers in SIMULATED_WORKERS
         for count in range(1, min(servers, workers) + 1)
@@ -154,8 +152,8 @@ def _point(settings: Settings, case: _Case, measured: _Measured, *, alone: float
         "server": rate / case.servers * server_us / 1e6,
         "cores": rate * (server_us + worker_us) / 1e6 / usable_cores(),
     }
-    if case.load is simulated.simulated_model:
-        shares["engine"] = rate / case.workers / simulated.full_rate(settings.max_batch)
+    if case.load is simulated.gpu_like_model:
+        shares["engine"] = rate / case.workers / simulated.GPU_LIKE.full_rate(settings.max_batch)
     return {
         "workers": case.workers,
         "servers": case.servers,

@@ -20,12 +20,12 @@ import redis
 
 from bench.contenders.worker_processes import drain_queues, steady_rate
 from bench.measuring.rates import rate_between
-from bench.measuring.traffic import results
+from bench.measuring.traffic import results, without_bounds
 from shared import keys
 from shared.errors import Transient
 from shared.schemas import SortResult
 from shared.server.connection import connect
-from shared.settings import Settings
+from shared.settings import Settings, environment
 from shared.subprocesses import own_command
 
 LINE = "bench"
@@ -36,11 +36,10 @@ REPLAYED = 40
 
 def bench_settings(settings: Settings) -> Settings:
     """The settings, changed so that nothing answers in the worker's place or delays the producer."""
-    return settings.model_copy(
+    return without_bounds(settings).model_copy(
         update={
             "log_level": "error",
             "metrics_port": 0,
-            "queue_max_items": 1_000_000,
             "queues": "live",
             "result_cache_items": 0,  # the same frames are sent again and again
         }
@@ -58,7 +57,7 @@ def fill_queue(settings: Settings, *, count: int, size: str, quality: int = 85) 
     arguments = ["camera", "--line", LINE, "--camera", CAMERA]
     arguments += ["--source", "simulated", "--rate", "0", "--replay", str(min(count, REPLAYED))]
     arguments += ["--count", str(count), "--size", size, "--quality", str(quality), "--redis-url", settings.redis_url]
-    variables = os.environ | {"SORTLINE_QUEUE_MAX_ITEMS": str(settings.queue_max_items)}
+    variables = os.environ | environment(without_bounds(settings))
     done = subprocess.run(own_command(*arguments, "--json"), check=False, stdout=subprocess.DEVNULL, env=variables)
     if done.returncode:  # its log says why
         raise Transient(f"the producer ended with {done.returncode} (`sortline {shlex.join(arguments)}`): see above.")
@@ -70,7 +69,7 @@ def fill_queue(settings: Settings, *, count: int, size: str, quality: int = 85) 
         images += [known.setdefault(image, image) for image in found if image is not None]
     if len(images) != count:
         raise Transient(
-            f"the producer left {len(images)} images on the queue instead of {count}: is it bounded by queue_max_items?"
+            f"the producer left {len(images)} images on the queue instead of {count}: is the server's memory full?"
         )
     return images
 

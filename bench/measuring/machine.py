@@ -50,11 +50,19 @@ class ServerUse:
     @classmethod
     def of(cls, client: Any) -> ServerUse:
         """The server's own counters, which cover all its threads."""
-        cpu = client.info("cpu")
-        return cls(
-            cpu_s=float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"]),
-            commands=int(client.info("stats")["total_commands_processed"]),
-        )
+        return cls(cpu_s=server_cpu_s(client), commands=int(client.info("stats")["total_commands_processed"]))
+
+
+def server_cpu_s(client: Any) -> float:
+    """Processor seconds that a server has used since it started, by its own count, over all its threads."""
+    cpu = client.info("cpu")
+    return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])
+
+
+def is_local(client: Any) -> bool:
+    """Whether a client's server runs on this machine, as far as its address tells."""
+    options = client.connection_pool.connection_kwargs
+    return "path" in options or options.get("host", "localhost") in ("localhost", "127.0.0.1", "::1")
 
 
 def _value(file: str, field: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The plot of a run of `sortline bench`: a PNG with one or two panels for each benchmark that was run.
+"""The plot of a run of `sortline bench`: a PNG with one or two panels for each benchmark that has a picture.
 
 It is drawn by matplotlib, without a display or global state. The colors are Okabe and Ito's, which color-blind people
 can tell apart.
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.measuring.record import Record
-from bench.output.tables import kind_of, machine_line, ratios, words
+from bench.output.cells import words
+from bench.output.tables import kind_of, machine_line, ratios
 from shared.errors import NotFound
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _OUTCOMES = {
     "sorted": "#009E73",
     "late": "#E69F00",
     "expired": "#56B4E9",
-    "queue_full": "#CC79A7",
+    "refused": "#CC79A7",
     "rejected": "#666666",
     "failed": "#D55E00",
 }
@@ -56,7 +57,7 @@ def draw(document: dict[str, Any], path: Path) -> list[str]:
     """Draw the records of a run into a PNG file.
 
     Returns:
-        the titles of the panels.
+        the titles of the panels. If there are none, as for `shed`, whose few figures need no picture, no file is made.
 
     Raises:
         NotFound: matplotlib is not installed; says how to get it. Nothing is written.
@@ -68,6 +69,8 @@ def draw(document: dict[str, Any], path: Path) -> list[str]:
     from matplotlib.figure import Figure
 
     panels = panels_of(document["benchmarks"])
+    if not panels:
+        return []
     rows = -(-len(panels) // _COLUMNS)
     across = min(_COLUMNS, len(panels))
     with matplotlib.rc_context(_STYLE):
@@ -102,7 +105,7 @@ def panels_of(records: Sequence[Record]) -> list[Panel]:
             case "queue":
                 panels.append(_queue_panel(record))
             case kind:
-                panels += _PANELS[kind](record)
+                panels += _PANELS[kind](record) if kind in _PANELS else []
     return panels
 
 
@@ -165,11 +168,19 @@ def _latency_panels(record: Record) -> list[Panel]:
     capacity = record["capacity_images_per_s"]["median"]
     return [
         Panel(
-            f"capture to result (expired included), {record['size']}; 100 % is {capacity:,.0f} images/s",
+            f"capture to result (expired included), {_engine_of(record)}; 100 % is {capacity:,.0f} images/s",
             lambda axes: _times(axes, record),
         ),
-        Panel(f"what became of the images, deadline {record['deadline_ms']:g} ms", lambda axes: _goodput(axes, record)),
+        Panel(
+            f"what became of the images, deadline {record['deadline_ms']:g} ms, {_engine_of(record)}",
+            lambda axes: _goodput(axes, record),
+        ),
     ]
+
+
+def _engine_of(record: Record) -> str:
+    """`real engine` for the benchmark `latency real`."""
+    return f"{str(record['benchmark']).partition(' ')[2]} engine"
 
 
 def _times(axes: Axes, record: Record) -> None:
@@ -193,7 +204,10 @@ def _goodput(axes: Axes, record: Record) -> None:
     labels = [f"{load['percent']} %" for load in record["loads"]]
     below = [0.0] * len(labels)
     for name, color in _OUTCOMES.items():
-        shares = [100 * load["outcomes"][name] / load["frames"] for load in record["loads"]]
+        shares = [
+            100 * (sum(load["refused"].values()) if name == "refused" else load["outcomes"][name]) / load["frames"]
+            for load in record["loads"]
+        ]
         if any(shares):
             axes.bar(labels, shares, bottom=below, color=color, label=words(name) if name != "sorted" else "in time")
             below = [low + share for low, share in zip(below, shares, strict=True)]
@@ -283,6 +297,40 @@ def _footprint_panels(record: Record) -> list[Panel]:
     return [Panel(title, curve)]
 
 
+def _recovery_panels(record: Record) -> list[Panel]:
+    def curve(axes: Axes) -> None:
+        points = [(at, p99) for at, p99 in record["window_p99_ms"] if p99 is not None]
+        axes.plot([at for at, _ in points], [p99 for _, p99 in points], color=_COLORS[0], linewidth=1)
+        axes.axhline(record["before_p99_ms"], color="#444444", linestyle="--", linewidth=1, label="highest before")
+        axes.axvspan(-record["overload_s"], 0, color="#eeeeee", label=f"{record['overload_percent']} % load")
+        axes.set_xlabel("seconds since the end of the overload")
+        axes.set_ylabel("p99 of one second, ms; a gap: some not in time")
+        axes.legend(fontsize=8)
+
+    return [Panel(f"recovery from an overload, {_engine_of(record)}", curve)]
+
+
+def _policies_panels(record: Record) -> list[Panel]:
+    return [
+        Panel(
+            f"share in time by policy: {engine} engine, random arrivals",
+            lambda axes, engine=engine: _policy_bars(axes, record, engine),  # type: ignore[misc]
+        )
+        for engine in record["engines_images_per_s"]
+    ]
+
+
+def _policy_bars(axes: Axes, record: Record, engine: str) -> None:
+    cases = [case for case in record["cases"] if case["engine"] == engine and case["arrivals"] == "random"]
+    percents = list(dict.fromkeys(case["percent"] for case in cases))
+    shares: dict[str, list[float]] = {}
+    for case in cases:
+        shares.setdefault(case["policy"], []).append(100 * case["in_time_share"])
+    _grouped(axes, [f"{percent} %" for percent in percents], shares, form="{:.1f}")
+    axes.set_ylabel("% in time")
+    axes.set_xlabel("load, % of what the engine does in full batches")
+
+
 def _swaps_panels(record: Record) -> list[Panel]:
     def bars(axes: Axes) -> None:
         times = {
@@ -315,4 +363,6 @@ _PANELS: dict[str, Callable[[Record], list[Panel]]] = {
     "idle": _idle_panels,
     "footprint": _footprint_panels,
     "swaps": _swaps_panels,
+    "recovery": _recovery_panels,
+    "policies": _policies_panels,
 }

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 
 from bench.measuring.record import Record
+from bench.output.cells import milliseconds, spread_cells, words
+from bench.output.deadline_tables import DEADLINE_TABLES
 from shared.tables import plain_console, print_table
 
 
@@ -43,19 +45,6 @@ def ratios(record: Record) -> dict[str, float]:
     return {name.removeprefix("ratio_to_"): value for name, value in record.items() if name.startswith("ratio_to_")}
 
 
-def words(name: str) -> str:
-    """A record's key as words."""
-    return name.replace("_", " ")
-
-
-def _milliseconds(value: float) -> str:
-    return f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"
-
-
-def _spread(figures: dict[str, float], *, form: str = ",.0f") -> tuple[str, str]:
-    return f"{figures['median']:{form}}", f"{figures['min']:{form}}-{figures['max']:{form}}"
-
-
 def _rates(console: Console, records: Sequence[Record]) -> None:
     rows = []
     for record in records:
@@ -65,7 +54,7 @@ def _rates(console: Console, records: Sequence[Record]) -> None:
                 contender = key.removesuffix("_jobs_per_s").removesuffix("_images_per_s")
                 ratio = against.get(contender)
                 shown = "" if ratio is None else f"{ratio} x"
-                rows.append([record["benchmark"], words(contender), *_spread(value), shown])
+                rows.append([record["benchmark"], words(contender), *spread_cells(value), shown])
     headings = ("benchmark", "contender", "median /s", "min-max", "Sortline / contender")
     print_table(console, headings, rows, title="throughput", text=(0, 1))
     for record in records:
@@ -90,35 +79,6 @@ def _engine(console: Console, record: Record) -> None:
     print_table(console, ("engine", *(f"batch {size}" for size in sizes)), rows, title=title)
 
 
-def _latency(console: Console, record: Record) -> None:
-    rows = []
-    for load in record["loads"]:
-        times = load["capture_to_result_ms"]
-        rows.append(
-            [
-                f"{load['percent']} %",
-                f"{load['asked_images_per_s']:,.0f}",
-                f"{load['achieved_images_per_s']:,.0f}",
-                *(_milliseconds(times[name]) for name in ("p50", "p95", "p99", "max")),
-                f"{load['sorted_share']:.1%}",
-                f"{load['sorted_images_per_s']['median']:,.0f} ({load['sorted_to_capacity']:.2f})",
-            ]
-        )
-    capacity = record["capacity_images_per_s"]["median"]
-    title = (
-        f"latency: {record['size']}, deadline {record['deadline_ms']:g} ms, load as share of {capacity:,.0f} images/s; "
-        "times of all results, expired included"
-    )
-    percentiles = ("p50 ms", "p95 ms", "p99 ms", "max ms")
-    headings = ("load", "asked /s", "sent /s", *percentiles, "in time", "in time /s (of capacity)")
-    print_table(console, headings, rows, title=title)
-    for load in record["loads"]:
-        lost = {name: count for name, count in load["outcomes"].items() if count and name != "sorted"}
-        if lost:
-            counts = ", ".join(f"{words(name)} {count:,}" for name, count in lost.items())
-            console.print(f"not in time at {load['percent']} %: {counts}")
-
-
 def _scaling(console: Console, record: Record) -> None:
     """Two tables: the rates, and what limits them. One table would be too wide."""
     simulated = record["simulated"]
@@ -129,7 +89,8 @@ def _scaling(console: Console, record: Record) -> None:
         for point in record[kind]["points"]
     }
     rates = [
-        [*crew, *_spread(point["jobs_per_s"]), f"{point['ratio_to_one_worker']} x"] for crew, point in points.items()
+        [*crew, *spread_cells(point["jobs_per_s"]), f"{point['ratio_to_one_worker']} x"]
+        for crew, point in points.items()
     ]
     limits = [
         [
@@ -174,8 +135,8 @@ def _footprint(console: Console, record: Record) -> None:
     memory = record["resident_mb"]
     first = next(iter(record["resident_mb_after"]))
     rows = [
-        ["process start to ready, s", *_spread(record["ready_s"], form=".2f")],
-        ["process start to first result, s", *_spread(record["first_result_s"], form=".2f")],
+        ["process start to ready, s", *spread_cells(record["ready_s"], form=".2f")],
+        ["process start to first result, s", *spread_cells(record["first_result_s"], form=".2f")],
         [f"resident after {int(first):,} images, MB", f"{memory['first']:.0f}", ""],
         [f"resident after {record['images']:,} images, MB", f"{memory['last']:.0f}", f"most {memory['most']:.0f}"],
     ]
@@ -185,7 +146,7 @@ def _footprint(console: Console, record: Record) -> None:
 
 def _swaps(console: Console, record: Record) -> None:
     rows = [
-        [name, f"{times['images']:,}", *(_milliseconds(times[key]) for key in ("p50", "p95", "p99", "max"))]
+        [name, f"{times['images']:,}", *(milliseconds(times[key]) for key in ("p50", "p95", "p99", "max"))]
         for name, times in (("with swaps", record["with_swaps_ms"]), ("without", record["without_swaps_ms"]))
     ]
     title = f"{record['swaps']} swaps at {record['rate_hz']:g} images/s"
@@ -199,9 +160,9 @@ def _swaps(console: Console, record: Record) -> None:
 
 _TABLES: dict[str, Callable[[Console, Record], None]] = {
     "engine": _engine,
-    "latency": _latency,
     "scaling": _scaling,
     "idle": _idle,
     "footprint": _footprint,
     "swaps": _swaps,
+    **DEADLINE_TABLES,
 }

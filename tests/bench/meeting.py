@@ -43,5 +43,5 @@ def meeting_null_model(settings: Settings) -> LoadedModel:
 
 
 def meeting_simulated_model(settings: Settings) -> LoadedModel:
-    """In place of `simulated_model`."""
+    """In place of `gpu_like_model`."""
     return replace(null_model(settings), engine=_MeetingSimulated())

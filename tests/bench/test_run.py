@@ -28,9 +28,11 @@ OPTIONS = Options(
     peers=True,
     seconds=1.0,
     deadline_ms=100.0,
+    kinds=["real", "simulated"],
     single_jobs=1,
     idle_workers=1,
     images=100,
+    shed_images=100,
     swaps=1,
     rate_hz=10.0,
     model=None,
@@ -64,12 +66,12 @@ def measured(settings: Settings, *, on_progress: OnProgress, **options: object) 
 def test_every_name_runs_its_benchmark_in_a_fixed_order(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`line` runs once for each size."""
+    """`line` runs once for each size, and two run once for each kind of engine."""
     ran: list[str] = []
 
     def noting(name: str) -> Callable[..., Record]:
-        def benchmark(settings: Settings, *, size: str = "", **options: object) -> Record:
-            ran.append(f"{name} {size}".rstrip())
+        def benchmark(settings: Settings, *, size: str = "", kind: str = "", **options: object) -> Record:
+            ran.append(f"{name} {size}{kind}".rstrip())
             return {"benchmark": name}
 
         return benchmark
@@ -79,7 +81,9 @@ def test_every_name_runs_its_benchmark_in_a_fixed_order(
     monkeypatch.setattr(run, "draw", lambda document, path: None)
     options = replace(OPTIONS, redis_url=settings.redis_url, model="bottles")
     run_all(BENCHMARKS[::-1], options, out=tmp_path, as_json=True)
-    assert ran == ["engine", "line 224x224", "line 640x480", *BENCHMARKS[2:]]
+    of_kinds = {name: [f"{name} real", f"{name} simulated"] for name in ("latency", "recovery")}
+    of_kinds["line"] = ["line 224x224", "line 640x480"]
+    assert ran == [each for name in BENCHMARKS for each in of_kinds.get(name, [name])]
     ran.clear()
     run_all(["swaps"], options, out=tmp_path, as_json=True)
     assert ran == ["swaps"]
@@ -98,6 +102,43 @@ def test_what_is_refused_leaves_no_output_folder(
         with pytest.raises(BadSetting, match="the database holds 1 keys"):
             run_all(["idle"], options, out=tmp_path / "out", as_json=True)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("names", [["policies"], ["memory", "shed"], ["latency"], ["recovery"]])
+def test_what_runs_no_real_engine_needs_no_model(
+    names: list[str], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SORTLINE_MODEL_STORE", str(tmp_path / "models"))
+    for name in names:
+        monkeypatch.setattr(run, f"bench_{name}", lambda settings, **options: {"benchmark": "shed"})
+    monkeypatch.setattr(run, "draw", lambda document, path: None)
+    options = replace(OPTIONS, redis_url=settings.redis_url, kinds=["simulated"])
+    run_all(names, options, out=tmp_path / "out", as_json=True)
+    assert list((tmp_path / "out").iterdir())
+
+
+def test_how_long_it_runs_is_each_benchmarks_own_unless_told(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+
+    def benchmark(settings: Settings, *, seconds: float, **options: object) -> Record:
+        told.append(seconds)
+        return {"benchmark": "shed"}
+
+    for name in ("latency", "policies"):
+        monkeypatch.setattr(run, f"bench_{name}", benchmark)
+    monkeypatch.setattr(run, "draw", lambda document, path: None)
+    options = replace(OPTIONS, redis_url=settings.redis_url, kinds=["simulated"])
+    for seconds in (None, 2.0):
+        run_all(["latency", "policies"], replace(options, seconds=seconds), out=tmp_path, as_json=True)
+    assert told == [10.0, 30.0, 2.0, 2.0]
+
+
+def test_an_unknown_kind_of_engine_is_a_usage_error_that_lists_the_known() -> None:
+    done = CliRunner().invoke(sortline.cli.app, ["bench", "latency", "--kinds", "real,fast"])
+    assert done.exit_code == 2
+    assert all(name in done.output for name in ("fast", "simulated"))
 
 
 def test_the_usual_ones_run_by_default() -> None:

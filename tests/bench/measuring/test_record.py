@@ -6,7 +6,7 @@ import pytest
 
 from bench.benchmarks.scaling import limited_by
 from bench.contenders.worker_processes import steady_rate
-from bench.engines.simulated import BATCH_MS, IMAGE_MS, full_rate
+from bench.engines.simulated import FIXED_RATE, GPU_LIKE
 from bench.measuring.record import percentile, percentiles, spread
 from shared.errors import Transient
 from shared.schemas import Outcome, SortResult
@@ -70,4 +70,9 @@ def test_the_most_used_resource_is_the_limit_if_it_is_used_up(shares: dict[str, 
 
 
 def test_a_simulated_engine_that_never_waits_does_a_batch_in_its_time() -> None:
-    assert full_rate(16) == pytest.approx(16 / ((BATCH_MS + 16 * IMAGE_MS) / 1000))
+    assert GPU_LIKE.full_rate(16) == pytest.approx(16 / ((GPU_LIKE.batch_ms + 16 * GPU_LIKE.image_ms) / 1000))
+
+
+@pytest.mark.parametrize("size", [1, 7, 16, 64])
+def test_the_engine_of_a_fixed_rate_does_as_many_in_batches_of_any_size(size: int) -> None:
+    assert FIXED_RATE.full_rate(size) == pytest.approx(200)

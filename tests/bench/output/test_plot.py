@@ -34,17 +34,23 @@ def line(size: str) -> dict[str, Any]:
 
 
 def load(percent: int, **outcomes: int) -> dict[str, Any]:
-    none = dict.fromkeys(("sorted", "late", "expired", "rejected", "failed", "queue_full"), 0)
+    none = dict.fromkeys(("sorted", "late", "expired", "rejected", "failed"), 0)
+    refused = {"items": outcomes.pop("refused")} if "refused" in outcomes else {}
+    frames = sum(outcomes.values()) + sum(refused.values())
     return {
         "percent": percent,
         "asked_images_per_s": float(percent),
         "achieved_images_per_s": float(percent),
-        "frames": sum(outcomes.values()),
+        "frames": frames,
         "capture_to_result_ms": TIMES,
         "outcomes": none | outcomes,
-        "sorted_share": outcomes.get("sorted", 0) / sum(outcomes.values()),
+        "refused": refused,
+        "sorted_share": outcomes.get("sorted", 0) / frames,
         "sorted_images_per_s": rates(40),
         "sorted_to_capacity": 0.4,
+        "sorted_to_best": 0.9,
+        "share_of_cores": {"cameras": 0.2, "server": 0.1, "worker": 0.6, "others": 0.07, "left_for_worker": 0.7},
+        "sorted_to_what_cameras_leave": 0.55,
     }
 
 
@@ -83,11 +89,11 @@ RECORDS: list[dict[str, Any]] = [
     line("640x480"),
     {"benchmark": "queue", "sortline_jobs_per_s": rates(9000), "ratio_to_bare_scripts": 0.9, "ratio_two_to_one": 1.2},
     {
-        "benchmark": "latency",
+        "benchmark": "latency real",
         "size": "640x480",
         "deadline_ms": 150.0,
         "capacity_images_per_s": rates(100),
-        "loads": [load(25, sorted=10), load(300, sorted=2, expired=6, queue_full=2)],
+        "loads": [load(25, sorted=10), load(300, sorted=2, expired=6, refused=2)],
     },
     {
         "benchmark": "scaling",
@@ -122,6 +128,90 @@ RECORDS: list[dict[str, Any]] = [
         "without_swaps_ms": TIMES,
         "reached_s": {"median": 1.0, "max": 2.0},
     },
+    {
+        "benchmark": "recovery simulated",
+        "deadline_ms": 150.0,
+        "capacity_images_per_s": 198.0,
+        "steady_percent": 50,
+        "overload_percent": 300,
+        "overload_s": 60.0,
+        "before_p99_ms": 12.0,
+        "during_p99_ms": None,
+        "recovery_s": 0.7,
+        "window_p99_ms": [[-61.0, 11.0], [-10.0, None], [0.7, 12.0]],
+    },
+    {
+        "benchmark": "steady",
+        "percent": 80,
+        "frames": 200_000,
+        "deadline_ms": 150.0,
+        "capacity_images_per_s": 430.0,
+        "capture_to_result_ms": TIMES,
+        "outcomes": {"sorted": 199_990, "late": 4, "expired": 6},
+        "refused": {"deadline": 3},
+        "misses": 13,
+        "misses_share": 0.00007,
+        "control_misses": 9,
+        "misses_beyond_control": 5,
+        "misses_beyond_control_share": 0.00003,
+        "control": {
+            "priority": "realtime",
+            "stalls": 3,
+            "stalled_s": 0.4,
+            "longest_stall_ms": 180.0,
+            "stolen_s": 1.5,
+        },
+        "others_share_of_cores": 0.01,
+    },
+    {
+        "benchmark": "memory",
+        "producers": 2,
+        "bound_mb": 660.0,
+        "cases": [
+            {
+                "image_bytes": 5_000_000,
+                "worker": with_worker,
+                "pushed": 123_456,
+                "accepted": 100,
+                "refused": {"bytes": 123_356},
+                "peak_mb": 534.5,
+                "finished_mb": 10.0,
+                "peak_without_finished_mb": 524.5,
+                "peak_to_bound": 0.8,
+                "ended_as_bound_was_broken": with_worker,
+            }
+            for with_worker in (False, True)
+        ],
+    },
+    {
+        "benchmark": "policies",
+        "max_batch": 16,
+        "deadline_ms": 150.0,
+        "linger_ms": 10.0,
+        "engines_images_per_s": {"fixed rate": 200.0, "GPU-like": 1379.3},
+        "cases": [
+            {
+                "engine": engine,
+                "arrivals": "random",
+                "percent": 150,
+                "policy": policy,
+                "in_time_share": 0.67,
+                "in_time_per_s": 201.0,
+                "batch_mean": 11.1,
+                "in_time_ms": times,
+            }
+            for engine in ("fixed rate", "GPU-like")
+            for policy, times in (("fixed batch", None), ("sortline", TIMES))
+        ],
+    },
+    {
+        "benchmark": "shed",
+        "images": 20_000,
+        "expired_us_per_image": {"worker": rates(30), "server": rates(20), "both": rates(50)},
+        "expired_per_s": rates(20_000),
+        "refused_us_per_image": {"camera": rates(60), "server": rates(10), "both": rates(70)},
+        "refused": {"deadline": 60_000},
+    },
 ]
 MACHINE = describe_machine() | {"server": "valkey 9.1.2"}
 
@@ -129,8 +219,8 @@ MACHINE = describe_machine() | {"server": "valkey 9.1.2"}
 @pytest.mark.slow
 def test_the_plot_is_a_png_with_a_panel_for_each_that_was_run(tmp_path: Path) -> None:
     titles = draw({"machine": MACHINE, "benchmarks": RECORDS}, tmp_path / "all.png")
-    # All sizes of `line` share a panel; latency and scaling have two panels each.
-    assert len(titles) == len(set(titles)) == len(RECORDS) - 1 + 2
+    # All sizes of `line` share a panel; latency, scaling and policies have two each; three have none.
+    assert len(titles) == len(set(titles)) == len(RECORDS) - 1 + 3 - 3
     assert any(title.startswith("capture to result (expired included)") for title in titles)
     with Image.open(tmp_path / "all.png") as image:
         assert image.format == "PNG"
@@ -141,6 +231,12 @@ def test_the_plot_is_a_png_with_a_panel_for_each_that_was_run(tmp_path: Path) ->
     with Image.open(tmp_path / "one.png") as image:
         assert image.width < everything[0]
         assert image.height < everything[1]
+
+
+def test_what_has_no_picture_makes_no_file(tmp_path: Path) -> None:
+    (shed,) = [record for record in RECORDS if record["benchmark"] == "shed"]
+    assert draw({"machine": MACHINE, "benchmarks": [shed]}, tmp_path / "none.png") == []
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_matplotlib_the_fix_is_named_and_nothing_is_drawn(
@@ -161,7 +257,12 @@ def test_the_tables_show_every_benchmark_and_what_was_left_out(
         "3.8 x",
         "tiny@1 at 32 px",
         "0.25",
-        "expired 6, queue full 2",
+        "expired 6; refused: items 2",
+        "at 300 % other programs took 7%",
+        "misses beyond the control's",
+        "some not in time",
+        "with a worker: refused: bytes 123,356; ENDED EARLY",
+        "deadline 60,000",
         "simulated",
         "1.00%",
         "121",
