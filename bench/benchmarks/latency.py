@@ -14,20 +14,15 @@ Each image is accounted for: it was refused, for a reason, or has exactly one re
 
 from __future__ import annotations
 
-import functools
 import statistics
-import tempfile
 from collections import Counter
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from bench.contenders.running_worker import capacity, start_worker, worker_settings
+from bench.contenders.running_worker import RunningWorker, running_worker, worker_settings
 from bench.engines import REAL
 from bench.engines.simulated import FIXED_RATE
-from bench.measuring.machine import is_local, server_cpu_s
-from bench.measuring.processor_use import CpuSource, busy_s, others_share, tree_cpu_s
+from bench.measuring.processor_use import others_share
 from bench.measuring.record import OnProgress, Record, percentiles, spread
 from bench.measuring.traffic import (
     TrafficResult,
@@ -35,14 +30,12 @@ from bench.measuring.traffic import (
     check_accounted,
     forget_jobs,
     results,
-    send,
+    timed_traffic,
     times_ms,
-    wait_answered,
 )
 from shared.cpu_cores import usable_cores
 from shared.errors import Transient
 from shared.schemas import Outcome, SortResult
-from shared.server.connection import connect
 from shared.settings import Settings
 
 # Loads, in percent of the worker's capacity.
@@ -87,35 +80,17 @@ def bench_latency(
     settings = worker_settings(settings)
     levels = [_LoadLevel(percent) for percent in (*STEADY, *OVERLOAD)]
     capacities: list[float] = []
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sortline-latency-")))
-        client: Any = connect(settings.redis_url)
-        worker = stack.enter_context(start_worker(settings, kind, folder=folder))
-        watch: dict[str, CpuSource] = {"worker": functools.partial(tree_cpu_s, worker.pid), "all": busy_s}
-        if is_local(client):
-            watch["server"] = functools.partial(server_cpu_s, connect(settings.redis_url))
+    with running_worker(settings, kind) as run:
         for number in range(1, rounds + 1):
             title = f"latency {kind}: round {number} of {rounds}"
             on_progress(f"{title}, the worker's capacity")
-            full = TrafficSpec(line=f"capacity-{number}", count=jobs, size=size)
-            capacities.append(capacity(settings, full, client=client, worker=worker, folder=folder))
-            forget_jobs(client)
+            capacities.append(run.capacity(jobs=jobs, size=size, line=f"capacity-{number}"))
             for level in levels:
                 rate_hz = capacities[-1] * level.percent / 100
                 on_progress(f"{title}, {level.percent} % load: {rate_hz:.0f} images/s")
-                spec = TrafficSpec(
-                    line=f"load-{level.percent}-{number}",
-                    count=max(1, round(rate_hz * seconds)),
-                    rate_hz=rate_hz,
-                    size=size,
-                    deadline_ms=deadline_ms,
-                )
-                sent = send(settings, spec, folder=folder, watch=watch)
-                wait_answered(client, spec.line, count=sent.accepted, child=worker)
-                found = results(client, spec.line)
-                check_accounted(found, spec, sent)
-                level.add(spec, sent, found, capacity_hz=capacities[-1])
-                forget_jobs(client)
+                line = f"load-{level.percent}-{number}"
+                spec = timed_traffic(line, rate_hz=rate_hz, seconds=seconds, size=size, deadline_ms=deadline_ms)
+                _measure(run, spec, level, capacity_hz=capacities[-1])
     if empty := [level.percent for level in levels if not level.results]:
         raise Transient(f"not one image was accepted at {empty[0]} % load: the run is void.")
     best_hz = [max(rates) for rates in zip(*(level.sorted_hz for level in levels), strict=True)]
@@ -133,6 +108,15 @@ def bench_latency(
         "best_images_per_s": spread(best_hz),
         "loads": [_row(level, best_hz=best_hz, kind=kind) for level in levels],
     }
+
+
+def _measure(run: RunningWorker, spec: TrafficSpec, level: _LoadLevel, *, capacity_hz: float) -> None:
+    """One load in one round."""
+    sent = run.send(spec)
+    found = results(run.client, spec.line)
+    check_accounted(found, spec, sent)
+    level.add(spec, sent, found, capacity_hz=capacity_hz)
+    forget_jobs(run.client)
 
 
 def _model(found: list[SortResult]) -> dict[str, Any] | None:

@@ -14,29 +14,25 @@ the slowest one, so most windows of a worker that nothing disturbs would lie abo
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from bench.contenders.running_worker import capacity, start_worker, worker_settings
+from bench.contenders.running_worker import RunningWorker, running_worker, worker_settings
 from bench.measuring.record import OnProgress, Record, percentile
 from bench.measuring.traffic import (
     PATIENCE_S,
+    TrafficResult,
     TrafficSpec,
     cameras,
     check_accounted,
-    forget_jobs,
     results,
-    send,
     tail,
+    timed_traffic,
     wait_answered,
 )
 from shared.errors import Transient
 from shared.schemas import Outcome, SortResult
-from shared.server.connection import connect
 from shared.settings import Settings
 from shared.subprocesses import Child
 
@@ -79,43 +75,20 @@ def bench_recovery(
     size: str = "640x480",
 ) -> Record:
     """The seconds from the end of an overload of `seconds` until the p99 is back; `jobs` to measure the capacity."""
-    settings = worker_settings(settings)
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sortline-recovery-")))
-        client: Any = connect(settings.redis_url)
-        worker = stack.enter_context(start_worker(settings, kind, folder=folder))
+    with running_worker(worker_settings(settings), kind) as run:
         on_progress(f"recovery {kind}: the worker's capacity")
-        full = TrafficSpec(line="capacity", count=jobs, size=size)
-        capacity_hz = capacity(settings, full, client=client, worker=worker, folder=folder)
-        forget_jobs(client)
-        steady_hz = capacity_hz * STEADY_PERCENT / 100
-        overload_hz = capacity_hz * (OVERLOAD_PERCENT - STEADY_PERCENT) / 100
-        total_s = SETTLE_S + BEFORE_S + _CAMERAS_START_S + seconds + AFTER_S
+        capacity_hz = run.capacity(jobs=jobs, size=size)
         steady, overload = (
-            TrafficSpec(
-                line=line,
-                count=max(1, round(rate_hz * lasts_s)),
-                rate_hz=rate_hz,
-                size=size,
-                deadline_ms=deadline_ms,
+            timed_traffic(
+                line, rate_hz=capacity_hz * percent / 100, seconds=lasts_s, size=size, deadline_ms=deadline_ms
             )
-            for line, rate_hz, lasts_s in ((STEADY_LINE, steady_hz, total_s), (OVERLOAD_LINE, overload_hz, seconds))
+            for line, percent, lasts_s in (
+                (STEADY_LINE, STEADY_PERCENT, SETTLE_S + BEFORE_S + _CAMERAS_START_S + seconds + AFTER_S),
+                (OVERLOAD_LINE, OVERLOAD_PERCENT - STEADY_PERCENT, seconds),
+            )
         )
-        on_progress(f"recovery {kind}: {steady_hz:.0f} images/s")
-        (camera,) = stack.enter_context(cameras(settings, steady, folder=folder))
-        began_at = _wait_first(client, worker)
-        time.sleep(SETTLE_S + BEFORE_S)
-        overload_from = time.time()
-        on_progress(f"recovery {kind}: {steady_hz + overload_hz:.0f} images/s for {seconds:g} s")
-        sent = send(settings, overload, folder=folder)
-        overload_until = time.time()
-        on_progress(f"recovery {kind}: {steady_hz:.0f} images/s again")
-        _wait_end(camera)
-        wait_answered(client, OVERLOAD_LINE, count=sent.accepted, child=worker)
-        overloading, found = results(client, OVERLOAD_LINE), results(client, STEADY_LINE)
-        check_accounted(overloading, overload, sent)
-    ended_at = max((result.captured_at for result in overloading), default=overload_until)
-    windows = windows_of(frames_of(found, rate_hz=steady_hz))
+        spans = _run(run, steady, overload, on_progress=lambda text: on_progress(f"recovery {kind}: {text}"))
+        windows = windows_of(frames_of(results(run.client, STEADY_LINE), rate_hz=steady.rate_hz))
     return {
         "benchmark": f"recovery {kind}",
         "size": size,
@@ -123,17 +96,45 @@ def bench_recovery(
         "capacity_images_per_s": round(capacity_hz, 1),
         "steady_percent": STEADY_PERCENT,
         "overload_percent": OVERLOAD_PERCENT,
-        "overload_s": round(sent.seconds, 1),
-        "overload_sent_images_per_s": round(sent.achieved_hz, 1),
-        **recovered(windows, began_at=began_at + SETTLE_S, overload_from=overload_from, overload_until=ended_at),
-        "window_p99_ms": [[round(w.began_at - ended_at, 1), _finite(w.p99_ms)] for w in windows],
+        "overload_s": round(spans.sent.seconds, 1),
+        "overload_sent_images_per_s": round(spans.sent.achieved_hz, 1),
+        **recovered(
+            windows,
+            began_at=spans.began_at,
+            overload_from=spans.overload_from,
+            overload_until=spans.overload_until,
+        ),
+        "window_p99_ms": [[round(w.began_at - spans.overload_until, 1), _finite(w.p99_ms)] for w in windows],
     }
 
 
-def _wait_first(client: Any, worker: Child) -> float:
-    """Wait until the steady camera's first image is answered; returns when that was, epoch seconds."""
-    wait_answered(client, STEADY_LINE, count=1, child=worker)
-    return time.time()
+class _Spans(NamedTuple):
+    """When what was sent, epoch seconds."""
+
+    began_at: float
+    overload_from: float
+    overload_until: float
+    sent: TrafficResult  # the overload
+
+
+def _run(run: RunningWorker, steady: TrafficSpec, overload: TrafficSpec, *, on_progress: OnProgress) -> _Spans:
+    """Send the steady traffic, and the overload in between; returns when all of it is answered."""
+    on_progress(f"{steady.rate_hz:.0f} images/s")
+    with cameras(run.settings, steady, folder=run.folder) as running:
+        wait_answered(run.client, STEADY_LINE, count=1, child=run.child)
+        began_at = time.time() + SETTLE_S
+        time.sleep(SETTLE_S + BEFORE_S)
+        overload_from = time.time()
+        on_progress(f"{steady.rate_hz + overload.rate_hz:.0f} images/s")
+        sent = run.send(overload)
+        overload_until = time.time()
+        on_progress(f"{steady.rate_hz:.0f} images/s again")
+        for each in running:
+            _wait_end(each)
+    found = results(run.client, OVERLOAD_LINE)
+    check_accounted(found, overload, sent)
+    last_at = max((result.captured_at for result in found), default=overload_until)
+    return _Spans(began_at, overload_from, last_at, sent)
 
 
 def _wait_end(camera: Child) -> None:

@@ -19,25 +19,19 @@ A miss is attributed to the machine only by the control's account, never because
 
 from __future__ import annotations
 
-import functools
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from bench.contenders.running_worker import capacity, start_worker, worker_settings
+from bench.contenders.running_worker import running_worker, worker_settings
 from bench.engines import REAL
-from bench.measuring.machine import is_local, server_cpu_s
-from bench.measuring.processor_use import CpuSource, busy_s, others_share, tree_cpu_s
+from bench.measuring.processor_use import others_share
 from bench.measuring.record import OnProgress, Record, percentile, percentiles
 from bench.measuring.stalls import Stall, StallDelays, Watched, stolen_s, watch_stalls
-from bench.measuring.traffic import TrafficResult, TrafficSpec, forget_jobs, iter_results, send, wait_answered
+from bench.measuring.traffic import TrafficResult, TrafficSpec, iter_results, timed_traffic
 from shared.cpu_cores import usable_cores
 from shared.errors import Transient
 from shared.schemas import Outcome, SortResult
-from shared.server.connection import connect
 from shared.settings import Settings
 
 PERCENT = 80
@@ -69,28 +63,17 @@ def bench_steady(
 ) -> Record:
     """Misses at 80 % load for `seconds`, and those beyond the control's; `jobs` images to measure the capacity."""
     settings = worker_settings(settings).model_copy(update={"result_ttl_s": RESULT_TTL_S})
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sortline-steady-")))
-        client: Any = connect(settings.redis_url)
-        worker = stack.enter_context(start_worker(settings, kind, folder=folder))
+    with running_worker(settings, kind) as run:
         on_progress("steady: the worker's capacity")
-        full = TrafficSpec(line="capacity", count=jobs, size=size)
-        capacity_hz = capacity(settings, full, client=client, worker=worker, folder=folder)
-        forget_jobs(client)
+        capacity_hz = run.capacity(jobs=jobs, size=size)
         rate_hz = capacity_hz * PERCENT / 100
-        spec = TrafficSpec(
-            line=LINE, count=max(1, round(rate_hz * seconds)), rate_hz=rate_hz, size=size, deadline_ms=deadline_ms
-        )
         on_progress(f"steady: {rate_hz:.0f} images/s for {seconds:g} s")
-        watch = stack.enter_context(watch_stalls(folder))
-        stolen_before_s = stolen_s()
-        watched_use: dict[str, CpuSource] = {"worker": functools.partial(tree_cpu_s, worker.pid), "all": busy_s}
-        if is_local(client):
-            watched_use["server"] = functools.partial(server_cpu_s, connect(settings.redis_url))
-        sent = send(settings, spec, folder=folder, watch=watched_use)
-        wait_answered(client, LINE, count=sent.accepted, child=worker)
-        stolen_after_s, watched = stolen_s(), watch.read()
-        answers = answers_of(iter_results(client, LINE), spec=spec, sent=sent)
+        spec = timed_traffic(LINE, rate_hz=rate_hz, seconds=seconds, size=size, deadline_ms=deadline_ms)
+        with watch_stalls(run.folder) as watch:
+            stolen_before_s = stolen_s()
+            sent = run.send(spec)
+            stolen_after_s, watched = stolen_s(), watch.read()
+        answers = answers_of(iter_results(run.client, LINE), spec=spec, sent=sent)
     stolen = None if stolen_before_s is None or stolen_after_s is None else round(stolen_after_s - stolen_before_s, 2)
     others = others_share(sent.cores_used, cores=usable_cores())
     return {
@@ -150,7 +133,6 @@ def misses(
         if is_missed and delay_ms <= margin_ms
     ]
     frames = len(answers) + refused
-    began_at = answers[0].captured_at
     counts = Counter(answer.outcome.value for answer in answers)
     return {
         "frames": frames,
@@ -164,14 +146,17 @@ def misses(
         "misses_share": round((sum(missed) + refused) / frames, 6),
         "misses_beyond_control_share": round((len(beyond) + refused) / frames, 6),
         "first_misses_beyond_control": [
-            {
-                "at_s": round(answer.captured_at - began_at, 3),
-                "outcome": answer.outcome.value,
-                "total_ms": round(answer.total_ms, 1),
-                "delayed_by_stalls_ms": round(delay_ms, 1),
-            }
-            for answer, delay_ms in beyond[:_DESCRIBED]
+            _described(answer, delay_ms, began_at=answers[0].captured_at) for answer, delay_ms in beyond[:_DESCRIBED]
         ],
+    }
+
+
+def _described(answer: Answer, delay_ms: float, *, began_at: float) -> Record:
+    return {
+        "at_s": round(answer.captured_at - began_at, 3),
+        "outcome": answer.outcome.value,
+        "total_ms": round(answer.total_ms, 1),
+        "delayed_by_stalls_ms": round(delay_ms, 1),
     }
 
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.engines import REAL, SIMULATED
+from bench.measuring.machine import is_local, server_cpu_s
+from bench.measuring.processor_use import CpuSource, busy_s, tree_cpu_s
 from bench.measuring.traffic import (
     PATIENCE_S,
+    TrafficResult,
     TrafficSpec,
     claims_suspended,
+    forget_jobs,
     results,
     send,
     tail,
@@ -19,6 +28,7 @@ from bench.measuring.traffic import (
 )
 from shared import keys
 from shared.errors import Transient
+from shared.server.connection import connect
 from shared.settings import Settings, environment
 from shared.subprocesses import Child
 
@@ -59,16 +69,49 @@ def wait_registered(client: Any, worker: Child) -> None:
         time.sleep(_POLL_S)
 
 
-def capacity(settings: Settings, spec: TrafficSpec, *, client: Any, worker: Child, folder: Path) -> float:
-    """Images/s of the worker on a queue that is filled before it may claim, while nothing else runs.
+@dataclass(frozen=True, slots=True)
+class RunningWorker:
+    """A worker that runs, and the server and folder of the run."""
 
-    The results that finish first start the clock, and are not counted.
-    """
-    with claims_suspended(client):
-        send(without_bounds(settings), spec, folder=folder)
-    wait_answered(client, spec.line, count=spec.count, child=worker)
-    finished = sorted(result.finished_at for result in results(client, spec.line))
-    started = finished.count(finished[0])
-    if started == len(finished):
-        raise Transient(f"all {started} images were one batch: give the benchmark more --jobs. {tail(worker)}")
-    return (len(finished) - started) / (finished[-1] - finished[0])
+    settings: Settings
+    client: Any
+    child: Child
+    folder: Path
+
+    def capacity(self, *, jobs: int, size: str, line: str = "capacity") -> float:
+        """Images/s on a queue of `jobs` that is filled before the worker may claim, while nothing else runs.
+
+        The results that finish first start the clock, and are not counted.
+        """
+        spec = TrafficSpec(line=line, count=jobs, size=size)
+        with claims_suspended(self.client):
+            send(without_bounds(self.settings), spec, folder=self.folder)
+        wait_answered(self.client, line, count=jobs, child=self.child)
+        finished = sorted(result.finished_at for result in results(self.client, line))
+        forget_jobs(self.client)
+        started = finished.count(finished[0])
+        if started == len(finished):
+            raise Transient(f"all {started} images were one batch: give the benchmark more --jobs. {tail(self.child)}")
+        return (len(finished) - started) / (finished[-1] - finished[0])
+
+    def send(self, spec: TrafficSpec) -> TrafficResult:
+        """Send the traffic, and wait until all accepted images are answered.
+
+        Besides the cameras' use of the cores, `cores_used` has that of the `worker`, of the `server` if it is on this
+        machine, and of `all` programs.
+        """
+        watch: dict[str, CpuSource] = {"worker": functools.partial(tree_cpu_s, self.child.pid), "all": busy_s}
+        if is_local(self.client):
+            watch["server"] = functools.partial(server_cpu_s, self.client)
+        sent = send(self.settings, spec, folder=self.folder, watch=watch)
+        wait_answered(self.client, spec.line, count=sent.accepted, child=self.child)
+        return sent
+
+
+@contextlib.contextmanager
+def running_worker(settings: Settings, kind: str) -> Iterator[RunningWorker]:
+    """A worker on an engine of this kind, for as long as the block lasts."""
+    with tempfile.TemporaryDirectory(prefix="sortline-bench-") as name:
+        folder = Path(name)
+        with start_worker(settings, kind, folder=folder) as child:
+            yield RunningWorker(settings, connect(settings.redis_url), child, folder)

@@ -49,6 +49,12 @@ class TrafficSpec:
     deadline_ms: float | None = None
 
 
+def timed_traffic(line: str, *, rate_hz: float, seconds: float, size: str, deadline_ms: float) -> TrafficSpec:
+    """Frames with a deadline, at a rate, for so many seconds."""
+    count = max(1, round(rate_hz * seconds))
+    return TrafficSpec(line=line, count=count, rate_hz=rate_hz, size=size, deadline_ms=deadline_ms)
+
+
 @dataclass(frozen=True, slots=True)
 class TrafficResult:
     """What the cameras report about the traffic they sent.

@@ -18,28 +18,8 @@ _NOTABLE_SHARE = 0.05
 
 def _latency(console: Console, record: Record) -> None:
     """Two tables: the times, and the rates in time with the shares of the cores. One table would be too wide."""
-    times, rates = [], []
-    for load in record["loads"]:
-        ms, cores = load["capture_to_result_ms"], load["share_of_cores"]
-        times.append(
-            [
-                f"{load['percent']} %",
-                f"{load['asked_images_per_s']:,.0f}",
-                f"{load['achieved_images_per_s']:,.0f}",
-                *(milliseconds(ms[name]) for name in ("p50", "p95", "p99", "max")),
-                f"{load['sorted_share']:.1%}",
-            ]
-        )
-        rates.append(
-            [
-                f"{load['percent']} %",
-                f"{load['sorted_images_per_s']['median']:,.0f}",
-                ratio(load["sorted_to_capacity"]),
-                ratio(load["sorted_to_best"]),
-                *(share(cores[name]) for name in ("cameras", "server", "left_for_worker")),
-                ratio(load["sorted_to_what_cameras_leave"]),
-            ]
-        )
+    times = [_times_row(load) for load in record["loads"]]
+    rates = [_rates_row(load) for load in record["loads"]]
     capacity = record["capacity_images_per_s"]["median"]
     title = (
         f"{record['benchmark']} engine: {record['size']}, deadline {record['deadline_ms']:g} ms, load as share of "
@@ -59,6 +39,34 @@ def _latency(console: Console, record: Record) -> None:
     )
     title = f"{record['benchmark']} engine: rates in time, and the shares of this machine's cores"
     print_table(console, headings, rates, title=title)
+    _latency_notes(console, record)
+
+
+def _times_row(load: Record) -> list[str]:
+    ms = load["capture_to_result_ms"]
+    return [
+        f"{load['percent']} %",
+        f"{load['asked_images_per_s']:,.0f}",
+        f"{load['achieved_images_per_s']:,.0f}",
+        *(milliseconds(ms[name]) for name in ("p50", "p95", "p99", "max")),
+        f"{load['sorted_share']:.1%}",
+    ]
+
+
+def _rates_row(load: Record) -> list[str]:
+    cores = load["share_of_cores"]
+    return [
+        f"{load['percent']} %",
+        f"{load['sorted_images_per_s']['median']:,.0f}",
+        ratio(load["sorted_to_capacity"]),
+        ratio(load["sorted_to_best"]),
+        *(share(cores[name]) for name in ("cameras", "server", "left_for_worker")),
+        ratio(load["sorted_to_what_cameras_leave"]),
+    ]
+
+
+def _latency_notes(console: Console, record: Record) -> None:
+    """What became of the images that were not in time, and what makes a load's figures doubtful."""
     for load in record["loads"]:
         lost = {name: count for name, count in load["outcomes"].items() if name != "sorted"}
         if load["achieved_images_per_s"] < _KEPT_UP * load["asked_images_per_s"]:
