@@ -102,7 +102,8 @@ def _set_stop(stop: Event) -> None:
 
 
 def _push(settings: Settings, line: str, size_bytes: int, seconds: float, max_images: int) -> Pushed:
-    from producer.submit import Frame, LineProducer
+    from producer.frames import Frame
+    from producer.submit import LineProducer
 
     producer = LineProducer(settings, on_unserved=lambda text: None)
     frame = Frame(data=image_of(size_bytes), line=line, camera="camera-1")

@@ -27,10 +27,9 @@ from bench.engines import KINDS, null, simulated
 from bench.engines.null import null_model
 from bench.engines.simulated import GPU_LIKE, gpu_like_model
 from bench.measuring import traffic
-from bench.measuring.traffic import TrafficResult, TrafficSpec, check_accounted, refused_by_reason, send
+from bench.measuring.traffic import TrafficSpec, send
 from shared import keys
 from shared.errors import BadSetting, NotFound, Transient
-from shared.schemas import Outcome, SortResult
 from shared.settings import Settings
 from tests.bench.meeting import meeting_null_model, meeting_simulated_model
 from tests.worker.models.versions import own_versions, unusable_fp32
@@ -201,36 +200,6 @@ def test_shed_gives_the_time_of_an_expired_and_of_a_refused_image(
     assert expired["both"]["median"] > 0
     assert refused["both"]["median"] > 0
     assert sum(record["refused"].values()) == 2_000
-
-
-def test_a_line_that_lost_or_repeated_an_image_is_found_out(plant: Settings) -> None:
-    spec, sent = TrafficSpec(line="l", count=3), TrafficResult(3, 2, {"items": 1}, 0, 10.0, 0.3, 1, {})
-    found = [
-        SortResult(
-            job_id=name,
-            line="l",
-            camera="c",
-            captured_at=1.0,
-            finished_at=2.0,
-            outcome=Outcome.LATE,
-            lane="x",
-            worker="w",
-        )
-        for name in ("one", "two")
-    ]
-    check_accounted(found, spec, sent)
-    for wrong in (found[:1], [*found, found[0]], [found[0], found[0]]):
-        with pytest.raises(Transient, match=r"2 of 3 frames were accepted and 1 refused"):
-            check_accounted(wrong, spec, sent)
-
-
-def test_refusals_are_read_by_reason_or_as_an_earlier_release_counts_them() -> None:
-    assert refused_by_reason({"refused_full": 3}) == {"full": 3}
-    assert refused_by_reason({"refused_full": 0}) == {}
-    assert refused_by_reason({"refused": {"items": 2, "deadline": 0, "bytes": 1}, "refused_full": 3}) == {
-        "items": 2,
-        "bytes": 1,
-    }
 
 
 def test_queue_gives_its_ratios(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
