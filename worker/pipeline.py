@@ -118,8 +118,8 @@ class Pipeline:
             stuck_after_s=settings.stuck_after_s,
             clock=monotonic,
         )
-        self._flow = _new_flow(components, settings)
         self._decode_threads = settings.decode_threads or usable_cores()
+        self._flow = _new_flow(components, settings, decode_threads=self._decode_threads)
         self.capacity = CapacityEstimator(
             queues=settings.queue_names,
             max_batch=settings.max_batch,
@@ -131,6 +131,7 @@ class Pipeline:
             self._flow,
             components.claimer,
             SuspectClaims(components.claimer, self._flow.costly_jobs, lost_s=lost_s, monotonic=monotonic),
+            Admission(self._flow, max_attempts=settings.max_attempts),
             give_back=components.keeper.release,
             settings=settings,
             burst=burst,
@@ -237,8 +238,9 @@ class Pipeline:
         return self._claims_ended.is_set() and self.idle and self.watchdog.is_settled
 
 
-def _new_flow(components: PipelineComponents, settings: Settings) -> Flow:
+def _new_flow(components: PipelineComponents, settings: Settings, *, decode_threads: int) -> Flow:
     clock = components.server_clock.now
+    latency = LatencyEstimator(max_batch=settings.max_batch, decode_threads=decode_threads)
     return Flow(
         encoded_jobs=DecodeQueue(settings.queue_names, others_share=settings.bulk_share),
         costly_jobs=CostlyJobs(settings.queue_names, others_share=settings.bulk_share),
@@ -247,13 +249,15 @@ def _new_flow(components: PipelineComponents, settings: Settings) -> Flow:
             linger_s=settings.linger_ms / 1000,
             urgent_queue=settings.queue_names[0],
             wall_clock=clock,
+            others_share=settings.bulk_share,
+            latency=latency,
         ),
         finished=queue.SimpleQueue(),
         inflight=components.inflight,
         encoded_bytes=ByteBudget(MAX_ENCODED_BYTES),
         active_models=components.active_models,
         cache=components.cache,
-        latency=LatencyEstimator(max_batch=settings.max_batch),
+        latency=latency,
         server_clock=components.server_clock,
         engine_clock=EngineClock(components.metrics.engine_seconds),
         observer=components.observer,

@@ -76,9 +76,13 @@ class Decider:
         """Labels and lane of an image, whatever its deadline. Two models are compared by these."""
         return decide(probabilities, self._manifest.classes, mode=self._manifest.mode, policy=self._policy(admitted))
 
-    def expired(self, admitted: AdmittedJob, *, timings: StageTimings, finished_at: float) -> SortResult:
-        """The result of an image whose deadline passed before the model saw it."""
-        return self._unsorted(admitted, Outcome.EXPIRED, error=None, timings=timings, finished_at=finished_at)
+    def expired(
+        self, admitted: AdmittedJob, *, timings: StageTimings, finished_at: float, needs_s: float = 0.0
+    ) -> SortResult:
+        """The result of an image that would have taken `needs_s` more, longer than to its deadline."""
+        _, margin_ms = _total_and_margin_ms(admitted.job, finished_at)
+        error = _too_late(margin_ms, needs_ms=needs_s * 1000)
+        return self._unsorted(admitted, Outcome.EXPIRED, error=error, timings=timings, finished_at=finished_at)
 
     def rejected(
         self, admitted: AdmittedJob, error: BadInput, *, timings: StageTimings, finished_at: float
@@ -154,6 +158,15 @@ class Decider:
                 "error": error,
             }
         )
+
+
+def _too_late(left_ms: float | None, *, needs_ms: float) -> str:
+    """Why an image expired, for people."""
+    if left_ms is None:
+        return "not started: its deadline had passed."
+    if left_ms <= 0:
+        return f"not started: its deadline had passed {-left_ms:.0f} ms before."
+    return f"not started: it would have taken about {needs_ms:.0f} ms more, {left_ms:.0f} ms were left."
 
 
 def _total_and_margin_ms(admitted: AdmittedJob, finished_at: float) -> tuple[float, float | None]:

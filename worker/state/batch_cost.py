@@ -1,56 +1,146 @@
-"""How long a model takes for a batch of each size, measured while it runs."""
+"""How long a model takes for a batch of each size, measured while it runs, and which size pays best."""
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 
-# Weight of a new measurement in the running mean of its size.
+from worker.state.running_estimate import RunningEstimate
+
+# Weight of a new measurement in the running estimate of its size.
 _WEIGHT = 0.2
 # Weight of a measurement of another size against an estimate that it shows to be too high: some dozens halve an excess.
 _DOUBT_WEIGHT = 0.05
+# A larger batch must do this many times the images per second of a smaller one: otherwise its images only wait longer.
+_WORTH = 1.02
+# A size that might pay better is tried again after so many batches of other sizes: its time may have changed.
+_TRY_AFTER = 2000
 
 
 class BatchCost:
-    """A running mean of the seconds per batch, for each batch size.
+    """A running estimate of the seconds per batch, for each batch size.
 
     An estimate that is too high would stay for ever where it makes images expire, since then no batch of that size runs
     and is measured. So it also falls with the measurements of other sizes: a batch costs at most as much as a larger
-    one, and at most as much as the smaller ones that its images would fill.
+    one, and at most as much as the smaller ones that its images would fill. These bounds are also the estimate of a
+    size that was never measured. It is assumed too that a further image costs no more than the costliest one so far:
+    otherwise large batches would seem to take so long that they are never tried.
 
-    Sizes share an estimate per power of two. An unseen size gets the estimate of the nearest smaller size that was
-    seen, scaled up, so that a first large batch does not count as free. Without a smaller one it gets the estimate of
-    the nearest larger size.
+    Large sizes share an estimate with a few neighbors. Any thread may read while one observes.
     """
 
     def __init__(self) -> None:
-        self._seconds: dict[int, float] = {}
+        self._measured: dict[int, RunningEstimate] = {}  # by the largest size that shares the estimate
+        self._last: dict[int, int] = {}  # the number of the batch that measured it last
+        self._count = 0
+        # What was worked out since the last measurement: a batch is planned with many lookups. A measurement replaces
+        # both, so that no thread keeps an old answer in a new table.
+        self._estimates: dict[int, tuple[float, float]] = {}
+        self._best: dict[int, tuple[int, int]] = {}
 
     def observe(self, size: int, seconds: float) -> None:
         """Add a measurement: a batch of `size` took `seconds`."""
         bucket = _bucket(size)
-        before = self._seconds.get(bucket, seconds)
-        mean = self._seconds[bucket] = before + _WEIGHT * (seconds - before)
-        for other, estimate in list(self._seconds.items()):
-            excess = estimate - max(mean, seconds) * math.ceil(other / size)
-            if excess > 0 and other != bucket:
-                self._seconds[other] = estimate - _DOUBT_WEIGHT * excess
+        measured = self._measured.copy()
+        estimate = measured.setdefault(bucket, RunningEstimate(weight=_WEIGHT))
+        estimate.observe(seconds)
+        for other, doubted in measured.items():
+            high, bound = doubted.high, max(estimate.high, seconds) * math.ceil(other / size)
+            if high > bound and other != bucket:
+                doubted.scale(1 - _DOUBT_WEIGHT * (high - bound) / high)
+        self._count += 1
+        self._last[bucket] = self._count
+        self._measured, self._estimates, self._best = measured, {}, {}
 
     def is_measured(self, size: int) -> bool:
         """Whether a batch of about `size` was measured."""
         return _bucket(size) in self._seconds
 
     def estimate(self, size: int) -> float:
-        """Seconds that a batch of `size` will take; 0 while nothing is known."""
+        """Seconds that a batch of `size` hardly ever exceeds; 0 while nothing is known."""
+        return self._known(size)[1]
+
+    def mean(self, size: int) -> float:
+        """Seconds that a batch of `size` takes on average; 0 while nothing is known."""
+        return self._known(size)[0]
+
+    def best_size(self, most: int) -> int:
+        """The size up to `most` with the most images per second: the smallest one that is not clearly worse.
+
+        `most` while nothing is known.
+        """
+        return self._sizes(most)[0]
+
+    def size_to_try(self, most: int) -> int:
+        """As `best_size`, or a larger power of two that could be better and was not measured lately."""
+        return self._sizes(most)[1]
+
+    def _sizes(self, most: int) -> tuple[int, int]:
+        table = self._best
+        sizes = table.get(most)
+        if sizes is None:
+            sizes = table[most] = self._find_sizes(most) if self._measured else (most, most)
+        return sizes
+
+    def _find_sizes(self, most: int) -> tuple[int, int]:
+        best, best_rate = 1, 0.0
+        for size in sizes_up_to(most):
+            rate = size / max(self.mean(size), 1e-9)
+            if rate > _WORTH * best_rate:
+                best, best_rate = size, rate
+        for size in sizes_up_to(most):
+            least_s = max((each.mean for seen, each in self._measured.items() if seen < size), default=0.0)
+            is_power = not size & (size - 1)
+            if is_power and size > best and self._is_untried(size) and size > _WORTH * best_rate * least_s:
+                return best, size
+        return best, best
+
+    def _is_untried(self, size: int) -> bool:
+        last = self._last.get(_bucket(size))
+        return last is None or self._count - last > _TRY_AFTER
+
+    def _known(self, size: int) -> tuple[float, float]:
+        table = self._estimates
+        known = table.get(size)
+        if known is None:
+            known = table[size] = self._look_up(size)
+        return known
+
+    def _look_up(self, size: int) -> tuple[float, float]:
+        """Mean and estimate: measured, or else the lowest of the bounds."""
         bucket = _bucket(size)
-        seconds = self._seconds.get(bucket)
-        if seconds is not None:
-            return seconds
-        known = sorted(self._seconds.copy())
-        for seen in reversed(known):
-            if seen < bucket:
-                return self._seconds[seen] * (bucket / seen)
-        return self._seconds[known[0]] if known else 0.0
+        measured = self._measured.get(bucket)
+        if measured is not None:
+            return measured.mean, measured.high
+        bounds: list[tuple[float, float]] = []
+        smaller: list[tuple[int, RunningEstimate]] = []
+        for seen, each in sorted(self._measured.items()):
+            if seen > bucket:
+                bounds.append((each.mean, each.high))
+                break
+            smaller.append((seen, each))
+            batches = math.ceil(size / seen)
+            bounds.append((each.mean * batches, each.high * batches))
+        if len(smaller) > 1:
+            slope = max(
+                (after.mean - before.mean) / (seen_after - seen)
+                for (seen, before), (seen_after, after) in itertools.pairwise(smaller)
+            )
+            seen, each = smaller[-1]
+            more_s = max(0.0, slope) * (size - seen)
+            bounds.append((each.mean + more_s, each.high + more_s))
+        return min(bounds, key=lambda bound: bound[1], default=(0.0, 0.0))
+
+
+@functools.cache
+def sizes_up_to(most: int) -> tuple[int, ...]:
+    """The sizes that are compared, smallest first: the powers of two, and `most`."""
+    powers = itertools.takewhile(lambda size: size < most, (1 << bit for bit in itertools.count()))
+    return (*powers, most)
 
 
 def _bucket(size: int) -> int:
-    return 1 << (size - 1).bit_length()
+    """The largest of the sizes that share an estimate: all up to 8 have their own, and four for each power of two."""
+    step = 1 << max(0, (size - 1).bit_length() - 3)
+    return -(-size // step) * step

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from worker.state.jobs import Lease
 
 
 class Inflight:
-    """The leases that this worker holds, from the claim until they are finished, released or lost. For any thread."""
+    """The leases that this worker holds, from the claim until they are finished, released or lost. For any thread.
+
+    A job that has its verdict is answered: only its result must still be written. It is held, but takes no place: the
+    worker has nothing to compute for it.
+    """
 
     def __init__(self) -> None:
         self._leases: dict[str, Lease] = {}
+        self._answered: set[str] = set()
         self._finishing: set[str] = set()
-        self._counts: defaultdict[str, int] = defaultdict(int)  # by queue
+        self._counts: defaultdict[str, int] = defaultdict(int)  # by queue, without the answered ones
         self._changed = threading.Condition()
 
     def add(self, leases: Sequence[Lease]) -> None:
@@ -25,6 +30,16 @@ class Inflight:
                 if lease.execution_id not in self._leases:
                     self._leases[lease.execution_id] = lease
                     self._counts[lease.queue] += 1
+
+    def answer(self, leases: Iterable[Lease]) -> None:
+        """Note that these jobs have their verdicts: they take no place any more."""
+        with self._changed:
+            for lease in leases:
+                execution_id = lease.execution_id
+                if execution_id in self._leases and execution_id not in self._answered:
+                    self._answered.add(execution_id)
+                    self._counts[lease.queue] -= 1
+            self._changed.notify_all()
 
     def remove(self, leases: Sequence[Lease]) -> None:
         """Stop holding these leases."""
@@ -49,26 +64,44 @@ class Inflight:
             return list(self._leases.values())
 
     def count_of(self, queue: str) -> int:
-        """How many jobs of this queue are held."""
+        """How many places jobs of this queue take."""
         return self._counts[queue]
 
     def wait_below(self, count: int, timeout_s: float, *, of_queue: str = "", of_queue_below: int = 0) -> int:
-        """Wait at most `timeout_s` until fewer than `count` are held, and return how many are held then.
+        """Wait at most `timeout_s` until fewer than `count` places are taken, and return how many are taken then.
 
-        If `of_queue` is given, wait also until fewer than `of_queue_below` of this queue are held.
+        If `of_queue` is given, wait also until fewer than `of_queue_below` are taken by this queue.
         """
 
         def is_below() -> bool:
-            return len(self) < count and (not of_queue or self._counts[of_queue] < of_queue_below)
+            return self._taken < count and (not of_queue or self._counts[of_queue] < of_queue_below)
 
         with self._changed:
             self._changed.wait_for(is_below, timeout_s)
-            return len(self)
+            return self._taken
+
+    def wait_answered_below(self, count: int, timeout_s: float) -> bool:
+        """Wait at most `timeout_s` until fewer than `count` answered jobs are held. Returns whether that is so."""
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self._answered) < count, timeout_s)
+
+    def wait_empty(self, timeout_s: float) -> bool:
+        """Wait at most `timeout_s` until nothing is held. Returns whether that is so."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._leases, timeout_s)
+
+    @property
+    def _taken(self) -> int:
+        return len(self._leases) - len(self._answered)
 
     def _drop(self, leases: Sequence[Lease]) -> None:
         for lease in leases:
             self._finishing.discard(lease.execution_id)
-            if self._leases.pop(lease.execution_id, None) is not None:
+            if self._leases.pop(lease.execution_id, None) is None:
+                continue
+            if lease.execution_id in self._answered:
+                self._answered.remove(lease.execution_id)
+            else:
                 self._counts[lease.queue] -= 1
         self._changed.notify_all()
 

@@ -2,34 +2,43 @@
 
 Jobs leave a queue oldest first, so under overload the jobs at its head are always about to expire. If the worker ran
 each of them until its deadline, nearly all would be late. Giving some up a little earlier leaves time for those behind.
+
+All estimates are a bit pessimistic (`RunningEstimate`).
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from worker.state.batch_cost import BatchCost
+from worker.state.batch_cost import BatchCost, sizes_up_to
+from worker.state.running_estimate import RunningEstimate
 
 # Time reserved for deciding and finishing when a batch starts at the last moment for its deadline.
 FINISH_MARGIN_S = 0.005
-# Weight of a new decoding time in the running mean: a few dozen images, so that one odd frame changes little.
+# A worker that has run no batch for so long tries whatever comes, whatever the estimates say: that costs nothing, and
+# a worker that was slow notices that it has recovered.
+TRY_AFTER_S = 0.1
+# Weight of a new time in the running estimates: a few dozen images, so that one odd frame changes little.
 _WEIGHT = 0.05
+# A worker holds as many images as its engine can run in this time, beside those of the batches and of the decoding:
+# claims, threads and results take time too.
+_AROUND_S = 0.010
 
 
 class LatencyEstimator:
-    """Knows how long decoding and batches take on one worker, and which batches run now. For any thread.
+    """Knows how long claims, decoding and batches take on one worker, and which batches run now. For any thread."""
 
-    When the worker is idle the estimates are 0, so that a worker that was slow keeps trying and notices that it has
-    recovered.
-    """
-
-    def __init__(self, *, max_batch: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, max_batch: int, decode_threads: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_batch = max_batch
+        self._decode_threads = decode_threads
         self._clock = clock
-        self.decode_s = 0.0  # of one image: a running mean
+        self._decode = RunningEstimate(weight=_WEIGHT)  # of one image
+        self._claim = RunningEstimate(weight=_WEIGHT)  # of one claim, with its images
+        self._budget_s = 0.0  # from capture to deadline: nearly the shortest one lately; 0 if no deadline was seen
         self._ends_at: dict[int, float] = {}  # when each running batch ends, by thread; they run one after the other
         self._last_started_at = self._last_ended_at = float("-inf")  # of the batch that ended last
         self._lock = threading.Lock()
@@ -37,15 +46,32 @@ class LatencyEstimator:
     def observe_decode(self, seconds: float) -> None:
         """Add a measurement: an image took this long to decode."""
         with self._lock:
-            self.decode_s += (seconds - self.decode_s) * (_WEIGHT if self.decode_s else 1.0)
+            self._decode.observe(seconds)
+
+    def observe_claim(self, seconds: float) -> None:
+        """Add a measurement: it took this long to claim jobs and to fetch their images."""
+        with self._lock:
+            self._claim.observe(seconds)
+
+    def observe_budget(self, seconds: float) -> None:
+        """Note a job's time from its capture to its deadline."""
+        with self._lock:
+            if not 0 < self._budget_s < seconds:
+                self._budget_s = seconds
+            self._budget_s += _WEIGHT * (seconds - self._budget_s)
 
     @contextmanager
-    def running(self, cost: BatchCost, *, images: int) -> Iterator[None]:
-        """A batch of `images` runs inside the block. Its cost counts from the end of the batch before it."""
+    def running(self, cost: BatchCost, *, images: int, since: float | None = None) -> Iterator[None]:
+        """A batch of `images` runs inside the block. Its cost counts from the end of the batch before it.
+
+        `since` is the monotonic time from which the engine could have run it; now unless given. What the worker does
+        between two batches is thus a part of their cost.
+        """
         thread = threading.get_ident()
         with self._lock:
-            started = self._clock()
-            self._ends_at[thread] = started + self._busy_s(started) + cost.estimate(images)
+            now = self._clock()
+            started = now if since is None else min(now, since)
+            self._ends_at[thread] = now + self._free_in_s(now) + cost.estimate(images)
         try:
             yield
         finally:
@@ -57,28 +83,99 @@ class LatencyEstimator:
             if began <= started:  # else a later batch has overtaken this one, and the times don't show its cost
                 cost.observe(images, ended - max(started, ended_before))
 
+    def free_in_s(self) -> float:
+        """Seconds until the model has finished all running batches."""
+        with self._lock:
+            return self._free_in_s(self._clock())
+
+    @property
+    def tries(self) -> bool:
+        """Whether the model has been idle for so long that any image is tried, whatever the estimates say."""
+        with self._lock:
+            return self._tries(self._clock())
+
+    def estimate_from_claim(self, cost: BatchCost, *, undecoded: int, decoded: int, claimed: int = 1) -> float:
+        """Seconds to the results of `claimed` jobs that are claimed now, if these images go before them."""
+        held = undecoded + decoded
+        with self._lock:
+            now = self._clock()
+            if not held and self._tries(now):
+                return 0.0
+            free_s = self._free_in_s(now)
+            ready_s = self._claim.high + self._decode.high + undecoded * self._decode.mean / self._decode_threads
+        if not held and not free_s:
+            return ready_s + cost.estimate(1) + FINISH_MARGIN_S
+        ahead_s, rest = self._batches_s(cost, held + claimed - 1)
+        own_s = max(cost.estimate(rest + 1), self._own_batch_s(cost, ready_s=ready_s))
+        wait_s = free_s + ahead_s
+        if ready_s > wait_s:  # decoding takes longer than what goes before it: another batch runs when it is decoded
+            wait_s = ready_s + cost.mean(min(held, cost.best_size(self._max_batch)) or 1)
+        return wait_s + own_s + FINISH_MARGIN_S
+
     def estimate_from_decode(self, cost: BatchCost, *, waiting: int) -> float:
         """Seconds to the result of an image that isn't decoded yet, behind `waiting` decoded images."""
         with self._lock:
-            if not waiting and not self._ends_at:
+            now = self._clock()
+            if not waiting and self._tries(now):
                 return 0.0
-            busy_s = self._busy_s(self._clock())
-        full, rest = divmod(waiting, self._max_batch)
-        batches_s = full * cost.estimate(self._max_batch) + cost.estimate(rest + 1)
-        return max(self.decode_s, busy_s) + batches_s + FINISH_MARGIN_S
+            free_s, decode_s = self._free_in_s(now), self._decode.high
+        ahead_s, rest = self._batches_s(cost, waiting)
+        return max(decode_s, free_s + ahead_s) + cost.estimate(rest + 1) + FINISH_MARGIN_S
+
+    def estimate_from_batch(self, cost: BatchCost, *, images: int) -> float:
+        """Seconds to the results of a batch of `images` that is the next to start."""
+        return self.free_in_s() + cost.estimate(images) + FINISH_MARGIN_S
 
     def busy_s(self, cost: BatchCost) -> float:
-        """Seconds from the claim to the result on a busy worker: behind one full batch, and in another."""
-        return self.decode_s + 2 * cost.estimate(self._max_batch) + FINISH_MARGIN_S
-
-    def estimate_from_batch(self, cost: BatchCost, *, images: int, others_wait: bool) -> float:
-        """Seconds to the results of a batch of `images` that could start now."""
+        """Seconds from claim to result on a busy worker: another batch has just started. 0 while nothing is known."""
         with self._lock:
-            if images == 1 and not others_wait and not self._ends_at:
-                return 0.0
-            busy_s = self._busy_s(self._clock())
-        return busy_s + cost.estimate(images) + FINISH_MARGIN_S
+            ready_s = self._claim.high + self._decode.high
+        running_s = cost.estimate(cost.best_size(self._max_batch))
+        if not running_s:
+            return 0.0
+        return max(ready_s, running_s) + self._own_batch_s(cost, ready_s=ready_s) + FINISH_MARGIN_S
 
-    def _busy_s(self, now: float) -> float:
-        """Seconds until the model has finished all running batches."""
+    def enough_held(self, cost: BatchCost) -> int | None:
+        """How many images keep the engine and the decode threads busy; None while nothing is known.
+
+        They are the running batch, the next one, and what the engine runs while one more image is claimed and decoded.
+        Whatever waits beyond that ages here, where no other worker can take it.
+        """
+        best = cost.best_size(self._max_batch)
+        if not cost.mean(best):
+            return None
+        to_try = cost.size_to_try(self._max_batch)
+        if not 0 < self._budget_s < cost.estimate(to_try):
+            best = to_try
+        rate = best / cost.mean(best)
+        with self._lock:
+            ready_s = self._claim.high + self._decode.high + _AROUND_S
+            if self._decode.mean:
+                rate = min(rate, self._decode_threads / self._decode.mean)
+        return 2 * best + math.ceil(ready_s * rate)
+
+    def _batches_s(self, cost: BatchCost, images: int) -> tuple[float, int]:
+        """How long whole batches of so many images take, and how many images are left for another batch."""
+        if not images:
+            return 0.0, 0
+        best = cost.best_size(self._max_batch)
+        batches, rest = divmod(images, best)
+        return batches * cost.mean(best), rest
+
+    def _own_batch_s(self, cost: BatchCost, *, ready_s: float) -> float:
+        """The time of the batch in which a job runs that is claimed under load: the best one that deadlines allow.
+
+        A job that had to run alone to be in time would take the time in which a whole batch might run.
+        """
+        own_s = cost.estimate(1)
+        for size in sizes_up_to(cost.size_to_try(self._max_batch)):
+            batch_s = cost.estimate(size)
+            if ready_s + 2 * batch_s + FINISH_MARGIN_S <= self._budget_s:  # another one of its size may run before it
+                own_s = max(own_s, batch_s)
+        return own_s
+
+    def _tries(self, now: float) -> bool:
+        return not self._ends_at and now - self._last_ended_at > TRY_AFTER_S
+
+    def _free_in_s(self, now: float) -> float:
         return max(0.0, max(self._ends_at.values(), default=now) - now)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from shared.settings import Settings
 from worker.observe.supervisor import StageThread
 from worker.rq.claimer import Claim, Claimer
+from worker.state.claim_share import ClaimShare
 from worker.state.decode_queue import EncodedJob
-from worker.state.jobs import ClaimedJob, Lease
+from worker.state.jobs import AdmittedJob, ClaimedJob, Lease
 from worker.state.pixel_buffer import BATCHES_HELD
+from worker.steps.admit import Admission
+from worker.steps.decide import Expired, Verdict
 from worker.steps.flow import IDLE_WAIT_S, Flow
 from worker.steps.suspects import SuspectClaims
 
@@ -21,6 +25,10 @@ log = logging.getLogger("sortline.claim")
 # How often a worker that is full of jobs from the other queues looks for an urgent one: about as often as it finishes a
 # batch of them.
 FULL_WAIT_S = 0.020
+# A worker claims nothing while it holds this many jobs whose results are not written yet.
+MAX_ANSWERED = 256
+# The most jobs that are handed to the finish step at once: its script blocks the server for all of them.
+CONCLUDE_MAX = 64
 # A worker claims nothing more from the other queues while this many batches of costly jobs wait in it. If it held more,
 # other workers could not help.
 MAX_COSTLY_BATCHES = 4
@@ -31,6 +39,8 @@ class ClaimStep:
 
     The most urgent queue comes first. The other queues may fill the worker, but room for one batch of urgent jobs stays
     reserved, so that these need not wait. The other queues get a small share even if the urgent one never runs empty.
+
+    Jobs that can't be answered in time any more come without their images and are answered here.
     """
 
     def __init__(
@@ -38,25 +48,28 @@ class ClaimStep:
         flow: Flow,
         claimer: Claimer,
         suspects: SuspectClaims,
+        admission: Admission,
         *,
         give_back: Callable[[Sequence[Lease]], int],
         settings: Settings,
         burst: bool,
         stop: threading.Event,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`give_back` gives jobs back to their queues. `burst`: sets `stop` once these are empty and no job is held."""
         self._flow = flow
         self._give_back = give_back
         self._claimer = claimer
         self._suspects = suspects
+        self._admission = admission
         self._urgent = settings.queue_names[0]
         self._max_batch = settings.max_batch
-        self._capacity = BATCHES_HELD * settings.max_batch  # the most jobs held; without the room for urgent ones
-        self._room = settings.max_batch if len(settings.queue_names) > 1 else 0  # reserved for urgent jobs
-        self._bulk_share = settings.bulk_share
-        self._bulk_credit = 0.0  # how many jobs are due to the other queues
+        self._most_places = BATCHES_HELD * settings.max_batch  # without the room for urgent jobs
+        self._has_others = len(settings.queue_names) > 1
+        self._share = ClaimShare(settings.bulk_share)
         self._burst = burst
         self._stop = stop
+        self._monotonic = monotonic
         # Claimed jobs whose images are not fetched yet, the urgent ones first. They are kept while Redis is
         # unavailable: this worker holds their leases, so no other would answer them.
         self._without_images: deque[Sequence[ClaimedJob]] = deque()
@@ -89,7 +102,7 @@ class ClaimStep:
         if self._suspects.is_draining:
             self._give_back_costly(thread)
         wait_s = FULL_WAIT_S if self._suspects.is_draining else IDLE_WAIT_S
-        if self._flow.inflight.wait_below(1, wait_s) > 0 or self._stop.is_set():
+        if not self._flow.inflight.wait_empty(wait_s) or self._stop.is_set():
             return
         self._flow.observer.skip_waiting()  # it runs an engine too: a crash in it would be blamed on the suspect
         with thread.calling_redis():
@@ -112,34 +125,62 @@ class ClaimStep:
 
     def _claim_others(self, thread: StageThread) -> None:
         inflight = self._flow.inflight
+        places = self._places()
+        room = min(self._max_batch, places) if self._has_others else 0  # reserved for urgent jobs
         # Costly jobs that wait need no thread and no pixels yet, so they don't count against the capacity.
         costly, max_costly = len(self._flow.costly_jobs), MAX_COSTLY_BATCHES * self._max_batch
-        capacity = self._capacity + min(costly, max_costly + self._capacity)
-        held = inflight.wait_below(capacity + self._room, IDLE_WAIT_S, of_queue=self._urgent, of_queue_below=capacity)
+        capacity = places + min(costly, max_costly + places)
+        held = inflight.wait_below(capacity + room, IDLE_WAIT_S, of_queue=self._urgent, of_queue_below=capacity)
         if held >= capacity:  # full of other queues' jobs: look for urgent ones only if no place becomes free soon
             held = inflight.wait_below(capacity, FULL_WAIT_S)
-        free = min(capacity + self._room - held, capacity - inflight.count_of(self._urgent))
+        free = min(capacity + room - held, capacity - inflight.count_of(self._urgent))
         free_bytes = self._flow.encoded_bytes.wait_for_capacity(IDLE_WAIT_S)
+        if not inflight.wait_answered_below(MAX_ANSWERED, IDLE_WAIT_S):
+            return
         if free > 0 and free_bytes > 0 and not self._stop.is_set():  # the worker may have been told to stop meanwhile
             max_others = max(0, capacity - held) if costly < max_costly else 0
             self._claim(thread, min(free, self._max_batch), max_others=max_others, max_bytes=free_bytes)
 
+    def _places(self) -> int:
+        """How many jobs may be held: enough to keep engine and decoders busy, as far as that is known.
+
+        More would age here, where no other worker can take them, and where giving one up costs more than in its queue.
+        """
+        enough = self._flow.latency.enough_held(self._flow.active_models.current.stable.cost)
+        return self._most_places if enough is None else min(enough, self._most_places)
+
     def _claim(self, thread: StageThread, limit: int, *, max_others: int, max_bytes: int) -> None:
         was_idle = not len(self._flow.inflight)  # read before the claim, or a job that is put back could be overlooked
-        others_first = min(int(self._bulk_credit), limit)
+        others_first = self._share.due(limit)
+        needs_s = self._needs_s()
+        began = self._monotonic()
         with thread.calling_redis():
-            claim = self._claimer.claim(limit, max_bytes=max_bytes, max_others=max_others, others_first=others_first)
-        self._count_share(claim.jobs, limit=limit, max_others=max_others)
-        self._take(claim, thread)
+            claim = self._claimer.claim(
+                limit, max_bytes=max_bytes, max_others=max_others, others_first=others_first, needs_s=needs_s
+            )
+        self._count_share(claim, limit=limit, max_others=max_others)
+        self._take(claim, thread, needs_s=needs_s)
+        if claim.jobs:
+            self._flow.latency.observe_claim(self._monotonic() - began)
         with thread.calling_redis():
-            self._suspects.observe(claim, is_idle=was_idle)
-        if not (claim.jobs or claim.cut_short or self._suspects.has_turn):
+            self._suspects.observe(claim, is_idle=was_idle and not claim.expired)
+        if not (claim.jobs or claim.expired or claim.cut_short or self._suspects.has_turn):
             self._wait(thread, was_idle=was_idle, is_full=not max_others)
 
-    def _take(self, claim: Claim, thread: StageThread) -> None:
+    def _needs_s(self) -> float:
+        """Seconds to the result of an urgent job that is claimed now. Of the other queues', only a share goes first."""
+        flow = self._flow
+        ahead = min(flow.inflight.count_of(self._urgent), flow.batcher.expected_count)
+        undecoded = min(ahead, flow.batcher.decoding_count)
+        cost = flow.active_models.current.stable.cost
+        return flow.latency.estimate_from_claim(cost, undecoded=undecoded, decoded=ahead - undecoded)
+
+    def _take(self, claim: Claim, thread: StageThread, *, needs_s: float = 0.0) -> None:
         if claim.suspended != bool(self.suspended):
             log.warning("workers are suspended: `rq resume` resumes them" if claim.suspended else "workers are resumed")
         self.suspended = claim.suspended
+        if claim.expired:
+            self._expire(claim.expired, needs_s=needs_s)
         if claim.jobs:
             self._flow.inflight.add([job.lease for job in claim.jobs])
             jobs = claim.jobs if self._suspects.has_turn else self._without_suspects(claim.jobs)
@@ -148,6 +189,21 @@ class ClaimStep:
             others = [job for job in jobs if job.lease.queue != self._urgent]
             self._without_images.extend(group for group in (urgent, others) if group)
             self._hand_on(thread)
+
+    def _expire(self, jobs: Sequence[ClaimedJob], *, needs_s: float) -> None:
+        """Answer jobs that can't be answered in time. They are held until their results are written."""
+        flow = self._flow
+        flow.inflight.add([job.lease for job in jobs])
+        model, at = flow.active_models.current.stable, flow.clock()
+        verdicts: list[Verdict] = []
+        for job in jobs:
+            admitted = self._admission.check(job)
+            if isinstance(admitted, AdmittedJob):
+                verdicts.append(Expired(admitted=admitted, model=model, at=at, needs_s=needs_s))
+            else:
+                verdicts.append(admitted)
+        for start in range(0, len(verdicts), CONCLUDE_MAX):
+            flow.conclude(verdicts[start : start + CONCLUDE_MAX])
 
     def _without_suspects(self, jobs: Sequence[ClaimedJob]) -> Sequence[ClaimedJob]:
         """Leave out the suspects among these jobs: they go back to the list of suspects, to be claimed alone.
@@ -161,13 +217,14 @@ class ClaimStep:
         self._to_give_back += suspects
         return [job for job in jobs if job.deaths.suspicion is None]
 
-    def _count_share(self, jobs: Sequence[ClaimedJob], *, limit: int, max_others: int) -> None:
-        """Count how many jobs are due to the other queues: none if the most urgent queue ran empty."""
-        others = sum(job.lease.queue != self._urgent for job in jobs)
-        if len(jobs) < limit or (max_others and not others and self._bulk_credit >= 1):
-            self._bulk_credit = 0.0
-        else:
-            self._bulk_credit = max(0.0, self._bulk_credit - others) + self._bulk_share * (len(jobs) - others)
+    def _count_share(self, claim: Claim, *, limit: int, max_others: int) -> None:
+        others = sum(job.lease.queue != self._urgent for job in claim.jobs)
+        self._share.count(
+            urgent=len(claim.jobs) - others,
+            others=others,
+            ran_empty=len(claim.jobs) < limit and not claim.expired,
+            others_allowed=max_others > 0,
+        )
 
     def _hand_on(self, thread: StageThread) -> None:
         flow = self._flow

@@ -36,6 +36,10 @@ class Classified(_Verdict):
 class Expired(_Verdict):
     """The image could not be answered by its deadline any more, and the model did not see it."""
 
+    needs_s: float = (
+        0.0  # how many seconds more it would have taken by the estimate; 0: it was tried until its deadline
+    )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unusable(_Verdict):
@@ -79,8 +83,8 @@ def decide(verdict: Verdict) -> FinishedJob:
             return _failed(verdict)
         case Refused(claimed=claimed, error=error):
             return FinishedJob(claimed, Disposition.FAILURE, None, f"{type(error).__name__}: {error}")
-        case Expired(admitted=admitted, timings=timings, at=at):
-            result = verdict.model.decider.expired(admitted, timings=timings, finished_at=at)
+        case Expired(admitted=admitted, timings=timings, at=at, needs_s=needs_s):
+            result = verdict.model.decider.expired(admitted, timings=timings, finished_at=at, needs_s=needs_s)
         case Unusable(admitted=admitted, timings=timings, at=at):
             result = verdict.model.decider.rejected(admitted, verdict.error, timings=timings, finished_at=at)
         case Impossible(admitted=admitted, at=at):

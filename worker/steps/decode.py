@@ -50,8 +50,12 @@ def decode_for_model(flow: Flow, admitted: AdmittedJob, image: bytes | None, rou
     """The item for its model, or the verdict on a job that needs no model or can't be decoded."""
     model = route.model
     try:
-        if _misses_deadline(flow, admitted, model):
-            return Expired(admitted=admitted, model=model, at=flow.clock())
+        if admitted.job.deadline_at is not None:
+            flow.latency.observe_budget(admitted.job.deadline_at - admitted.job.captured_at)
+            waiting = flow.batcher.count_ahead_of(admitted)
+            needs_s = flow.latency.estimate_from_decode(model.cost, waiting=waiting)
+            if flow.misses_deadline(admitted, needs_s):
+                return Expired(admitted=admitted, model=model, at=flow.clock(), needs_s=needs_s)
         cache_key = flow.cache.key(admitted.job, image, route)
         if cache_key is not None and (known := flow.cache.get(cache_key)) is not None:
             return Classified(admitted=admitted, model=model, at=flow.clock(), probabilities=known)
@@ -63,15 +67,6 @@ def decode_for_model(flow: Flow, admitted: AdmittedJob, image: bytes | None, rou
         return Failed(admitted=admitted, model=model, at=flow.clock(), error=error)
     assert image is not None
     return flow.observer.after_decode(item, image, route)
-
-
-def _misses_deadline(flow: Flow, admitted: AdmittedJob, model: Model) -> bool:
-    """Whether the job would miss its deadline, given the jobs that go before it."""
-    deadline_at = admitted.job.deadline_at
-    if deadline_at is None:
-        return False
-    waiting = flow.batcher.count_ahead_of(admitted)
-    return flow.misses_deadline(admitted, flow.latency.estimate_from_decode(model.cost, waiting=waiting))
 
 
 class DecodeStep:

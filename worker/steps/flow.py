@@ -54,7 +54,9 @@ class Flow:
         The thread that found a verdict also decides. If the only finish thread decided, all others would wait for it.
         """
         decided = list(verdicts)
-        self.finished.put([decide(verdict) for verdict in decided])
+        finished = [decide(verdict) for verdict in decided]
+        self.inflight.answer(job.claimed.lease for job in finished)
+        self.finished.put(finished)
         for verdict in decided:
             if not isinstance(verdict, Classified | Expired):
                 _forget_frames(verdict.error)

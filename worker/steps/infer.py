@@ -66,7 +66,7 @@ class InferStep:
         wait_s = BUSY_WAIT_S if flow.observer.wants_time and not flow.batcher.is_busy else IDLE_WAIT_S
         batch = flow.batcher.take(wait_s)
         if batch is not None:
-            thread.work_on([item.admitted.claimed.lease for item in batch.items])
+            thread.work_on([item.admitted.claimed.lease for item in batch.items + batch.expired])
             try:
                 self._run(batch)
             finally:
@@ -75,21 +75,27 @@ class InferStep:
 
     def _run(self, batch: Batch) -> None:
         flow = self._flow
-        model = batch.items[0].model  # all items of a batch are for one model
-        needs_s = flow.latency.estimate_from_batch(
-            model.cost, images=len(batch.items), others_wait=len(flow.batcher) > 0
-        )
+        everything = batch.items + batch.expired
+        model = everything[0].model  # all items of a batch are for one model
+        needs_s = flow.latency.estimate_from_batch(model.cost, images=1)
+        expired = set(map(id, batch.expired))
         items: list[Decoded] = []
         predictions: list[Prediction] = []
-        for item in sorted(batch.items, key=_slot_index):
+        for item in sorted(everything, key=_slot_index):
             if item.admitted.claimed.lease not in flow.inflight:
                 continue  # its lease was lost while it waited: another worker has it, and the lease thread counted it
-            if flow.misses_deadline(item.admitted, needs_s):
+            if id(item) in expired or flow.misses_deadline(item.admitted, 0.0):  # the clock may have been set meanwhile
                 predictions.append(Prediction(item, None))
             else:
                 items.append(item)
         verdicts: list[Verdict] = [
-            Expired(admitted=item.admitted, model=model, at=flow.clock(), timings=StageTimings(item.decode_ms))
+            Expired(
+                admitted=item.admitted,
+                model=model,
+                at=flow.clock(),
+                timings=StageTimings(item.decode_ms),
+                needs_s=needs_s,
+            )
             for item, _ in predictions
         ]
         if items:
@@ -98,7 +104,7 @@ class InferStep:
             verdicts += answers
         flow.conclude(verdicts)
         flow.observer.after_batch(predictions)
-        model.buffer.give_back(item.slot for item in batch.items)
+        model.buffer.give_back(item.slot for item in everything)
 
     def _run_items(self, items: Sequence[Decoded], batch: Batch) -> tuple[list[Prediction], list[Verdict]]:
         """Run the items. If the engine takes two calls at once, another thread calls it with its batch meanwhile."""
@@ -106,7 +112,7 @@ class InferStep:
         flow.engine_clock.entered()
         started_at = time.monotonic()
         images = model.buffer.as_batch([item.slot for item in items])
-        with flow.latency.running(model.cost, images=len(items)):
+        with flow.latency.running(model.cost, images=len(items), since=batch.since):
             outputs = infer(
                 images, model.engine, on_ready_for_next=functools.partial(flow.batcher.on_ready_for_next, batch)
             )

@@ -31,6 +31,8 @@ class Batch:
 
     items: tuple[Decoded, ...]
     reason: str  # full, deadline, linger, drain
+    expired: tuple[Decoded, ...] = ()  # of the same model: they could not be in time any more, and must not run
+    since: float | None = None  # monotonic seconds: from then on nothing but the worker kept the engine from running it
 
 
 class Prediction(NamedTuple):

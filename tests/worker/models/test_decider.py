@@ -92,6 +92,19 @@ def test_a_result_at_its_deadline_is_in_time(decider: Decider) -> None:
     assert (result.outcome, result.lane) == (Outcome.SORTED, "no-cap")
 
 
+@pytest.mark.parametrize(
+    ("left_s", "error"),
+    [
+        (0.12, "not started: it would have taken about 350 ms more, 120 ms were left."),
+        (-0.03, "not started: its deadline had passed 30 ms before."),
+    ],
+)
+def test_an_expired_image_says_why(decider: Decider, left_s: float, error: str) -> None:
+    late = admitted(deadline_at=CAPTURED_AT + 1 + left_s)
+    result = decider.expired(late, timings=StageTimings(), finished_at=CAPTURED_AT + 1, needs_s=0.35)
+    assert result.error == error
+
+
 @pytest.mark.parametrize("outcome", [Outcome.EXPIRED, Outcome.REJECTED, Outcome.FAILED])
 def test_an_image_that_was_not_classified_has_no_label_and_goes_to_the_unsorted_lane(
     decider: Decider, outcome: Outcome
@@ -110,7 +123,12 @@ def test_an_image_that_was_not_classified_has_no_label_and_goes_to_the_unsorted_
     assert result.labels == ()
     assert result.lane == "unsorted"
     assert result.timings_ms.infer is None
-    assert result.error == {"rejected": "it is gone", "failed": "EngineFailed: boom"}.get(outcome.value)
+    errors = {
+        "expired": "not started: its deadline had passed.",
+        "rejected": "it is gone",
+        "failed": "EngineFailed: boom",
+    }
+    assert result.error == errors[outcome.value]
 
 
 def test_a_result_has_exactly_the_fields_of_the_schema(decider: Decider) -> None:

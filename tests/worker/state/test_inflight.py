@@ -82,3 +82,18 @@ def test_a_lease_that_is_being_finished_is_not_lost() -> None:
     assert inflight.held() == [finishing, kept]
     inflight.remove([finishing])
     assert inflight.drop_lost([finishing]) == []
+
+
+def test_an_answered_job_is_held_but_takes_no_place() -> None:
+    inflight, held = Inflight(), leases(3)
+    inflight.add(held)
+    inflight.answer([*held[:2], held[0], Lease("live", "j", "not held", 0.0)])
+    assert (len(inflight), inflight.count_of("live")) == (3, 1)
+    assert inflight.held() == held, "their leases are renewed until their results are written"
+    assert inflight.wait_below(2, 0.0) == 1
+    assert not inflight.wait_empty(0.0) and not inflight.wait_answered_below(2, 0.0)
+    inflight.remove(held[:2])
+    assert inflight.wait_answered_below(1, 0.0)
+    inflight.remove(held)
+    assert (len(inflight), inflight.count_of("live")) == (0, 0)
+    assert inflight.wait_empty(0.0)

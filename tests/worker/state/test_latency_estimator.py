@@ -12,7 +12,7 @@ from tests.kit import ManualClock
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
 from worker.state.batch_cost import BatchCost
-from worker.state.latency_estimator import FINISH_MARGIN_S, LatencyEstimator
+from worker.state.latency_estimator import FINISH_MARGIN_S, TRY_AFTER_S, LatencyEstimator
 
 
 @pytest.fixture
@@ -27,13 +27,57 @@ def test_the_estimate_is_zero_while_nothing_is_under_way(cost: BatchCost) -> Non
     estimator = LatencyEstimator(max_batch=4)
     estimator.observe_decode(10.0)
     assert estimator.estimate_from_decode(cost, waiting=0) == 0.0
-    assert estimator.estimate_from_batch(cost, images=1, others_wait=False) == 0.0
+    assert estimator.estimate_from_claim(cost, undecoded=0, decoded=0) == 0.0
+    assert estimator.tries
 
 
-def test_waiting_images_are_run_before_it_in_full_batches(cost: BatchCost) -> None:
+def test_right_after_a_batch_the_estimate_is_what_was_measured(cost: BatchCost) -> None:
+    clock = ManualClock()
+    estimator = LatencyEstimator(max_batch=4, clock=clock)
+    estimator.observe_decode(0.005)
+    with estimator.running(cost, images=1):
+        clock.now += 0.010
+    expected_s = pytest.approx(0.005 + 0.010 + FINISH_MARGIN_S)
+    assert estimator.estimate_from_decode(cost, waiting=0) == expected_s
+    assert estimator.estimate_from_claim(cost, undecoded=0, decoded=0) == expected_s
+    clock.now += TRY_AFTER_S
+    assert estimator.estimate_from_decode(cost, waiting=0) == 0.0, "an idle worker tries"
+
+
+def test_a_claim_counts_what_goes_before_it(cost: BatchCost) -> None:
+    clock = ManualClock()
+    estimator = LatencyEstimator(max_batch=4, clock=clock)
+    estimator.observe_decode(0.004)
+    estimator.observe_claim(0.002)
+    with estimator.running(cost, images=4):
+        needs_s = estimator.estimate_from_claim(cost, undecoded=0, decoded=3)
+        assert needs_s == pytest.approx(0.040 + 3 * 0.010 + 0.010 + FINISH_MARGIN_S)
+        clock.now += 0.040
+        behind = estimator.estimate_from_claim(cost, undecoded=20, decoded=0)
+        assert behind >= 0.002 + 21 * 0.004 + 0.010, "one thread decodes all that was claimed before"
+
+
+def test_a_busy_worker_needs_another_batch_and_its_own(cost: BatchCost) -> None:
     estimator = LatencyEstimator(max_batch=4)
-    assert estimator.estimate_from_decode(cost, waiting=1) == pytest.approx(0.020 + FINISH_MARGIN_S)
-    assert estimator.estimate_from_decode(cost, waiting=9) == pytest.approx(2 * 0.040 + 0.020 + FINISH_MARGIN_S)
+    assert estimator.busy_s(BatchCost()) == 0.0
+    estimator.observe_decode(0.003)
+    assert estimator.busy_s(cost) == pytest.approx(0.010 + 0.010 + FINISH_MARGIN_S)
+
+
+def test_enough_is_held_to_keep_engine_and_decoders_busy(cost: BatchCost) -> None:
+    estimator = LatencyEstimator(max_batch=4)
+    assert estimator.enough_held(BatchCost()) is None
+    few = estimator.enough_held(cost)
+    assert few is not None and 2 <= few <= 6, "100 images a second, one at a time"
+    estimator.observe_decode(0.100)
+    more = estimator.enough_held(cost)
+    assert more is not None and few < more, "while one image is decoded, others are run"
+
+
+def test_waiting_images_are_run_before_it_in_batches_of_the_best_size(cost: BatchCost) -> None:
+    estimator = LatencyEstimator(max_batch=4)
+    assert estimator.estimate_from_decode(cost, waiting=1) == pytest.approx(0.010 + 0.010 + FINISH_MARGIN_S)
+    assert estimator.estimate_from_decode(cost, waiting=9) == pytest.approx(9 * 0.010 + 0.010 + FINISH_MARGIN_S)
 
 
 def test_decoding_goes_on_beside_the_batch_in_the_model(cost: BatchCost) -> None:
@@ -47,7 +91,6 @@ def test_decoding_goes_on_beside_the_batch_in_the_model(cost: BatchCost) -> None
         assert estimator.estimate_from_decode(cost, waiting=0) == pytest.approx(0.005 + 0.010 + FINISH_MARGIN_S)
         clock.now += 1.0  # the batch is overdue, which doesn't lower the estimate
         assert estimator.estimate_from_decode(cost, waiting=0) == pytest.approx(0.005 + 0.010 + FINISH_MARGIN_S)
-    assert estimator.estimate_from_decode(cost, waiting=0) == 0.0
 
 
 def test_a_batch_behind_another_costs_only_its_time_after_that_one(cost: BatchCost) -> None:
@@ -63,14 +106,10 @@ def test_a_batch_behind_another_costs_only_its_time_after_that_one(cost: BatchCo
     both_in, first_out = threading.Barrier(2, timeout=kit.PATIENCE_S), threading.Barrier(2, timeout=kit.PATIENCE_S)
     behind = threading.Thread(target=second)
     with estimator.running(cost, images=4):
-        assert estimator.estimate_from_batch(cost, images=1, others_wait=False) == pytest.approx(
-            0.050 + FINISH_MARGIN_S
-        )
+        assert estimator.estimate_from_batch(cost, images=1) == pytest.approx(0.050 + FINISH_MARGIN_S)
         behind.start()
         both_in.wait()
-        assert estimator.estimate_from_batch(cost, images=1, others_wait=False) == pytest.approx(
-            0.070 + FINISH_MARGIN_S
-        )
+        assert estimator.estimate_from_batch(cost, images=1) == pytest.approx(0.070 + FINISH_MARGIN_S)
         clock.now += 0.040
     first_out.wait()
     behind.join()
@@ -105,8 +144,8 @@ def test_one_slow_frame_changes_the_estimate_little(cost: BatchCost) -> None:
 
 def test_a_batch_takes_the_cost_of_its_size(cost: BatchCost) -> None:
     estimator = LatencyEstimator(max_batch=4)
-    assert estimator.estimate_from_batch(cost, images=4, others_wait=False) == pytest.approx(0.040 + FINISH_MARGIN_S)
-    assert estimator.estimate_from_batch(cost, images=1, others_wait=True) == pytest.approx(0.010 + FINISH_MARGIN_S)
+    assert estimator.estimate_from_batch(cost, images=4) == pytest.approx(0.040 + FINISH_MARGIN_S)
+    assert estimator.estimate_from_batch(cost, images=1) == pytest.approx(0.010 + FINISH_MARGIN_S)
 
 
 def test_a_job_that_can_not_be_answered_in_time_expires_before_it_costs_anything(

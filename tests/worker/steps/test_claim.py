@@ -132,7 +132,7 @@ def test_the_other_queues_share_stays_due_while_there_is_no_room_for_them(
 ) -> None:
     kit.submit(small, *[frame(queue="bulk") for _ in range(20)])
     assert [claim() for _ in range(3)] == [["bulk"] * 2] * 3
-    run._claim._bulk_credit = 1.0
+    run._claim._share._due = 1.0
     kit.submit(small, *[frame() for _ in range(20)])
     assert claim() == ["live"] * 2
     run._flow.inflight.remove(run._flow.inflight.held()[:6])
