@@ -14,6 +14,8 @@ _WEIGHT = 0.2
 _DOUBT_WEIGHT = 0.05
 # A larger batch must do this many times the images per second of a smaller one: otherwise its images only wait longer.
 _WORTH = 1.02
+# The share of the best rate that is enough for a batch that urgent images may have to wait for.
+_ENOUGH = 0.9
 # A size that might pay better is tried again after so many batches of other sizes: its time may have changed.
 _TRY_AFTER = 2000
 
@@ -37,7 +39,7 @@ class BatchCost:
         # What was worked out since the last measurement: a batch is planned with many lookups. A measurement replaces
         # both, so that no thread keeps an old answer in a new table.
         self._estimates: dict[int, tuple[float, float]] = {}
-        self._best: dict[int, tuple[int, int]] = {}
+        self._best: dict[int, tuple[int, int, int]] = {}
 
     def observe(self, size: int, seconds: float) -> None:
         """Add a measurement: a batch of `size` took `seconds`."""
@@ -76,14 +78,18 @@ class BatchCost:
         """As `best_size`, or a larger power of two that could be better and was not measured lately."""
         return self._sizes(most)[1]
 
-    def _sizes(self, most: int) -> tuple[int, int]:
+    def short_size(self, most: int) -> int:
+        """The smallest size with nearly the best rate, or a size to try: others wait for the end of this batch."""
+        return self._sizes(most)[2]
+
+    def _sizes(self, most: int) -> tuple[int, int, int]:
         table = self._best
         sizes = table.get(most)
         if sizes is None:
-            sizes = table[most] = self._find_sizes(most) if self._measured else (most, most)
+            sizes = table[most] = self._find_sizes(most) if self._measured else (most, most, most)
         return sizes
 
-    def _find_sizes(self, most: int) -> tuple[int, int]:
+    def _find_sizes(self, most: int) -> tuple[int, int, int]:
         best, best_rate = 1, 0.0
         for size in sizes_up_to(most):
             rate = size / max(self.mean(size), 1e-9)
@@ -93,8 +99,10 @@ class BatchCost:
             least_s = max((each.mean for seen, each in self._measured.items() if seen < size), default=0.0)
             is_power = not size & (size - 1)
             if is_power and size > best and self._is_untried(size) and size > _WORTH * best_rate * least_s:
-                return best, size
-        return best, best
+                return best, size, size
+        enough = _ENOUGH * best / max(self.mean(best), 1e-9)
+        short = next(size for size in sizes_up_to(most) if size >= enough * self.mean(size))
+        return best, best, short
 
     def _is_untried(self, size: int) -> bool:
         last = self._last.get(_bucket(size))

@@ -312,7 +312,7 @@ class Batcher:
         lane, now = self._lanes[model], self._clock()
         since = now if has_waited else self._startable_since(lane, now)
         start = Start(since + self._latency.free_in_s(), model.cost, self._max_batch)
-        if lane.others or lane.urgent[0].due < start.end_of_all(len(lane.urgent)):
+        if lane.others or start.tries_a_size or lane.urgent[0].due < start.end_of_all(len(lane.urgent)):
             urgent, others, expired = self._take_planned(lane, start)
         else:  # the usual case, and quick: no deadline is in danger
             urgent, others, expired = (

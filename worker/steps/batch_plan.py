@@ -34,6 +34,9 @@ class Costs(Protocol):
     def size_to_try(self, most: int) -> int:
         """The same, or a larger size that could be better and was not measured lately."""
 
+    def short_size(self, most: int) -> int:
+        """The smallest size with nearly the best rate, or a size to try."""
+
 
 class Plan(NamedTuple):
     """Indexes of the items that go into the batch, and of those that can't be answered in time any more."""
@@ -54,6 +57,11 @@ class Start(NamedTuple):
     def end(self, size: int) -> float:
         """When the results of a batch of `size` are there, if it starts at once."""
         return self.at + self.cost.estimate(size) + FINISH_MARGIN_S
+
+    @property
+    def tries_a_size(self) -> bool:
+        """Whether a larger batch should be tried, to measure what it costs."""
+        return self.cost.size_to_try(self.most) > self.cost.best_size(self.most)
 
     def end_of_all(self, count: int) -> float:
         """When the results of `count` items are there, in batches of the best size."""
@@ -79,7 +87,8 @@ def plan_batch(
         return _try(urgent, others, cannot, others_cannot, now=start.at)
     chosen = _choose(urgent, can, start)
     if not chosen:  # an urgent item that can be in time is always chosen
-        return Plan((), _choose(others, others_can, start), cannot, others_cannot)
+        short = start._replace(most=start.cost.short_size(start.most))  # an urgent item may come meanwhile
+        return Plan((), _choose(others, others_can, short), cannot, others_cannot)
     keeps, joins = _with_others(urgent, can, chosen, others_can, start, due_s=others_due_s)
     ends_at = start.end(keeps + joins)
     joining = [index for index in others_can if others[index] >= ends_at][:joins]
@@ -110,8 +119,8 @@ def _choose(deadlines: Sequence[float], can: Sequence[int], start: Start) -> lis
     """The first items that a batch of the best size keeps in time, or enough to measure another size."""
     if not can:
         return []
-    to_try = start.cost.size_to_try(start.most)
-    if to_try > start.cost.best_size(start.most):
+    if start.tries_a_size:
+        to_try = start.cost.size_to_try(start.most)
         # What a batch of two takes is not known from single images. If it had to be in time by twice the time of one,
         # it might never be tried.
         ends_at = start.end(to_try if to_try > 2 else 1)
@@ -184,8 +193,8 @@ def _with_others(
     size, most = len(chosen), min(len(chosen) + len(others), start.most)
     if not others or not chosen:
         return size, 0
-    if len(can) == size:  # no urgent item waits behind this batch: fill it up if that gives a better rate
-        size_filled = start.cost.best_size(most)
+    if len(can) == size:  # no urgent item waits behind this batch: fill it up if that gives a much better rate
+        size_filled = start.cost.short_size(most)
         if size_filled > size and start.end(size_filled) <= min(deadlines[index] for index in chosen):
             return size, size_filled - size
     best = start.cost.best_size(start.most)
