@@ -14,6 +14,7 @@ results of the one before are written. The number of jobs that a worker holds is
 it can't start soon. From decoding on, each job belongs to one model (`models.routing`).
 
 What can go wrong in each step, and what becomes of the job:
+    claim    can't meet its deadline        expired, without its image
     decode   not ours, or not JSON          failed, never retried (BadJob of `Admission`)
              impossible times               rejected (BadJob of `ServerClock`)
              can't meet its deadline        expired (`LatencyEstimator`)

@@ -129,3 +129,6 @@ class StageTimings:
     decode_ms: float | None = None
     batch_ms: float | None = None
     infer_ms: float | None = None
+
+
+NO_TIMINGS = StageTimings()

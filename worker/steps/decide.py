@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import assert_never
 
 from shared.errors import BadImage, BadJob
 from worker.models.model import Model
-from worker.state.jobs import AdmittedJob, ClaimedJob, Disposition, FinishedJob, StageTimings
+from worker.state.jobs import NO_TIMINGS, AdmittedJob, ClaimedJob, Disposition, FinishedJob, StageTimings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +22,7 @@ class _Verdict:
     admitted: AdmittedJob
     model: Model
     at: float  # the server's time, epoch seconds
-    timings: StageTimings = field(default_factory=StageTimings)
+    timings: StageTimings = NO_TIMINGS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

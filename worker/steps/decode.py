@@ -50,8 +50,8 @@ def decode_for_model(flow: Flow, admitted: AdmittedJob, image: bytes | None, rou
     """The item for its model, or the verdict on a job that needs no model or can't be decoded."""
     model = route.model
     try:
-        if admitted.job.deadline_at is not None:
-            flow.latency.observe_budget(admitted.job.deadline_at - admitted.job.captured_at)
+        if admitted.deadline_at is not None:
+            flow.latency.observe_budget(admitted.deadline_at - admitted.captured_at)
             waiting = flow.batcher.count_ahead_of(admitted)
             needs_s = flow.latency.estimate_from_decode(model.cost, waiting=waiting)
             if flow.misses_deadline(admitted, needs_s):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NoReturn
 
 import pytest
@@ -15,6 +17,9 @@ from tests.worker import kit
 from tests.worker.kit import ToneEngine, frame
 from worker.observe.supervisor import StageThread
 from worker.pipeline import Pipeline
+from worker.rq.claimer import Claim
+from worker.state.latency_estimator import FINISH_MARGIN_S
+from worker.steps.claim import MAX_ANSWERED
 
 
 @pytest.fixture
@@ -167,3 +172,95 @@ def test_no_share_is_saved_up_while_live_runs_empty(
         run._flow.inflight.remove(run._flow.inflight.held())
     kit.submit(small, frame(queue="bulk"), *[frame() for _ in range(2)])
     assert claim() == ["live"] * 2
+
+
+# jobs that can't be answered in time ───────────────────────────────────────────────────────────────
+
+
+def set_apart(run: Pipeline, monkeypatch: pytest.MonkeyPatch, *, limit: int) -> list[float]:
+    """Let the claims set all their jobs with deadlines apart, as the server does; returns the seconds asked for."""
+    claimer, asked = run._components.claimer, []
+    claim_all = claimer.claim
+
+    def claim(count: int, *, needs_s: float = 0.0, **bounds: int) -> Claim:
+        asked.append(needs_s)
+        found = claim_all(limit, **bounds)
+        doomed = [job for job in found.jobs if b'deadline_at":null' not in zlib.decompress(job.data or b"")]
+        return replace(found, jobs=[job for job in found.jobs if job not in doomed], expired=doomed)
+
+    monkeypatch.setattr(claimer, "claim", claim)
+    return asked
+
+
+def test_jobs_set_apart_are_answered_without_taking_a_place(
+    small: Settings, client: redis.Redis, run: Pipeline, claim: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hopeless = kit.submit(small, *[frame(deadline_ms=60_000) for _ in range(150)])
+    (fine,) = kit.submit(small, frame())
+    set_apart(run, monkeypatch, limit=200)
+    assert len(claim()) == 151
+    assert run._flow.inflight.count_of("live") == 1
+    assert run._flow.inflight.wait_below(2, 0.0) == 1
+    assert len(run._flow.encoded_jobs) == 1 and run._flow.batcher.expected_count == 1
+    finished = [run._flow.finished.get_nowait() for _ in range(3)]
+    assert [len(jobs) for jobs in finished] == [64, 64, 22], "each is one script call"
+    results = [job.result for jobs in finished for job in jobs]
+    assert {result.job_id for result in results if result} == set(hopeless)
+    assert {result.outcome.value for result in results if result} == {"expired"}
+    assert all(result and result.error and result.error.startswith("not started: ") for result in results)
+    assert fine in {lease.job_id for lease in run._flow.inflight.held()}
+
+
+def test_a_claim_of_nothing_but_hopeless_jobs_is_followed_by_the_next_at_once(
+    small: Settings, run: Pipeline, claim: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit.submit(small, *[frame(deadline_ms=60_000) for _ in range(4)])
+    set_apart(run, monkeypatch, limit=4)
+
+    def never(*arguments: object, **keywords: object) -> NoReturn:
+        pytest.fail("the worker waits although jobs may be there")
+
+    monkeypatch.setattr(run._claim, "_wait", never)
+    assert len(claim()) == 4
+
+
+def test_no_more_is_claimed_while_many_results_are_not_written(
+    small: Settings, run: Pipeline, claim: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.steps.claim.IDLE_WAIT_S", 0.01)
+    kit.submit(small, *[frame(deadline_ms=60_000) for _ in range(MAX_ANSWERED + 1)])
+    set_apart(run, monkeypatch, limit=MAX_ANSWERED)
+    assert [len(claim()) for _ in range(2)] == [MAX_ANSWERED, 0]
+    run._flow.inflight.remove(run._flow.inflight.held()[:1])
+    assert len(claim()) == 1
+
+
+def test_a_burst_answers_hopeless_jobs_too(
+    small: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hopeless = kit.submit(small, *[frame(deadline_ms=60_000) for _ in range(9)])
+    run = kit.pipeline(small, kit.pipeline_components(small, ToneEngine()), burst=True)
+    set_apart(run, monkeypatch, limit=3)
+    run.start()
+    kit.finish(run)
+    assert kit.outcomes(client) == dict.fromkeys(hopeless, "expired")
+    assert not client.keys("sortline:image:*")
+
+
+def test_the_claim_asks_for_what_a_job_needs(
+    small: Settings, run: Pipeline, claim: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cost = run._flow.active_models.current.stable.cost
+    cost.observe(1, 0.030)
+    asked = set_apart(run, monkeypatch, limit=1)
+    with run._flow.latency.running(cost, images=1):
+        claim()
+    assert 0.035 < asked[0] <= 0.030 + 0.030 + FINISH_MARGIN_S + 0.001
+
+
+def test_a_slow_engine_is_given_few_jobs(run: Pipeline, claim: Callable[[], list[str]], small: Settings) -> None:
+    cost = run._flow.active_models.current.stable.cost
+    cost.observe(1, 0.500)
+    cost.observe(2, 1.000)
+    kit.submit(small, *[frame() for _ in range(20)])
+    assert [len(claim()) for _ in range(3)] == [2, 1, 0], "one runs, one is next, one is decoded"
