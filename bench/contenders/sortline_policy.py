@@ -1,14 +1,15 @@
 """Sortline's policy for `bench policies`: the worker's own batcher, estimator and rules for giving images up.
 
 In virtual time, without Redis, threads, decoding or leases. Images wait in a queue, oldest first; the worker claims as
-many as it may hold (`BATCHES_HELD`). What the steps `claim` and `decode` give up before the batcher, and `infer` after
-it, is given up here by the same estimates.
+many as it may hold. What the steps `claim` and `decode` give up before the batcher is given up here by the same
+estimates.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -60,14 +61,15 @@ class SortlinePolicy:
         """`engine`: as a worker does at its start, a batch of one image is measured on it."""
         self._clock = VirtualClock()
         self._capacity = BATCHES_HELD * settings.max_batch
+        self._latency = LatencyEstimator(max_batch=settings.max_batch, clock=self._clock)
         self._batcher = Batcher(
             max_batch=settings.max_batch,
             linger_s=settings.linger_ms / 1000,
             urgent_queue=_QUEUE,
+            latency=self._latency,
             clock=self._clock,
             wall_clock=self._clock,
         )
-        self._latency = LatencyEstimator(max_batch=settings.max_batch, clock=self._clock)
         self._model: Model = as_model(null_model(settings), settings, worker="bench")
         self._model.cost.observe(1, engine.seconds(1))
         self._queued: deque[Arrival] = deque()
@@ -111,7 +113,7 @@ class SortlinePolicy:
 
     def _claim(self) -> None:
         """Claim what may be held, and give up what can't be answered in time any more (`worker.steps.decode`)."""
-        while self._queued and self._held < self._capacity:
+        while self._queued and self._held < self._places():
             image = self._queued.popleft()
             admitted = _admitted(image, started_at=self._clock())
             waiting = self._batcher.count_ahead_of(admitted)
@@ -123,17 +125,18 @@ class SortlinePolicy:
             self._batcher.reserve(1)
             self._batcher.add(Decoded(admitted, _SLOT, 0.0, ready_at=self._clock(), model=self._model))
 
+    def _places(self) -> int:
+        enough = self._latency.enough_held(self._model.cost)
+        return self._capacity if enough is None else min(enough, self._capacity)
+
     def _keep(self, batch: Batch) -> list[Arrival]:
-        """The images of a batch that can still be answered in time (`worker.steps.infer`)."""
-        needs_s = self._latency.estimate_from_batch(
-            self._model.cost, images=len(batch.items), others_wait=len(self._batcher) > 0
-        )
-        images = [self._arrivals.pop(item.admitted.job.job_id) for item in batch.items]
-        kept = [image for image in images if not self._misses(image, needs_s)]
-        if len(kept) < len(images):
-            self._given_up += [image for image in images if self._misses(image, needs_s)]
-            self._held -= len(images) - len(kept)
-        return kept
+        """The images that the batch runs. The others, which leave with it, are given up."""
+        self._given_up += self._pop(batch.expired)
+        self._held -= len(batch.expired)
+        return self._pop(batch.items)
+
+    def _pop(self, items: Sequence[Decoded]) -> list[Arrival]:
+        return [self._arrivals.pop(item.admitted.job.job_id) for item in items]
 
     def _misses(self, image: Arrival, needs_s: float) -> bool:
         return self._clock() + needs_s > image.deadline_at

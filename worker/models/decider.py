@@ -80,7 +80,7 @@ class Decider:
         self, admitted: AdmittedJob, *, timings: StageTimings, finished_at: float, needs_s: float = 0.0
     ) -> SortResult:
         """The result of an image that would have taken `needs_s` more, longer than to its deadline."""
-        _, margin_ms = _total_and_margin_ms(admitted.job, finished_at)
+        _, margin_ms = _total_and_margin_ms(admitted, finished_at)
         error = _too_late(margin_ms, needs_ms=needs_s * 1000)
         return self._unsorted(admitted, Outcome.EXPIRED, error=error, timings=timings, finished_at=finished_at)
 

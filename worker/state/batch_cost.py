@@ -57,7 +57,7 @@ class BatchCost:
 
     def is_measured(self, size: int) -> bool:
         """Whether a batch of about `size` was measured."""
-        return _bucket(size) in self._seconds
+        return _bucket(size) in self._measured
 
     def estimate(self, size: int) -> float:
         """Seconds that a batch of `size` hardly ever exceeds; 0 while nothing is known."""

@@ -164,15 +164,16 @@ class CapacityEstimator:
         return min(_MOST, max(_LEAST, min(self._model_rate(cost), decode_rate)))
 
     def _model_rate(self, cost: BatchCost) -> float:
-        """Images per second in full batches. For a model that has run none yet, as many more than single images as
-        the model before it gained from full batches."""
+        """Images per second in batches of the best size. For a model that has run no full batch yet, as many more than
+        single images as the model before it gained from full batches."""
         size = self._max_batch
         if cost.is_measured(size):
             self._measured = cost
+            size = cost.best_size(size)
         before = self._measured
-        batch_s = cost.estimate(size)
-        if before is not None and before is not cost and (single_s := before.estimate(1)) > 0:
-            batch_s = cost.estimate(1) * before.estimate(size) / single_s
+        batch_s = cost.mean(size)
+        if before is not None and before is not cost and (single_s := before.mean(1)) > 0:
+            batch_s = cost.mean(1) * before.mean(size) / single_s
         return size / batch_s if batch_s > 0 else math.inf
 
     def _estimate(self, ceiling: float) -> float:

@@ -43,6 +43,12 @@ class LatencyEstimator:
         self._last_started_at = self._last_ended_at = float("-inf")  # of the batch that ended last
         self._lock = threading.Lock()
 
+    @property
+    def decode_s(self) -> float:
+        """Seconds that decoding an image takes on average; 0 while nothing is known."""
+        with self._lock:
+            return self._decode.mean
+
     def observe_decode(self, seconds: float) -> None:
         """Add a measurement: an image took this long to decode."""
         with self._lock:
