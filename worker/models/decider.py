@@ -162,10 +162,8 @@ class Decider:
 
 def _too_late(left_ms: float | None, *, needs_ms: float) -> str:
     """Why an image expired, for people."""
-    if left_ms is None:
+    if left_ms is None or left_ms <= 0:
         return "not started: its deadline had passed."
-    if left_ms <= 0:
-        return f"not started: its deadline had passed {-left_ms:.0f} ms before."
     return f"not started: it would have taken about {needs_ms:.0f} ms more, {left_ms:.0f} ms were left."
 
 

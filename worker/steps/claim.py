@@ -194,6 +194,7 @@ class ClaimStep:
         """Answer jobs that can't be answered in time. They are held until their results are written."""
         flow = self._flow
         flow.inflight.add([job.lease for job in jobs])
+        flow.server_clock.ensure_measured()
         model, at = flow.active_models.current.stable, flow.clock()
         verdicts: list[Verdict] = []
         for job in jobs:

@@ -72,5 +72,5 @@ def test_a_right_estimate_stays_while_other_sizes_run(size: int, larger: int) ->
 def test_which_sizes_were_measured() -> None:
     cost = BatchCost()
     cost.observe(1, 0.010)
-    cost.observe(13, 0.100)
+    cost.observe(15, 0.100)
     assert [size for size in (1, 2, 8, 16, 32) if cost.is_measured(size)] == [1, 16]
