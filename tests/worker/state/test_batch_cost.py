@@ -74,3 +74,37 @@ def test_which_sizes_were_measured() -> None:
     cost.observe(1, 0.010)
     cost.observe(15, 0.100)
     assert [size for size in (1, 2, 8, 16, 32) if cost.is_measured(size)] == [1, 16]
+
+
+def costing(seconds: dict[int, float]) -> BatchCost:
+    cost = BatchCost()
+    for size, cost_s in seconds.items():
+        cost.observe(size, cost_s)
+    return cost
+
+
+def test_the_best_size_is_the_smallest_that_is_not_clearly_worse() -> None:
+    assert BatchCost().best_size(16) == 16
+    linear = costing({size: 0.005 * size for size in (1, 2, 4, 8, 16)})
+    assert (linear.best_size(16), linear.size_to_try(16), linear.short_size(16)) == (1, 1, 1)
+    gpu = costing({size: 0.010 + 0.0001 * size for size in (1, 2, 4, 8, 16)})
+    assert [gpu.best_size(most) for most in (16, 11, 3)] == [16, 11, 3]
+    overhead = costing({size: 0.0003 + 0.005 * size for size in (1, 2, 4, 8, 16)})
+    assert (overhead.best_size(16), overhead.short_size(16)) == (8, 1)
+
+
+def test_sizes_that_could_be_better_are_tried_one_after_the_other_and_later_again() -> None:
+    cost, tried = costing({1: 0.010}), []
+    while cost.size_to_try(16) > cost.best_size(16):
+        tried.append(cost.size_to_try(16))
+        cost.observe(tried[-1], 0.010 * tried[-1])
+    assert (tried, cost.best_size(16)) == ([2, 4, 8, 16], 1)
+    for _ in range(2100):
+        cost.observe(1, 0.010)
+    assert cost.size_to_try(16) == 2
+
+
+def test_a_size_between_and_beyond_those_measured_is_estimated_from_them() -> None:
+    cost = costing({1: 0.010, 2: 0.011, 8: 0.017})
+    assert cost.estimate(4) <= 0.017
+    assert cost.estimate(16) == pytest.approx(0.017 + 8 * 0.001)
