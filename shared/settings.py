@@ -89,7 +89,7 @@ class Settings(BaseSettings):
         0.05,
         ge=0,
         le=0.5,
-        description="share of claims and decoding that goes to the queues after the first while the first has jobs",
+        description="share of claims, decoding and the model's time for the queues after the first while it has jobs",
     )
     linger_ms: float = Field(
         0.0, ge=0, le=10_000, description="milliseconds that an idle model waits for more images to fill its batch"

@@ -15,6 +15,7 @@ from torture.plant.processes import WorkerProcess
 from torture.plant.worker_program import NULL_IMAGES_PER_S
 from torture.server.waiting import wait_until
 from worker.state.pixel_buffer import BATCHES_HELD
+from worker.steps.claim import MAX_ANSWERED
 
 WORKERS = 2
 OVERLOAD = 3
@@ -25,6 +26,8 @@ DEADLINE_MS = 500.0
 # Small, so that even a short run fills the queue.
 QUEUE_MAX_ITEMS = 2_000
 KILL_EVERY_S = 60.0
+# How many jobs one claim sets apart because they can't be in time: MAX_EXPIRED of claim.lua.
+MOST_SET_APART = 128
 # Even a short run kills this many workers.
 MIN_KILLS = 2
 POLL_S = 0.5
@@ -102,8 +105,10 @@ def _memory_bytes(worker: WorkerProcess) -> int:
 
 
 def _check_promises(plant: Plant, sizes: Sizes) -> None:
-    # The jobs of a dead worker go back to the queue even if it is full.
-    most_queued = QUEUE_MAX_ITEMS + len(plant.deaths) * BATCHES_HELD * plant.settings.max_batch
+    # The jobs of a dead worker go back to the queue even if it is full: those it worked on, those it had answered but
+    # not written yet, and those of its last claim, which may set many apart.
+    most_held = BATCHES_HELD * plant.settings.max_batch + MAX_ANSWERED + MOST_SET_APART
+    most_queued = QUEUE_MAX_ITEMS + len(plant.deaths) * most_held
     if sizes.queued > most_queued:
         plant.note("a queue keeps its bound", f"{sizes.queued:,} jobs waited, at most {most_queued:,} were expected")
     finished = sum(plant.client.zcard(keys.rq_finished(queue)) for queue in plant.settings.queue_names)
