@@ -18,7 +18,7 @@ from shared.rq_time import format_rq_time
 from shared.server.raw_connection import RawConnection
 from worker.rq import scripts
 from worker.rq.broken_keys import BrokenKeys
-from worker.rq.job_fields import DESCRIBED, parse_claimed
+from worker.rq.job_fields import DESCRIBED, parse_claimed, size_in
 from worker.state.jobs import ClaimedJob
 
 # The most image bytes that may wait to be decoded. Camera frames never reach this bound, but a folder of 20 MB scans
@@ -166,7 +166,8 @@ class Claimer:
         return Claim(
             jobs=[self._checked(job, started_at=now) for job in jobs],
             suspended=bool(suspended),
-            expired=[parse_claimed(job, started_at=now) for job in expired],
+            # The archive may want their images: a script need not look whether they are there.
+            expired=[parse_claimed(job, started_at=now, image_bytes=size_in(job)) for job in expired],
             cut_short=bool(cut_short),
         )
 

@@ -43,6 +43,11 @@ def parse_claimed(raw: Sequence[Any], *, started_at: float, image_bytes: int = 0
     )
 
 
+def size_in(raw: Sequence[Any]) -> int:
+    """The length of the job's image as its producer wrote it, of one job as `parse_claimed` takes it; 0 if unknown."""
+    return int(_whole_number(raw[DESCRIBED - 1]) or 0)
+
+
 def max_attempts_in(field: bytes | None) -> int | None:
     """How often the job may be tried, as its producer wrote it; None if the producer wrote nothing."""
     return _clamped(0, field, MAX_ATTEMPTS) or None
