@@ -112,9 +112,13 @@ class SortlinePolicy:
         self._claim()
 
     def _claim(self) -> None:
-        """Claim what may be held, and give up what can't be answered in time any more (`worker.steps.decode`)."""
+        """Claim what may be held, and give up what can't be answered in time any more, as the claim and decode do."""
         while self._queued and self._held < self._places():
             image = self._queued.popleft()
+            needs_s = self._latency.estimate_from_claim(self._model.cost, undecoded=0, decoded=len(self._batcher))
+            if self._misses(image, needs_s):
+                self._given_up.append(image)
+                continue
             admitted = _admitted(image, started_at=self._clock())
             waiting = self._batcher.count_ahead_of(admitted)
             if self._misses(image, self._latency.estimate_from_decode(self._model.cost, waiting=waiting)):
