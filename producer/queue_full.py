@@ -50,9 +50,9 @@ def _explain(bound: Bound, answer: Admission, refused: Sequence[PreparedJob], se
             )
         case Bound.LINE:
             return (
-                f"line {line!r} has {answer.line_items:,} jobs and images of {_megabytes(answer.line_bytes)} in queue "
-                f"{queue!r}, and may use {settings.line_share:.0%} of what the queue takes (line_share): there is no "
-                f"room for {more:,} more."
+                f"line {line!r} has {answer.line_items:,} jobs ({_megabytes(answer.line_bytes)}) in queue {queue!r}. "
+                f"Its part (line_share = {settings.line_share:g}) of {_line_limit(answer, settings)} is used up: there "
+                f"is no room for {more:,} more."
             )
         case Bound.DEADLINE:
             return (
@@ -64,6 +64,15 @@ def _explain(bound: Bound, answer: Admission, refused: Sequence[PreparedJob], se
                 f"queue {queue!r} holds {answer.waiting:,} jobs, and its limit is {settings.queue_max_items:,} "
                 f"(queue_max_items): there is no room for {more:,} more."
             )
+
+
+def _line_limit(answer: Admission, settings: Settings) -> str:
+    """Of which limit the line has used its part up, as far as the answer shows it."""
+    if answer.line_items >= int(settings.line_share * settings.queue_max_items):
+        return f"queue_max_items = {settings.queue_max_items:,}"
+    if answer.line_bytes >= settings.line_share * settings.queue_max_bytes / 2:
+        return f"queue_max_bytes = {settings.queue_max_bytes:,}"
+    return "what can be sorted in time"
 
 
 def _images(count: int) -> str:

@@ -12,7 +12,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
@@ -46,7 +46,7 @@ class Admission:
     line_bytes: int
     wait_s: float  # expected for the next job; 0 if no worker has reported its rate
     retry_after_s: float
-    is_congested: bool
+    is_congested: bool | None  # for the line; None if the call had no new job
     refused: dict[str, Bound]  # by job id
 
     @classmethod
@@ -64,7 +64,7 @@ class Admission:
             line_bytes=line_bytes,
             wait_s=wait_ms / 1000,
             retry_after_s=retry_ms / 1000,
-            is_congested=bool(is_congested),
+            is_congested=None if is_congested < 0 else bool(is_congested),
             refused=refused,
         )
 
@@ -75,8 +75,25 @@ class Demand:
 
     items: int
     size_bytes: int
+    deadline_at: float | None  # the earliest one of all, by this machine's clock
     partial: bool  # take the jobs that fit; otherwise all or none
-    arriving: int  # how many of this call's jobs arrive for the first time
+    arriving: int  # how many jobs arrive for the first time
+
+    @classmethod
+    def of(cls, jobs: Sequence[PreparedJob], *, partial: bool, arriving: int) -> Demand:
+        """The demand of all these jobs."""
+        return cls(
+            items=len(jobs),
+            size_bytes=sum(len(job.image) for job in jobs),
+            deadline_at=min((job.deadline_at for job in jobs if job.deadline_at is not None), default=None),
+            partial=partial,
+            arriving=arriving,
+        )
+
+    def without(self, jobs: Sequence[PreparedJob]) -> Demand:
+        """The demand that is left after these jobs."""
+        size_bytes = sum(len(job.image) for job in jobs)
+        return replace(self, items=self.items - len(jobs), size_bytes=self.size_bytes - size_bytes)
 
 
 class QueueWriter:
@@ -103,12 +120,19 @@ class QueueWriter:
         Raises:
             RedisUnavailable, QueueFull (the server's memory is full), BadSetting, CommandRefused: as `LineProducer`.
         """
-        names, arguments = self._common(chunk[0], demand)
-        fields = self._common_fields(chunk[0])
+        offset_s = self._server_clock.offset_s
+        names, arguments = self._common(chunk[0], demand, offset_s=offset_s)
+        fields = self._common_fields(chunk[0], offset_s=offset_s)
         arguments += [self._settings.image_ttl_s, WAKEUP_TOKENS, len(fields), *fields]
         for job in chunk:
             names += (keys.rq_job(job.job_id), keys.image(job.job_id))
-            arguments += (job.job_id, job.payload, job.description, len(job.image), self._deadline(job))
+            arguments += (
+                job.job_id,
+                job.payload,
+                job.description,
+                len(job.image),
+                _server_time(job.deadline_at, offset_s=offset_s),
+            )
         images = {keys.image(job.job_id): job.image for job in chunk}
         with self._server_errors():
             return Admission.parse(self._run(images, names, arguments), chunk)
@@ -119,10 +143,11 @@ class QueueWriter:
         Raises:
             as `submit`.
         """
-        names, arguments = self._common(jobs[0], demand)
+        offset_s = self._server_clock.offset_s
+        names, arguments = self._common(jobs[0], demand, offset_s=offset_s)
         for job in jobs:
             names.append(keys.rq_job(job.job_id))
-            arguments += (len(job.image), self._deadline(job))
+            arguments += (len(job.image), _server_time(job.deadline_at, offset_s=offset_s))
         with self._server_errors():
             return Admission.parse(self._ask_script(keys=names, args=arguments), jobs)
 
@@ -131,7 +156,9 @@ class QueueWriter:
         with self._server_errors():
             self._client.ping()
 
-    def _common(self, job: PreparedJob, demand: Demand) -> tuple[list[str], list[str | int | float | bytes]]:
+    def _common(
+        self, job: PreparedJob, demand: Demand, *, offset_s: float
+    ) -> tuple[list[str], list[str | int | float | bytes]]:
         """The keys and arguments that scripts/admission.lua describes."""
         settings, queue = self._settings, job.queue
         names = [
@@ -144,12 +171,9 @@ class QueueWriter:
             keys.flow(queue),
         ]
         bounds = [settings.queue_max_items, settings.queue_max_bytes, settings.queue_max_wait_s, settings.line_share]
-        needed = [demand.items, demand.size_bytes, int(demand.partial), demand.arriving]
+        deadline = _server_time(demand.deadline_at, offset_s=offset_s)
+        needed = (demand.items, demand.size_bytes, deadline, int(demand.partial), demand.arriving)
         return names, [*bounds, job.line, *needed]
-
-    def _deadline(self, job: PreparedJob) -> str:
-        """The deadline by the server's clock, as text; '' if there is none."""
-        return "" if job.deadline_at is None else f"{job.deadline_at - self._server_clock.offset_s:.6f}"
 
     def _run(self, images: dict[str, bytes], names: list[str], arguments: list[Any]) -> list[Any]:
         """Write the images and run the script in one transaction; returns the script's answer.
@@ -163,7 +187,7 @@ class QueueWriter:
             _, answer = pipeline.execute()
         return list(answer)
 
-    def _common_fields(self, job: PreparedJob) -> list[str | int]:
+    def _common_fields(self, job: PreparedJob, *, offset_s: float) -> list[str | int]:
         """The fields of RQ's job hash that are the same for all jobs of a call, each followed by its value."""
         now = format_rq_time(self._clock())
         fields: dict[str, str | int] = {
@@ -184,7 +208,7 @@ class QueueWriter:
             "group_id": "",
             LINE_FIELD: job.line,
         }
-        if offset_s := self._server_clock.offset_s:
+        if offset_s:
             fields[CLOCK_OFFSET_FIELD] = f"{offset_s:.6f}"
         # From this field and retries_left a worker computes which attempt it makes.
         fields[MAX_ATTEMPTS_FIELD] = self._settings.max_attempts
@@ -216,6 +240,11 @@ def chunks(jobs: Sequence[PreparedJob]) -> Iterator[list[PreparedJob]]:
         chunk_bytes += len(job.image)
     if chunk:
         yield chunk
+
+
+def _server_time(at: float | None, *, offset_s: float) -> str:
+    """A time by this machine's clock as text, by the server's clock; '' for none. `offset_s`: this clock minus that."""
+    return "" if at is None else f"{at - offset_s:.6f}"
 
 
 @functools.cache

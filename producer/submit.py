@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from producer.congestion import Congestion
 from producer.frames import Frame, FramePreparer, PreparedJob
 from producer.listeners import ListenerWatch
 from producer.metrics import CLOCK_OFFSET
@@ -18,9 +19,6 @@ from shared.server.connection import connect
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
-
-# The most refused jobs that are remembered, so that sending them again does not count as another arrival.
-REMEMBERED_JOBS = 10_000
 
 
 class LineProducer:
@@ -51,8 +49,7 @@ class LineProducer:
         )
         self._preparer = FramePreparer(self._server_clock, max_image_bytes=settings.max_image_bytes, clock=clock)
         self._writer = QueueWriter(self._client, settings, self._server_clock, clock=clock)
-        self._congested: dict[str, bool] = {}  # by queue
-        self._refused: dict[str, None] = {}  # ids of jobs that were refused, oldest first
+        self._congestion = Congestion()
         self._listeners = ListenerWatch(self._client, on_unserved)
 
     def close(self) -> None:
@@ -177,17 +174,17 @@ class LineProducer:
 
     def _send_group(self, group: Sequence[PreparedJob], sending: _Sending) -> None:
         """Enqueue jobs of one queue and line, in calls of a bounded size."""
-        items, size_bytes = len(group), sum(len(job.image) for job in group)
+        demand = Demand.of(group, partial=sending.partial, arriving=self._congestion.count_new(group))
         for chunk in chunks(group):
-            arriving = sum(job.job_id not in self._refused for job in chunk)
-            demand = Demand(items=items, size_bytes=size_bytes, partial=sending.partial, arriving=arriving)
+            if sending.partial:
+                demand = replace(demand, arriving=self._congestion.count_new(chunk))
             self._send_chunk(chunk, demand, sending)
-            items -= len(chunk)
-            size_bytes -= sum(len(job.image) for job in chunk)
+            # A call that wants all or none says at once how many arrive.
+            demand = replace(demand.without(chunk), arriving=0)
 
     def _send_chunk(self, chunk: Sequence[PreparedJob], demand: Demand, sending: _Sending) -> None:
         """Enqueue jobs in one call. If the queue was congested, ask first: the bytes of refused jobs are not sent."""
-        if self._congested.get(chunk[0].queue):
+        if self._congestion.is_congested(chunk[0]):
             chunk = self._call(self._writer.ask, chunk, demand, sending)
             demand = replace(demand, arriving=0)
         if chunk:
@@ -207,14 +204,9 @@ class LineProducer:
         except QueueFull as error:  # the server's memory is full
             sending.refuse(error, {job.job_id: error.bound for job in jobs})
             return ()
-        self._congested[jobs[0].queue] = answer.is_congested
-        for job in jobs:
-            self._refused.pop(job.job_id, None)
+        self._congestion.note(answer, jobs)
         if not answer.refused:
             return jobs
-        self._refused |= dict.fromkeys(answer.refused)
-        while len(self._refused) > REMEMBERED_JOBS:
-            self._refused.pop(next(iter(self._refused)), None)
         advice = self._listeners.check(jobs[0].queue)
         sending.refuse(queue_full(answer, jobs, demand, self._settings, advice=advice), answer.refused)
         return [job for job in jobs if job.job_id not in answer.refused]

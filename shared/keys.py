@@ -187,4 +187,5 @@ def rq_intermediate_queue(queue: str) -> str:
 RECOVERED = "sortline_recovered"  # the job was lost once, and brought back to its queue
 CRASHES = "sortline_crashes"  # how often the job crashed its worker while the worker held nothing else
 LOSSES = "sortline_losses"  # how often the job was lost with its worker for another reason, or for an unknown one
+SET_APART = "sortline_set_apart"  # `<queue>:<execution>` of the claim that set the job apart, as it can't be in time
 SUSPECT = "sortline_suspect"  # set while the job is a suspect: how its worker crashed, or `lost`

@@ -9,6 +9,7 @@ and takes the model version that is current at that time. It takes no part in a 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any, cast
 
 import numpy as np
@@ -19,7 +20,7 @@ from rq.job import Job
 from shared import keys
 from shared.clock import ServerClock
 from shared.errors import BadImage, BadJob, EngineFailed
-from shared.jobs import CLOCK_OFFSET_FIELD, MAX_ATTEMPTS, MAX_ATTEMPTS_FIELD
+from shared.jobs import BYTES_FIELD, CLOCK_OFFSET_FIELD, LINE_FIELD, MAX_ATTEMPTS, MAX_ATTEMPTS_FIELD
 from shared.schemas import ImageJob, SortResult
 from shared.settings import Settings, load_settings
 from worker.models.loading import LoadedModel, as_model, load_model
@@ -75,10 +76,12 @@ def sort_image(job: dict[str, Any]) -> dict[str, Any]:
     result = decide(verdict).result
     if isinstance(verdict, Failed):
         if result is not None:  # no attempt is left
+            _count_ended(current)
             _keep_for_failed(result, current)
             _publish(result, current.connection, maxlen=settings.results_maxlen)
         raise verdict.error
     assert result is not None
+    _count_ended(current)
     _publish(result, current.connection, maxlen=settings.results_maxlen)
     current.connection.unlink(keys.image(result.job_id))
     return result.model_dump(mode="json")
@@ -152,11 +155,25 @@ def _publish(result: SortResult, connection: redis.Redis, *, maxlen: int) -> Non
         pipeline.execute()
 
 
+def _count_ended(current: Job) -> None:
+    """Subtract the job from what its queue holds, as finish.lua does."""
+    line, size = cast(list[bytes | None], current.connection.hmget(current.key, (LINE_FIELD, BYTES_FIELD)))
+    if line is None or size is None or not size.isdigit():  # a producer of an older release did not count it
+        return
+    key = keys.load(current.origin)
+    with suppress(redis.exceptions.ResponseError), current.connection.pipeline() as pipeline:  # counts that are broken
+        for of_line in (b"", b":" + line):
+            pipeline.hincrby(key, b"items" + of_line, -1)
+            pipeline.hincrby(key, b"bytes" + of_line, -int(size))
+        pipeline.execute()
+
+
 def _keep_for_failed(result: SortResult, current: Job) -> None:
     """Keep the result in the job's `meta`, as RQ keeps no return value of a failed job.
 
-    Also forget the deaths of its workers, so that after `rq requeue` the job starts as a new one.
+    Also forget the deaths of its workers, and how it was counted, so that after `rq requeue` the job starts as a new
+    one.
     """
-    current.connection.hdel(current.key, *_DEATHS)
+    current.connection.hdel(current.key, *_DEATHS, BYTES_FIELD)
     current.meta["sort_result"] = result.model_dump(mode="json")
     current.save_meta()  # type: ignore[no-untyped-call]  # RQ has no types here

@@ -1,8 +1,9 @@
--- Asks whether the queue would take jobs of one line, before their bytes are sent. Counts their arrival, and writes
--- nothing else: a job that would be taken must still be submitted. A job that was enqueued before is not refused.
+-- Asks whether the queue would take jobs of one line, before their bytes are sent. It counts their arrival, but no job
+-- is enqueued: one that would be taken must still be submitted. A job that was enqueued before is not refused.
 --
 -- KEYS  1 .. 7 as in admission.lua, then for each job: its hash
--- ARGV  1 .. 9 as in admission.lua, then for each job: length of the image, deadline ('' if there is none; server's time)
+-- ARGV  1 .. 10 as in admission.lua, then for each job: length of the image, deadline ('' if there is none; server's
+--       time)
 --
 -- Returns the answer of admission.lua, or an error if the queue's key has a wrong type.
 

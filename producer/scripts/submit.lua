@@ -6,19 +6,19 @@
 --
 -- When a script raises, its writes are not undone, so keys of a wrong type are found before the first job is written.
 -- If the queue or the set of queues has a wrong type, the call is refused, because others use these keys too. If a
--- job's hash has a wrong type, it is replaced: a job's id is random, or a hash, so the key belongs to nobody else. A wakeup list of a
--- wrong type is replaced too.
+-- job's hash has a wrong type, it is replaced: a job's id is random, or a hash, so the key belongs to nobody else. A
+-- wakeup list of a wrong type is replaced too.
 --
 -- KEYS  1 .. 7 as in admission.lua, then for each job: its hash, its image
--- ARGV  1 .. 9 as in admission.lua
---       10  seconds that an image is kept
---       11  maximum number of tokens in the wakeup list
---       12  number n of the arguments that follow: fields and values that all jobs' hashes have in common
---       13 .. 12+n  those fields and values
+-- ARGV  1 .. 10 as in admission.lua
+--       11  seconds that an image is kept
+--       12  maximum number of tokens in the wakeup list
+--       13  number n of the arguments that follow: fields and values that all jobs' hashes have in common
+--       14 .. 13+n  those fields and values
 --       then for each job: id, data, description, length of the image, deadline ('' if there is none; server's time)
 --
--- Returns the answer of admission.lua. Nothing is left of a refused job. If a key has a wrong type, returns an error that
--- names it, and nothing is left of any new job.
+-- Returns the answer of admission.lua. Nothing is left of a refused job. If a key has a wrong type, returns an error
+-- that names it, and nothing is left of any new job.
 
 local image_ttl_s, wakeup_tokens = ARGV[LAST_COMMON_ARGUMENT + 1], tonumber(ARGV[LAST_COMMON_ARGUMENT + 2])
 local common_count = tonumber(ARGV[LAST_COMMON_ARGUMENT + 3])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import redis
 from rq import Queue
 
+from producer import congestion
 from producer.frames import Frame, PreparedJob
 from producer.submit import LineProducer
 from shared import keys
 from shared.arrivals import arrival_rate
-from shared.errors import Bound, QueueFull
+from shared.errors import Bound, QueueFull, RedisUnavailable
 from shared.settings import Settings
 from tests.producer.kit import jpeg
 
@@ -89,7 +91,10 @@ def test_a_line_gets_its_share_and_leaves_the_rest_to_the_others(client: redis.R
     producer = with_settings(settings, queue_max_items=10)
     accepted, refusal = send(producer, make(producer, 9, line="greedy"))
     assert accepted == 5 and refusal is not None and refusal.bound is Bound.LINE
-    assert "line 'greedy' has 5 jobs" in str(refusal) and "50% of what the queue takes (line_share)" in str(refusal)
+    assert (
+        "line 'greedy' has 5 jobs (0.0 MB) in queue 'live'. Its part (line_share = 0.5) of queue_max_items = 10"
+        in str(refusal)
+    )
     assert send(producer, make(producer, 3, line="second"))[0] == 3
     accepted, refusal = send(producer, make(producer, 3, line="third"))
     assert accepted == 2 and refusal is not None and refusal.bound is Bound.ITEMS
@@ -152,16 +157,47 @@ def test_a_deadline_that_has_passed_is_not_the_queues_doing(client: redis.Redis,
     assert send(producer, [old])[0] == 1
 
 
-def test_of_the_places_before_a_deadline_a_line_gets_its_share(client: redis.Redis, settings: Settings) -> None:
+@pytest.mark.parametrize("deadline_ms", [2_000, 60_000, None])
+def test_of_the_places_before_the_shortest_deadline_a_line_gets_its_share(
+    client: redis.Redis, settings: Settings, deadline_ms: float | None
+) -> None:
+    """Also a line without a deadline: its images would go before those of the others."""
     report_rate(client, 10.0, needs_s=0.0)
     producer = with_settings(settings)
-    accepted, refusal = send(producer, make(producer, 30, line="greedy", deadline_ms=2_000))  # 20 places
+    assert send(producer, make(producer, 1, line="other", deadline_ms=2_000))[0] == 1  # 20 places
+    accepted, refusal = send(producer, make(producer, 30, line="greedy", deadline_ms=deadline_ms))
     assert refusal is not None and set(refusal.refused.values()) == {Bound.LINE}
-    assert 10 <= accepted <= 12
+    assert "of what can be sorted in time is used up" in str(refusal)
+    assert accepted == 10
     assert send(producer, make(producer, 5, line="other", deadline_ms=2_000))[0] == 5
 
 
-@pytest.mark.parametrize("age_s", [11.0, 3600.0])
+def test_a_line_that_is_alone_gets_all_places_before_its_deadline(client: redis.Redis, settings: Settings) -> None:
+    report_rate(client, 10.0, needs_s=0.0)
+    producer = with_settings(settings)
+    accepted, refusal = send(producer, make(producer, 30, deadline_ms=2_000))
+    assert refusal is not None and set(refusal.refused.values()) == {Bound.DEADLINE}
+    assert 19 <= accepted <= 20
+
+
+def test_an_idle_worker_needs_no_more_than_the_wait(client: redis.Redis, settings: Settings) -> None:
+    """What a busy worker needs says nothing while no worker holds a job."""
+    report_rate(client, 1_000.0, needs_s=100.0)
+    producer = with_settings(settings)
+    assert send(producer, make(producer, 4, deadline_ms=1_000))[0] == 4
+    client.zadd(keys.rq_wip("live"), {"some:job": server_now(client) + 60})
+    accepted, refusal = send(producer, make(producer, 1, deadline_ms=1_000))
+    assert accepted == 0 and refusal is not None and refusal.bound is Bound.DEADLINE
+
+
+def test_wrong_figures_refuse_no_image_that_need_not_wait(client: redis.Redis, settings: Settings) -> None:
+    report_rate(client, 1e-9, needs_s=1e9)
+    producer = with_settings(settings, queue_max_wait_s=1.0)
+    client.zadd(keys.rq_wip("live"), {"some:job": server_now(client) + 60})
+    assert send(producer, make(producer, 1, deadline_ms=100))[0] == 1
+
+
+@pytest.mark.parametrize("age_s", [11.0, 3600.0, -3600.0])
 def test_a_rate_that_nobody_renews_refuses_nothing(client: redis.Redis, settings: Settings, age_s: float) -> None:
     report_rate(client, 0.001, age_s=age_s)
     producer = with_settings(settings, queue_max_wait_s=1.0)
@@ -187,13 +223,14 @@ def test_all_that_arrive_are_counted_once(client: redis.Redis, settings: Setting
     send(producer, jobs)  # refused by the script that enqueues
     send(producer, make(producer, 3))  # refused when asked
     send(producer, jobs)  # sent again: two were refused before, and four are enqueued
-    fields = {name.decode(): float(value) for name, value in client.hgetall(keys.flow("live")).items()}
-    assert fields["arrived"] == pytest.approx(6 + 3 + 4, rel=0.05)
+    names = ("arrived", "arrived_for", "arrived_at")
+    fields = {name: float(value) for name, value in zip(names, client.hmget(keys.flow("live"), names), strict=True)}
+    assert fields["arrived"] == pytest.approx(6 + 3, rel=0.05)
     now = fields["arrived_at"] + 15.0
     rate = arrival_rate(
         arrived=fields["arrived"], arrived_for=fields["arrived_for"], arrived_at=fields["arrived_at"], now=now
     )
-    assert 0 < rate < 13 / 15
+    assert 0 < rate < 9 / 15
     assert 0 < client.ttl(keys.flow("live")) <= 3600
 
 
@@ -240,6 +277,81 @@ def test_an_all_or_none_call_names_the_bound_of_the_first(client: redis.Redis, s
         producer.send(jobs)
     assert refusal.value.refused == {job.job_id: Bound.DEADLINE for job in jobs}
     assert client.llen(keys.rq_queue("live")) == 20
+
+
+@pytest.mark.parametrize(
+    ("limits", "deadline_ms", "bound"),
+    [({"queue_max_wait_s": 8.0, "line_share": 1.0}, None, Bound.WAIT), ({}, 8_000, Bound.DEADLINE)],
+)
+def test_all_or_none_counts_the_wait_of_all_calls(
+    client: redis.Redis, settings: Settings, limits: dict[str, float], deadline_ms: float | None, bound: Bound
+) -> None:
+    """At 10 images a second, the last of 130 images waits for 13 s."""
+    report_rate(client, 10.0)
+    producer = with_settings(settings, **limits)
+    jobs = make(producer, 130, deadline_ms=deadline_ms)
+    with pytest.raises(QueueFull) as refusal:
+        producer.send(jobs)
+    assert refusal.value.bound is bound and refusal.value.accepted == ()
+    assert not client.exists(keys.rq_queue("live"))
+    arrived = client.hget(keys.flow("live"), "arrived")
+    assert arrived is not None and float(arrived) == pytest.approx(130, rel=0.01)
+    producer.send(make(producer, 70, deadline_ms=deadline_ms))
+
+
+def test_lines_are_congested_one_by_one(client: redis.Redis, settings: Settings) -> None:
+    producer = with_settings(settings, queue_max_items=10)
+    send(producer, make(producer, 6, line="full"))
+    sent = calls(client, "mset")
+    for _ in range(3):
+        assert send(producer, make(producer, 1, line="full"))[0] == 0
+        assert send(producer, make(producer, 1, line="other"))[0] == 1
+    assert calls(client, "mset") == sent + 3, "no image of the full line was sent"
+
+
+def test_jobs_that_nobody_counted_are_no_lines(client: redis.Redis, settings: Settings) -> None:
+    """E.g. failed jobs that were requeued."""
+    client.rpush(keys.rq_queue("live"), *[f"job-{number}" for number in range(60)])
+    producer = with_settings(settings, queue_max_items=100)
+    assert send(producer, make(producer, 40, line="innocent"))[0] == 40
+    accepted, refusal = send(producer, make(producer, 1, line="innocent"))
+    assert accepted == 0 and refusal is not None and refusal.bound is Bound.ITEMS
+
+
+@pytest.mark.parametrize("capacity", ["inf", "nan", "-1", "1e-300", "1e300", ""])
+def test_a_rate_that_cannot_be_right_disturbs_nothing(client: redis.Redis, settings: Settings, capacity: str) -> None:
+    report_rate(client, 1.0)
+    client.hset(keys.flow("live"), mapping={"capacity": capacity, "arrived": capacity, "slack_s": capacity})
+    producer = with_settings(settings, queue_max_wait_s=1.0)
+    for _ in range(3):
+        accepted, refusal = send(producer, make(producer, 2, deadline_ms=60_000))
+        assert accepted == 2 or (refusal is not None and 0.05 <= refusal.retry_after_s <= 60)
+    arrived = client.hget(keys.flow("live"), "arrived")
+    assert arrived is not None and 0 <= float(arrived) <= 1e15
+
+
+def test_threads_share_a_producer_whose_jobs_are_refused(
+    client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(congestion, "REMEMBERED_JOBS", 3)
+    producer = with_settings(settings, queue_max_items=1)
+    send(producer, make(producer, 1))
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: send(producer, make(producer, 5)), range(40)))
+    assert all(accepted == 0 and refusal is not None for accepted, refusal in answers)
+
+
+def test_a_replica_is_not_asked(client: redis.Redis, settings: Settings) -> None:
+    """It would answer from old data, and a camera that waits would never look for the new primary."""
+    producer = with_settings(settings, queue_max_items=1)
+    jobs = make(producer, 2)
+    send(producer, jobs)
+    client.replicaof("127.0.0.1", "1")
+    try:
+        with pytest.raises(RedisUnavailable, match="READONLY"):
+            producer.send(jobs[1:], partial=True)
+    finally:
+        client.replicaof("NO", "ONE")
 
 
 def test_a_job_that_is_enqueued_is_not_refused_when_a_congested_queue_is_asked(

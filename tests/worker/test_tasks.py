@@ -108,6 +108,17 @@ def test_a_broken_stream_is_moved_aside_as_by_our_worker(
     assert 0 < client.ttl(keys.broken(stream)) <= keys.BROKEN_TTL_S
 
 
+def test_the_jobs_count_no_more_in_the_load_of_their_queue(
+    tiny: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker.tasks, "_loaded", (load_model(tiny), tiny))
+    kit.submit(tiny, *map(frame, PICTURES))
+    SimpleWorker(["live"], connection=client, serializer=JSONSerializer).work(burst=True, max_jobs=1)
+    counted = {name: int(value) for name, value in client.hgetall(keys.load("live")).items()}
+    assert counted[b"items"] == counted[b"items:l1"] == len(PICTURES) - 1
+    assert counted[b"bytes"] == counted[b"bytes:l1"] == sum(map(len, PICTURES[1:]))
+
+
 def test_settings_and_model_are_loaded_once_in_a_process(
     tiny: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,7 +51,9 @@ class Reporting:
 
 
 def flow(client: redis.Redis, queue: str = "live") -> dict[str, float]:
-    return {name.decode(): float(value) for name, value in client.hgetall(keys.flow(queue)).items()}
+    fields = client.hgetall(keys.flow(queue))
+    fields.pop(b"line", None)  # a name: the producers' own
+    return {name.decode(): float(value) for name, value in fields.items()}
 
 
 def workers(client: redis.Redis, queue: str = "live") -> set[str]:

@@ -95,6 +95,7 @@ class Reader:
         fields = {key.decode(): value for key, value in self._client.hgetall(name).items()}
         if name.startswith("rq:worker:"):
             fields.pop(OUR_FIELD, None)
+        fields.pop(keys.SET_APART, None)  # only our worker sets jobs apart
         return {key: self._field(name, key, value) for key, value in fields.items()}
 
     def _stream(self, name: str) -> list[dict[str, Any]]:

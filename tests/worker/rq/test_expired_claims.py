@@ -181,3 +181,48 @@ def test_jobs_of_an_older_producer_count_nothing(settings: Settings, client: red
     jobs = claim(settings)
     kit.finisher(settings).finish([finished_job(settings, jobs[0])])
     assert load(client)["items"] == 4
+
+
+def test_a_failed_job_counts_no_more_even_if_it_is_requeued(settings: Settings, client: redis.Redis) -> None:
+    """`rq requeue` does not count it again."""
+    kit.submit(settings, frame(), frame())
+    first, second = claim(settings)
+    finisher = kit.finisher(settings)
+    finisher.finish([finished_job(settings, first, Disposition.FAILURE)])
+    kit.fetch(client, first.lease.job_id).requeue()
+    (again,) = claim(settings)
+    finisher.finish([finished_job(settings, again)])
+    assert load(client)["items"] == 1
+    finisher.finish([finished_job(settings, second)])
+    assert load(client) == {}
+
+
+# a job that is set apart is held ────────────────────────────────────────────────────────────────────
+
+
+def test_a_job_that_is_set_apart_is_given_to_no_second_worker(settings: Settings, client: redis.Redis) -> None:
+    """RQ's clean-up and ours may both have put it back, so that it is listed twice."""
+    (job_id,) = submit(settings, HOPELESS_MS)
+    (held,) = kit.claimer(settings).claim(10).expired
+    client.rpush(keys.rq_queue("live"), job_id)
+    again = kit.claimer(settings, worker="w2").claim(10)
+    assert again.jobs == [] and again.expired == []
+    assert kit.finisher(settings).finish([finished_job(settings, held)]) == [True]
+
+
+def test_an_expired_lease_beside_it_gives_it_to_nobody(settings: Settings, client: redis.Redis) -> None:
+    """Anybody can write a lease that has expired."""
+    (job_id,) = submit(settings, HOPELESS_MS)
+    (held,) = kit.claimer(settings).claim(10).expired
+    client.zadd(keys.rq_wip("live"), {f"{job_id}:forged": 1})
+    assert kit.keeper(settings, Inflight(), worker="w2").reap()[0] == 0
+    assert queued(client) == []
+    assert kit.finisher(settings).finish([finished_job(settings, held)]) == [True]
+
+
+def test_a_job_that_was_given_back_is_claimed_again(settings: Settings) -> None:
+    job_ids = submit(settings, HOPELESS_MS)
+    inflight = Inflight()
+    inflight.add([job.lease for job in kit.claimer(settings).claim(10).expired])
+    assert kit.keeper(settings, inflight).release() == 1
+    assert ids(kit.claimer(settings, worker="w2").claim(10).expired) == job_ids

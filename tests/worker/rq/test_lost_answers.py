@@ -11,7 +11,7 @@ import redis
 from shared import keys
 from shared.settings import Settings
 from tests.worker import kit
-from tests.worker.kit import frame
+from tests.worker.kit import frame, picture
 from tests.worker.rq.kit import claim, everything, expire, finished_job, ids, leases, queued
 from torture.server.proxy import Proxy, proxy_to
 from worker.state.inflight import Inflight
@@ -42,6 +42,19 @@ def test_a_resent_claim_gives_the_same_jobs(through: Settings, proxy: Proxy, cli
     assert ids(claimer.claim(4).jobs) == [job_ids[0], job_ids[1], job_ids[3], job_ids[2]]
     assert len(leases(client)) == 3
     assert claimer.claim(4).jobs == []
+
+
+def test_what_an_unanswered_claim_has_set_apart_comes_apart_again(through: Settings, proxy: Proxy) -> None:
+    """These jobs count against no limit. If they came as ordinary jobs, their images could fill the memory."""
+    hopeless = kit.submit(through, *[frame(deadline_ms=0.001) for _ in range(20)])
+    others = kit.submit(through, frame(), frame())
+    claimer = kit.claimer(through)
+    proxy.drop_answers(2)
+    with pytest.raises(redis.exceptions.ConnectionError):
+        claimer.claim(1)
+    again = claimer.claim(1)
+    assert ids(again.expired) == hopeless and ids(again.jobs) == others[:1]
+    assert {job.image_bytes for job in again.expired} == {len(picture())}
 
 
 @pytest.mark.parametrize("losses", [2, 4])

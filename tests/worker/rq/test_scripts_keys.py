@@ -43,18 +43,26 @@ PRODUCERS = {"admission", "ask", "submit"}
 
 # The keys and fields that each script spells out itself, to read or to write them.
 SPELLED = {
-    "claim": {IMAGE, WAKEUP, QUEUE, JOB, SUSPECTS, EXECUTIONS, keys.RQ_SUSPENDED},
+    "claim": {IMAGE, WAKEUP, QUEUE, JOB, SUSPECTS, EXECUTIONS, keys.SET_APART, keys.RQ_SUSPENDED},
     "common": {
         *(WAKEUP, QUEUE, JOB, WIP, EXECUTION, EXECUTIONS, WORKER_EXECUTIONS),
-        *(keys.NEVER_WRITTEN, keys.broken("{}"), SUSPECTS, *DEATHS, *JOB_FIELDS),
+        *(keys.NEVER_WRITTEN, keys.broken("{}"), SUSPECTS, *DEATHS, *JOB_FIELDS, keys.SET_APART),
     },
     "finish": {
         *(IMAGE, RESULTS, JOB, WIP, WORKER, FAILED, JOB_RESULTS),
-        *(keys.load("{}"), keys.rq_finished("{}"), keys.kept_image("{}", "{}"), keys.LINES, keys.LAST_FINISH, *DEATHS),
+        *(
+            keys.load("{}"),
+            keys.rq_finished("{}"),
+            keys.kept_image("{}", "{}"),
+            keys.LINES,
+            keys.LAST_FINISH,
+            *DEATHS,
+            BYTES_FIELD,
+        ),
     },
     "reap": {
         *(JOB, WIP, EXECUTION, EXECUTIONS, FAILED, JOB_RESULTS),
-        *(keys.processes("{}", "{}"), keys.RECOVERED, *DEATHS),
+        *(keys.processes("{}", "{}"), keys.RECOVERED, keys.SET_APART, *DEATHS),
     },
     "release": set(),
     "renew": {JOB, WIP, EXECUTION, EXECUTIONS, WORKER_EXECUTIONS},
@@ -64,7 +72,7 @@ SPELLED = {
     },
     "report_capacity": {keys.capacities("{}"), keys.flow("{}"), QUEUE},
     # These get their keys as arguments.
-    "admission": set(),
+    "admission": {keys.NEVER_WRITTEN},
     "ask": set(),
     "submit": {BYTES_FIELD, DEADLINE_FIELD},
 }

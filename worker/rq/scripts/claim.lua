@@ -6,18 +6,18 @@
 -- The worker fetches the images afterwards with one MGET; max_bytes bounds their size. The last field of a job is the
 -- length of its image, so that the worker knows which images are too large to fetch.
 --
--- Jobs that can't be answered by their deadlines any more are set apart. They are leased too, so that none is lost, but
--- they don't count against max_jobs and max_bytes, and their executions' own keys are not written: the worker answers
--- them at once, without their images.
+-- Jobs that can't be answered by their deadlines any more are set apart. They are leased too, so that none is lost. But
+-- they don't count against max_jobs and max_bytes, and their executions' own keys are not written, only a field of the
+-- job: the worker answers them at once, without their images.
 --
--- ARGV  call_id, is_repeat, max_jobs, max_others, others_first, max_bytes, worker, now_iso, now_s, lease_s, of_suspects,
---       needs_s, queue…
+-- ARGV  call_id, is_repeat, max_jobs, max_others, others_first, max_bytes, worker, now_iso, now_s, lease_s,
+--       of_suspects, needs_s, queue…
 --       call_id: 24 hex digits, the beginning of the executions' ids; is_repeat (0, 1): this call may have run before
 --       of_suspects (0, 1): 1 takes suspects, 0 takes jobs off RQ's lists
 --       needs_s: seconds from now until a job could be answered
--- Returns { suspended, { job… }, problems, cut short, { expired job… } }. A job has the fields of describe() in common.lua
--- and the length of its image, which is 0 for an expired one. cut short is 1 if MAX_IDS or MAX_EXPIRED ended the call, so
--- that jobs may still wait.
+-- Returns { suspended, { job… }, problems, cut short, { expired job… } }. A job has the fields of describe() in
+-- common.lua and the length of its image, which is 0 for an expired one. cut short is 1 if MAX_IDS or MAX_EXPIRED ended
+-- the call, so that jobs may still wait.
 local call_id, is_repeat = ARGV[1], ARGV[2] == '1'
 local max_jobs, max_others, others_first = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local max_bytes, worker, now_iso, now_s, lease_s = tonumber(ARGV[6]), ARGV[7], ARGV[8], ARGV[9], tonumber(ARGV[10])
@@ -37,9 +37,10 @@ local function image_bytes(job_id)
 end
 
 if is_repeat then
-  local jobs = started_by(call_id, worker, { unpack(ARGV, FIRST_QUEUE) }, lease_s)
+  local jobs, apart = started_by(call_id, worker, { unpack(ARGV, FIRST_QUEUE) }, lease_s)
   for _, job in ipairs(jobs) do job[#job + 1] = image_bytes(job[2]) end
-  if #jobs > 0 then return { 0, jobs, problems, 0, {} } end
+  for _, job in ipairs(apart) do job[#job + 1] = 0 end
+  if #jobs + #apart > 0 then return { 0, jobs, problems, 0, apart } end
 end
 
 if redis_call('EXISTS', 'rq:suspended') == 1 then
@@ -65,8 +66,9 @@ end
 -- Whether the job of an entry still waits. It doesn't if this is the second entry of a job that is listed twice: RQ's
 -- clean-up and ours may both have put an abandoned job back, and if it ran again it would get a second result. Nor does
 -- a suspect that RQ has canceled: its id stays in the list.
-local function waits(job_id, status)
+local function waits(job_id, status, set_apart)
   if status == 'started' then
+    if is_set_apart(job_id, set_apart) then return false end
     local executions = redis_pcall('ZCARD', 'rq:executions:' .. job_id)
     return is_broken(executions) or executions == 0
   end
@@ -83,8 +85,8 @@ local function choose(queue, job_ids, most)
     if bytes >= max_bytes or #jobs >= most or #expired >= MAX_EXPIRED then break end
     ids_read = ids_read + 1
     local execution_id = call_id .. string.format('%08x', #jobs + #expired)
-    local job, status, deadline = describe(queue, job_id, execution_id)
-    if job and not seen[job_id] and waits(job_id, status) then
+    local job, status, deadline, set_apart = describe(queue, job_id, execution_id)
+    if job and not seen[job_id] and waits(job_id, status, set_apart) then
       seen[job_id] = true
       composites[#composites + 1] = job_id .. ':' .. execution_id
       deadline = not of_suspects and tonumber(deadline)
@@ -117,7 +119,8 @@ local function start(queue, job_ids, most)
     open_execution(jobs[i][2], jobs[i][3], worker, now_iso, now_s, lease_s, expires_s)
   end
   for i = expired_before + 1, #expired do
-    redis_call('HSET', 'rq:job:' .. expired[i][2], 'status', 'started', 'worker_name', worker, 'started_at', now_iso)
+    redis_call('HSET', 'rq:job:' .. expired[i][2], 'status', 'started', 'worker_name', worker, 'started_at', now_iso,
+      'sortline_set_apart', queue .. ':' .. expired[i][3])
   end
 end
 

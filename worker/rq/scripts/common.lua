@@ -244,7 +244,7 @@ local MAX_DATA_BYTES = 100000
 local MAX_FIELD_BYTES = 1000
 
 -- What a worker must know of a job, in the order of worker/rq/job_fields.py; its status; its deadline by the server's
--- clock, as its producer wrote it, if it has one. Nil for a job that was
+-- clock, as its producer wrote it, if it has one; and which claim has set it apart, if one has. Nil for a job that was
 -- deleted, and for a key that holds no job, which is reported.
 -- The image is left out: bytes that go through Lua are copied three more times, while the server does nothing else.
 local function describe(queue, job_id, execution_id)
@@ -253,11 +253,11 @@ local function describe(queue, job_id, execution_id)
     'failure_ttl', 'success_callback_name', 'failure_callback_name', 'stopped_callback_name',
     'dependency_ids', 'repeats_left', 'webhooks', 'rate_limit_key', 'created_at', 'status', 'sortline_max_attempts',
     'sortline_crashes', 'sortline_losses', 'sortline_suspect', 'sortline_clock_offset', 'sortline_line',
-    'sortline_bytes', 'sortline_deadline')
+    'sortline_bytes', 'sortline_deadline', 'sortline_set_apart')
   if refuse_broken(key, f) or not f[13] then return nil end
   if f[1] and #f[1] > MAX_DATA_BYTES then f[1] = false end
   local extras = ''
-  for i = 2, 22 do
+  for i = 2, 23 do
     local field = f[i]
     if field and field ~= '' then
       if #field > MAX_FIELD_BYTES then f[i] = string.sub(field, 1, MAX_FIELD_BYTES) end
@@ -265,7 +265,7 @@ local function describe(queue, job_id, execution_id)
     end
   end
   return { queue, job_id, execution_id, f[1], f[2], f[3], f[4], f[5], extras, f[15], f[16], f[17], f[18], f[19], f[20],
-    f[21] }, f[14], f[22]
+    f[21] }, f[14], f[22], f[23]
 end
 
 -- Splits `<job>:<execution>`; nil for anything else. A job's id may contain colons itself.
@@ -273,12 +273,21 @@ local function split_composite(composite)
   return string.match(composite, '^(.*):([^:]*)$')
 end
 
--- The jobs that an earlier run of this call has started, in the order of their start, in case its answer was lost. The
--- ids of their executions begin with the call's id. Their leases are renewed.
+-- Whether a job is held by a worker that has set it apart, under another lease than that of this execution: such a job
+-- has no list of executions. `set_apart` is the field of its hash.
+local function is_set_apart(job_id, set_apart, but_execution_id)
+  local queue, execution_id = split_composite(set_apart or '')
+  if not queue or execution_id == but_execution_id then return false end
+  local expires_s = redis_pcall('ZSCORE', 'rq:wip:' .. queue, job_id .. ':' .. execution_id)
+  return expires_s and not is_broken(expires_s)
+end
+
+-- The jobs that an earlier run of this call has started, in the order of their start, in case its answer was lost; and
+-- those that it has set apart. The ids of their executions begin with the call's id. Their leases are renewed.
 local function started_by(call_id, worker, queues, lease_s)
-  local key, found = 'rq:worker:' .. worker .. ':executions', {}
+  local key, found, apart = 'rq:worker:' .. worker .. ':executions', {}, {}
   local composites = redis_pcall('SMEMBERS', key)
-  if is_broken(composites) then return found end -- their leases will expire
+  if is_broken(composites) then return found, apart end -- their leases will expire
   table.sort(composites, function(a, b) return string.sub(a, -8) < string.sub(b, -8) end)
   for _, queue in ipairs(queues) do
     local renewed = {}
@@ -286,11 +295,13 @@ local function started_by(call_id, worker, queues, lease_s)
       local job_id, execution_id = split_composite(composite)
       local is_calls = job_id and string.sub(execution_id, 1, #call_id) == call_id
       if is_calls and redis_call('ZSCORE', 'rq:wip:' .. queue, composite) then
-        found[#found + 1] = describe(queue, job_id, execution_id)
+        local job, _, _, set_apart = describe(queue, job_id, execution_id)
+        local list = set_apart == queue .. ':' .. execution_id and apart or found
+        list[#list + 1] = job
         renewed[#renewed + 1] = composite
       end
     end
     register(queue, renewed, worker, lease_s, server_now_s() + lease_s)
   end
-  return found
+  return found, apart
 end

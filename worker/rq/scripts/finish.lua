@@ -90,7 +90,8 @@ local function fail(queue, job_id, execution_id, started_s, failure_ttl, payload
   if not end_job(job_key, 'failed') then return end
   if meta ~= '' then redis_call('HSET', job_key, 'meta', meta) end
   -- The result says what is known of the deaths of this job's workers. After `rq requeue` it starts as a new job.
-  redis_call('HDEL', job_key, 'sortline_crashes', 'sortline_losses', 'sortline_suspect')
+  -- Nor is it counted any more in the load of its queue.
+  redis_call('HDEL', job_key, 'sortline_crashes', 'sortline_losses', 'sortline_suspect', 'sortline_bytes')
   record_result(results_key, 2, 'exc_string', payload, execution_id, started_s)
   if failure_ttl ~= '' then expire(results_key, ttl_s) end
   expire(job_key, ttl_s)

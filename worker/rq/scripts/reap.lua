@@ -141,11 +141,12 @@ local function take_back(queue, composite)
   end
   local job_key = 'rq:job:' .. job_id
   local job = redis_pcall('HMGET', job_key, 'status', 'worker_name', 'sortline_crashes', 'sortline_losses',
-    'sortline_suspect')
+    'sortline_suspect', 'sortline_set_apart')
   local is_job = not refuse_broken(job_key, job)
   local owner = read('HGET', 'rq:execution:' .. composite, 'worker_name') or job[2] or ''
   -- With any other status than `started` the lease is a leftover of a job that has ended otherwise.
-  if not is_job or job[1] ~= 'started' or is_held(job_id, execution_id) then
+  if not is_job or job[1] ~= 'started' or is_held(job_id, execution_id)
+    or is_set_apart(job_id, job[6], execution_id) then
     close_executions(queue, { { job_id, execution_id } }, owner)
     return false
   end
