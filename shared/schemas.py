@@ -116,8 +116,8 @@ class Timings(_Message):
     """Milliseconds spent per stage; None for a stage that the image never reached.
 
     `queue` is the time from enqueue to claim, `batch` the wait for the batch to start, `infer` the time that the batch
-    spent in the model, and `total` the time from capture to result. `queue` and `total` are right even if the clocks of
-    producer and worker differ, because both are compared with the server's.
+    spent in the model, and `total` the time from capture to result. `total` is right even if the clocks of producer and
+    worker differ, because both are compared with the server's; so is `queue`, unless the job was put back meanwhile.
     """
 
     queue: float | None = None

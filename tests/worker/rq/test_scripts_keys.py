@@ -14,7 +14,7 @@ from importlib.resources import files
 import pytest
 
 from producer import queue_writer
-from shared import keys
+from shared import arrivals, keys
 from shared.jobs import (
     BYTES_FIELD,
     CLOCK_OFFSET_FIELD,
@@ -175,6 +175,11 @@ def test_the_comparison_notices_a_difference() -> None:
 def test_numbers_are_the_same_on_both_sides(script: str, local: str, number: int) -> None:
     found = re.search(rf"^local {local} = (\d+)", lua(script), re.MULTILINE)
     assert found is not None and int(found[1]) == number
+
+
+def test_producers_and_workers_agree_on_the_rates_of_a_queue() -> None:
+    assert f"local DECAY_S = {arrivals.DECAY_S:g}\n" in lua("admission")
+    assert f"local RECENT_S = {FRESH_S:g}\n" in lua("admission")
 
 
 def test_the_wakeup_list_is_as_long_on_both_sides() -> None:
