@@ -23,7 +23,7 @@ from producer.camera_summary import CameraCounts, CameraSummary
 from producer.frames import Frame, PreparedJob, check_names
 from producer.metrics import SubmitOutcome
 from producer.queue_writer import CHUNK_JOBS
-from producer.refusals import explain, pause_s, reasons
+from producer.refusals import explain, pause_s
 from producer.schedule import Schedule
 from producer.sources.base import Source, SourceFrame
 from producer.submit import LineProducer
@@ -239,16 +239,13 @@ class Camera:
 
     def _after_refusal(self, prepared: Sequence[_Prepared], error: QueueFull) -> Sequence[_Prepared]:
         """Drop the refused frames, or wait, as the options say. Returns the frames to send now."""
-        refused = reasons(error, [one.job.job_id for one in prepared])
-        accepted = set(error.accepted)
-        self._accept([one for one in prepared if one.job.job_id in accepted])
-        left = [one for one in prepared if one.job.job_id not in accepted]
+        refused = error.refused
+        self._accept([one for one in prepared if one.job.job_id not in refused])
         waits = self._options.when_full is WhenFull.BLOCK
         dropped = {job_id: bound for job_id, bound in refused.items() if not waits or bound is Bound.DEADLINE}
-        self._drop_refused([one for one in left if one.job.job_id in dropped], dropped, error)
-        left = [one for one in left if one.job.job_id not in dropped]
-        # Frames that were not tried, because an earlier one could not meet its deadline, need not wait.
-        return self._wait_for_room(left, error) if any(one.job.job_id in refused for one in left) else left
+        self._drop_refused([one for one in prepared if one.job.job_id in dropped], dropped, error)
+        left = [one for one in prepared if one.job.job_id in refused and one.job.job_id not in dropped]
+        return self._wait_for_room(left, error)
 
     def _drop_refused(self, prepared: Sequence[_Prepared], refused: Mapping[str, Bound], error: QueueFull) -> None:
         for bound in Counter(refused.values()):

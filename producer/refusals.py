@@ -1,11 +1,9 @@
-"""What a queue's refusal means for the producer: which jobs it concerns, why, what helps, and when to try again.
+"""What a queue's refusal means for the producer: why, what helps, and when to try again.
 
 Called by cameras and the uploader after `QueueFull`.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 from shared.errors import Bound, QueueFull
 from shared.settings import Settings
@@ -30,21 +28,6 @@ EXPLANATIONS = {
 def pause_s(error: QueueFull) -> float:
     """Seconds to wait before trying again."""
     return min(max(MIN_PAUSE_S, error.retry_after_s), MAX_PAUSE_S)
-
-
-def reasons(error: QueueFull, job_ids: Iterable[str]) -> dict[str, Bound]:
-    """Why each of the jobs that are not in the queue was refused, by job id.
-
-    A job without a reason was not tried: a call may end at the first of its parts in which jobs are refused. If the
-    queue was full, it has no place for these jobs either. If only deadlines could not be met, they have no reason.
-    """
-    accepted = set(error.accepted)
-    left = [job_id for job_id in job_ids if job_id not in accepted]
-    of_queue = [bound for bound in error.refused.values() if bound is not Bound.DEADLINE]
-    if error.refused and not of_queue:
-        return {job_id: Bound.DEADLINE for job_id in left if job_id in error.refused}
-    default = of_queue[0] if of_queue else error.bound
-    return {job_id: error.refused.get(job_id, default) for job_id in left}
 
 
 def explain(error: QueueFull, bound: Bound) -> str:

@@ -122,12 +122,10 @@ class FullProducer(LineProducer):
         settings: Settings,
         *verdicts: Mapping[int, Bound],
         retry_after_s: float = 1.0,
-        tries_all: bool = True,
     ) -> None:
         super().__init__(settings)
         self.verdicts = list(verdicts)
         self.retry_after_s = retry_after_s
-        self.tries_all = tries_all
         self.now = 1_700_000_000.0
         self.calls: list[list[int]] = []
         self.called_at: list[float] = []
@@ -139,10 +137,6 @@ class FullProducer(LineProducer):
         verdict = self.verdicts.pop(0) if self.verdicts else {}
         refused = {job.job_id: verdict[number] for job, number in zip(jobs, numbers, strict=True) if number in verdict}
         fits = [job for job in jobs if job.job_id not in refused]
-        if refused and not self.tries_all:  # those after the first refused job
-            first = next(index for index, job in enumerate(jobs) if job.job_id in refused)
-            fits = list(jobs[:first])
-            refused = {jobs[first].job_id: refused[jobs[first].job_id]}
         super().send(fits, partial=partial)
         if refused:
             bound = next(iter(refused.values()))

@@ -83,24 +83,13 @@ def test_a_server_whose_memory_is_full_is_the_reason_memory(
     assert "2 frames dropped (memory): frame 0, frame 1: the Redis server" in caplog.text
 
 
-def test_frames_that_were_not_tried_are_dropped_with_a_full_queue(
-    client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    producer = FullProducer(settings, {2: Bound.ITEMS}, tries_all=False)
-    summary = full_camera(monkeypatch, Frames(), producer, count=6).run()
-    assert producer.calls == [[0, 1, 2, 3, 4, 5]]
-    assert (summary.accepted, summary.refused["items"]) == (2, 4)
-
-
 @pytest.mark.parametrize("when_full", WhenFull)
 def test_a_deadline_that_cannot_be_met_costs_no_other_frame_its_place(
     client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch, when_full: WhenFull
 ) -> None:
-    """The frames after it were not tried, and are sent at once."""
-    producer = FullProducer(settings, {1: Bound.DEADLINE}, {3: Bound.DEADLINE}, tries_all=False)
+    producer = FullProducer(settings, {1: Bound.DEADLINE, 3: Bound.DEADLINE})
     summary = full_camera(monkeypatch, Frames(), producer, count=6, when_full=when_full).run()
-    assert producer.calls == [[0, 1, 2, 3, 4, 5], [2, 3, 4, 5], [4, 5]]
-    assert set(producer.called_at) == {0.0}
+    assert producer.calls == [[0, 1, 2, 3, 4, 5]]
     assert (summary.accepted, summary.refused_full, summary.refused["deadline"]) == (4, 2, 2)
     assert summary.blocked_s == 0.0
     assert frame_ids(client) == [0, 2, 4, 5]

@@ -1,38 +1,16 @@
-"""What a refusal means: the reason for each job, the pause, and the words."""
+"""What a refusal means: the pause, and the words."""
 
 from __future__ import annotations
 
 import pytest
 
-from producer.refusals import EXPLANATIONS, awaited, explain, pause_s, reasons
+from producer.refusals import EXPLANATIONS, awaited, explain, pause_s
 from shared.errors import Bound, QueueFull
 from shared.settings import Settings
 
-JOBS = ("a", "b", "c", "d")
 
-
-def full(
-    bound: Bound = Bound.ITEMS, *, accepted: tuple[str, ...] = (), retry_s: float = 1.0, **refused: Bound
-) -> QueueFull:
-    return QueueFull("as it says", bound=bound, retry_after_s=retry_s, refused=refused, accepted=accepted)
-
-
-def test_a_refusal_without_details_concerns_all_jobs_that_were_not_accepted() -> None:
-    assert reasons(full(Bound.MEMORY, accepted=("a",)), JOBS) == dict.fromkeys("bcd", Bound.MEMORY)
-
-
-def test_each_job_has_its_own_reason() -> None:
-    error = full(Bound.LINE, accepted=("b",), a=Bound.LINE, c=Bound.DEADLINE, d=Bound.BYTES)
-    assert reasons(error, JOBS) == {"a": Bound.LINE, "c": Bound.DEADLINE, "d": Bound.BYTES}
-
-
-def test_jobs_that_were_not_tried_find_no_place_in_a_full_queue() -> None:
-    error = full(Bound.DEADLINE, a=Bound.DEADLINE, b=Bound.WAIT)
-    assert reasons(error, JOBS) == {"a": Bound.DEADLINE, "b": Bound.WAIT, "c": Bound.WAIT, "d": Bound.WAIT}
-
-
-def test_jobs_that_were_not_tried_have_no_reason_if_only_deadlines_were_refused() -> None:
-    assert reasons(full(Bound.DEADLINE, accepted=("a",), b=Bound.DEADLINE), JOBS) == {"b": Bound.DEADLINE}
+def full(bound: Bound = Bound.ITEMS, *, retry_s: float = 1.0, **refused: Bound) -> QueueFull:
+    return QueueFull("as it says", bound=bound, retry_after_s=retry_s, refused=refused)
 
 
 @pytest.mark.parametrize(
