@@ -2,13 +2,14 @@
 --
 -- A queue has bounds in items, bytes and expected wait, and a line may use only a part of each. An image with a
 -- deadline is refused if the jobs before it take so long that its deadline can't be met. An image whose deadline has
--- passed already is not: that is not the queue's doing, and a worker answers it as `expired`. What depends on time is
--- checked only while jobs wait: an image that would not have to wait is taken, however wrong the workers' figures are.
+-- passed already is not: that is not the queue's doing, and a worker answers it as `expired`. Waits are checked only
+-- while jobs wait: an image that would not have to wait is taken, however wrong the workers' figures are.
 --
 -- What a queue holds is counted in the hash `sortline:load:<queue>`: these scripts add, and finish.lua subtracts when a
 -- job has ended. RQ's own tools count nothing. If they have deleted or finished jobs, `items` differs from the number
--- of jobs that wait or have a lease, and the other counts are scaled by the ratio of the two. When the queue is empty,
--- counting starts again from 0.
+-- of jobs that wait or have a lease, and the other counts are scaled by the ratio of the two. If most of what was
+-- counted is gone, nobody knows whose the rest is: the lines' counts start again from 0. When the queue is empty, all
+-- counts do.
 --
 -- KEYS  1  set of queues                  2  list of the queue               3  wakeup list of the queue
 --       4  list of the queue's suspects   5  registry of the queue's leases  6  hash of what the queue holds
@@ -42,6 +43,8 @@ local CONGESTED = 0.5
 local DEFAULT_RETRY_S, MIN_RETRY_S, MAX_RETRY_S = 1, 0.05, 60
 -- No count or time in our hashes is larger. Anybody may have written them.
 local MOST = 1e15
+-- When the counts of the lines start again. A few jobs may be counted before they are listed, and the other way round.
+local MANY_GONE, MOST_GONE = 64, 0.5
 
 -- The first command is a write to a key that never exists: a replica, and a server that can't save, refuses it, before
 -- the script has answered from old data.
@@ -81,8 +84,14 @@ local function read_load()
   local leased = try('ZCARD', LEASES) or 0
   local held = waiting + leased
   local counted, bytes, line_items, line_bytes = numbers(LOAD, 'items', 'bytes', LINE_ITEMS, LINE_BYTES)
-  if held == 0 and counted > 0 then redis.call('UNLINK', LOAD) end
   local scale = counted > 0 and held / counted or 0
+  if counted - held > MANY_GONE and scale < MOST_GONE then
+    redis.call('UNLINK', LOAD)
+    if held > 0 then redis.call('HSET', LOAD, 'items', held, 'bytes', string.format('%.0f', bytes * scale)) end
+    line_items, line_bytes = 0, 0
+  elseif held == 0 and counted > 0 then
+    redis.call('UNLINK', LOAD)
+  end
   local line_scale = math.min(1, scale)
   return { waiting = waiting, leased = leased, held = held, bytes = bytes * scale,
     line_items = line_items * line_scale, line_bytes = line_bytes * line_scale }
@@ -116,6 +125,9 @@ end
 -- Which of the bounds that depend on time a job would hit if so many jobs wait before it, and so many of its line are
 -- held; and for how many seconds the workers must work until it would not. Nil if none.
 local function time_bound(waiting, line_items, leased, flow, deadline)
+  -- Under overload few jobs wait, as most of them are in a worker or were refused: a line's part is of both.
+  local over_places = flow.places and line_items > 1 and line_items - line_share * flow.places or 0
+  if over_places > 0 then return 'line', wait_behind(over_places, flow) end
   if waiting == 0 or flow.rate == 0 then return nil end
   local wait_s = wait_behind(waiting, flow)
   if wait_s > max_wait_s then return 'wait', wait_s - max_wait_s end
@@ -126,8 +138,6 @@ local function time_bound(waiting, line_items, leased, flow, deadline)
     local late_s = now + wait_s + (leased > 0 and flow.needs_s or 0) - deadline
     if late_s > 0 then return 'deadline', late_s end
   end
-  local over_places = flow.places and line_items > 1 and line_items - line_share * flow.places or 0
-  if over_places > 0 then return 'line', wait_behind(over_places, flow) end
 end
 
 -- Which bound a job would hit, and for how many seconds the workers must work until it would not, if that is known.
@@ -166,8 +176,8 @@ local function fill_of(load, flow, deadline)
   local wait_s = wait_behind(load.waiting, flow)
   local fill = math.max(load.waiting / max_items, load.bytes / max_bytes, load.line_items / max_items / line_share,
     load.line_bytes / max_bytes / line_share, wait_s / max_wait_s)
-  if wait_s == 0 then return fill end
   if flow.places then fill = math.max(fill, load.line_items / flow.places / line_share) end
+  if wait_s == 0 then return fill end
   if not deadline or deadline <= now then return fill end
   local left_s = deadline - now - flow.needs_s
   return left_s > 0 and math.max(fill, wait_s / left_s) or 1

@@ -180,6 +180,32 @@ def test_a_line_that_is_alone_gets_all_places_before_its_deadline(client: redis.
     assert 19 <= accepted <= 20
 
 
+def test_a_line_has_its_part_of_the_places_in_workers_too(client: redis.Redis, settings: Settings) -> None:
+    """Under overload the workers hold most jobs, and hardly any wait."""
+    report_rate(client, 10.0, needs_s=0.0)
+    producer = with_settings(settings)
+    send(producer, make(producer, 1, line="other", deadline_ms=2_000))
+    send(producer, make(producer, 10, line="greedy", deadline_ms=2_000))
+    taken = client.lpop(keys.rq_queue("live"), 11)
+    assert taken is not None
+    client.zadd(keys.rq_wip("live"), {f"{job_id.decode()}:x": server_now(client) + 60 for job_id in taken})
+    accepted, refusal = send(producer, make(producer, 1, line="greedy", deadline_ms=2_000))
+    assert accepted == 0 and refusal is not None and refusal.bound is Bound.LINE
+    assert send(producer, make(producer, 1, line="other", deadline_ms=2_000))[0] == 1
+
+
+def test_after_rq_has_deleted_most_jobs_no_line_is_blamed(client: redis.Redis, settings: Settings) -> None:
+    """Under overload the queue may never be empty, where all counts would start again."""
+    producer = with_settings(settings, queue_max_items=200)
+    assert send(producer, make(producer, 90, line="emptied"))[0] == 90
+    send(producer, make(producer, 60, line="other"))
+    for job_id in Queue("live", connection=client).job_ids[:90]:
+        client.lrem(keys.rq_queue("live"), 1, job_id)
+    assert send(producer, make(producer, 90, line="emptied"))[0] == 90
+    held = {name: count for name, count in load(client).items() if name.startswith("items")}
+    assert held == {"items": 150, "items:emptied": 90}
+
+
 def test_an_idle_worker_needs_no_more_than_the_wait(client: redis.Redis, settings: Settings) -> None:
     """What a busy worker needs says nothing while no worker holds a job."""
     report_rate(client, 1_000.0, needs_s=100.0)

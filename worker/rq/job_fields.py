@@ -39,13 +39,13 @@ def parse_claimed(raw: Sequence[Any], *, started_at: float, image_bytes: int = 0
         deaths=deaths_in(crashes, losses, suspect),
         clock_offset_s=clock_offset_in(clock_offset),
         counted_line=_text(line),
-        counted_bytes=_whole_number(size_bytes),
+        counted_bytes=_length(size_bytes),
     )
 
 
 def size_in(raw: Sequence[Any]) -> int:
     """The length of the job's image as its producer wrote it, of one job as `parse_claimed` takes it; 0 if unknown."""
-    return int(_whole_number(raw[DESCRIBED - 1]) or 0)
+    return int(_length(raw[DESCRIBED - 1]) or 0)
 
 
 def max_attempts_in(field: bytes | None) -> int | None:
@@ -82,6 +82,11 @@ def _clamped(least: int, field: bytes | None, most: int) -> int:
 def _whole_number(value: bytes | None) -> str:
     """A whole number as text; '' for an absent field and for anything else."""
     return _known_number(value) if value and len(value) <= 1 + MAX_DIGITS else ""
+
+
+def _length(value: bytes | None) -> str:
+    """As `_whole_number`; '' for a negative one too."""
+    return _whole_number(value) if value and not value.startswith(b"-") else ""
 
 
 @functools.lru_cache  # all jobs of a queue have the same few numbers

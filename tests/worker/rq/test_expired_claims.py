@@ -197,6 +197,16 @@ def test_a_failed_job_counts_no_more_even_if_it_is_requeued(settings: Settings, 
     assert load(client) == {}
 
 
+@pytest.mark.parametrize("forged", ["-5", "-9999999999", "much", "", "1e3"])
+def test_a_length_that_cannot_be_right_counts_nothing(settings: Settings, client: redis.Redis, forged: str) -> None:
+    kit.submit(settings, frame(), frame())
+    client.hset(keys.rq_job(queued(client)[0]), BYTES_FIELD, forged)
+    first, _ = claim(settings)
+    before = load(client)
+    kit.finisher(settings).finish([finished_job(settings, first)])
+    assert load(client) == before
+
+
 # a job that is set apart is held ────────────────────────────────────────────────────────────────────
 
 
