@@ -51,7 +51,8 @@ def choose_deadline(
         return Deadline(deadline_ms, "set by --deadline-ms")
     of_line = settings.belts.get(line)
     if of_line is None:
-        return Deadline(None)
+        others = ", ".join(settings.belts)
+        return Deadline(None, f"belts has no entry for {line}, but for {others}" if others else "")
     return Deadline(of_line.deadline_ms, f"{of_line} (belts in {origin('belts', {})})")
 
 

@@ -79,7 +79,7 @@ def _serve_metrics(settings: Settings, port: int) -> str:
 
 def _deadline(options: CameraOptions) -> str:
     if options.deadline_ms is None:
-        return "no deadline"
+        return f"no deadline ({options.deadline_source})" if options.deadline_source else "no deadline"
     source = f": {options.deadline_source}" if options.deadline_source else ""
     return f"deadline {options.deadline_ms:g} ms after capture{source}"
 

@@ -36,48 +36,60 @@ _ADVICE = {
 
 
 def _explain(bound: Bound, answer: Admission, refused: Sequence[PreparedJob], settings: Settings, *, more: int) -> str:
-    queue, line = refused[0].queue, refused[0].line
+    queue = refused[0].queue
+    no_room = f"there is no room for {more:,} more."
     match bound:
         case Bound.BYTES:
             return (
-                f"queue {queue!r} has images of {_megabytes(answer.queue_bytes)} on the server, and its limit is "
-                f"{_megabytes(settings.queue_max_bytes)} (queue_max_bytes): there is no room for {more:,} more."
+                f"queue {queue!r} has images of {_size(answer.queue_bytes)} on the server, and its limit is "
+                f"{_size(settings.queue_max_bytes)} (queue_max_bytes): {no_room}"
             )
         case Bound.WAIT:
             return (
                 f"a new job of queue {queue!r} would wait for {answer.wait_s:,.0f} s, and the limit is "
-                f"{settings.queue_max_wait_s:,g} s (queue_max_wait_s): {answer.waiting:,} jobs wait."
+                f"{settings.queue_max_wait_s:,g} s (queue_max_wait_s): {_waiting(answer)}."
             )
         case Bound.LINE:
             return (
-                f"line {line!r} has {answer.line_items:,} jobs ({_megabytes(answer.line_bytes)}) in queue {queue!r}. "
-                f"Its part (line_share = {settings.line_share:g}) of {_line_limit(answer, settings)} is used up: there "
-                f"is no room for {more:,} more."
+                f"line {refused[0].line!r} has {_jobs(answer.line_items)} ({_size(answer.line_bytes)}) in queue "
+                f"{queue!r}, and may have {settings.line_share:.0%} (line_share) of {_line_limit(answer, settings)}: "
+                f"{no_room}"
             )
         case Bound.DEADLINE:
+            needs = f", and a worker then needs about {answer.needs_s * 1000:,.0f} ms" if answer.needs_s else ""
             return (
-                f"{_images(len(refused))} can't be answered by the deadline: {answer.waiting:,} jobs wait in queue "
-                f"{queue!r}, which is work for about {answer.wait_s * 1000:,.0f} ms."
+                f"{_images(len(refused))} can't be answered by the deadline: {_waiting(answer)} in queue {queue!r}, "
+                f"which takes about {answer.wait_s * 1000:,.0f} ms{needs}."
             )
         case _:
             return (
-                f"queue {queue!r} holds {answer.waiting:,} jobs, and its limit is {settings.queue_max_items:,} "
-                f"(queue_max_items): there is no room for {more:,} more."
+                f"queue {queue!r} holds {_jobs(answer.waiting)}, and its limit is {settings.queue_max_items:,} "
+                f"(queue_max_items): {no_room}"
             )
 
 
 def _line_limit(answer: Admission, settings: Settings) -> str:
-    """Of which limit the line has used its part up, as far as the answer shows it."""
+    """What the line has its part of, as far as the answer shows it."""
     if answer.line_items >= int(settings.line_share * settings.queue_max_items):
-        return f"queue_max_items = {settings.queue_max_items:,}"
-    if answer.line_bytes >= settings.line_share * settings.queue_max_bytes / 2:
-        return f"queue_max_bytes = {settings.queue_max_bytes:,}"
-    return "what can be sorted in time"
+        return f"{settings.queue_max_items:,} jobs (queue_max_items)"
+    if answer.places and answer.line_items >= int(settings.line_share * answer.places):
+        return f"the {_jobs(answer.places)} that can be sorted before the shortest deadline"
+    if answer.wait_s > settings.line_share * settings.queue_max_wait_s / 2:
+        return f"{settings.queue_max_wait_s:,g} s of work (queue_max_wait_s)"
+    return f"{_size(settings.queue_max_bytes)} (queue_max_bytes)"
+
+
+def _waiting(answer: Admission) -> str:
+    return f"{_jobs(answer.waiting)} wait{'s' if answer.waiting == 1 else ''}"
+
+
+def _jobs(count: int) -> str:
+    return f"{count:,} job{'' if count == 1 else 's'}"
 
 
 def _images(count: int) -> str:
     return "an image" if count == 1 else f"{count:,} images"
 
 
-def _megabytes(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:,.1f} MB"
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:,.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:,.1f} KB"

@@ -45,6 +45,8 @@ class Admission:
     line_items: int  # of the line, waiting or in a worker
     line_bytes: int
     wait_s: float  # expected for the next job; 0 if no worker has reported its rate
+    needs_s: float  # what a worker then needs
+    places: int  # how many jobs can be sorted before the shortest deadline; 0 if the lines don't share them out
     retry_after_s: float
     is_congested: bool | None  # for the line; None if the call had no new job
     refused: dict[str, Bound]  # by job id
@@ -52,10 +54,11 @@ class Admission:
     @classmethod
     def parse(cls, answer: Sequence[Any], jobs: Sequence[PreparedJob]) -> Admission:
         """The answer of a script about `jobs`; scripts/admission.lua describes it."""
-        waiting, queue_bytes, line_items, line_bytes, wait_ms, retry_ms, is_congested = map(int, answer[:7])
+        waiting, queue_bytes, line_items, line_bytes, *more = map(int, answer[:9])
+        wait_ms, needs_ms, places, retry_ms, is_congested = more
         refused = {
             jobs[int(index)].job_id: Bound(bound.decode())
-            for index, bound in zip(answer[7::2], answer[8::2], strict=True)
+            for index, bound in zip(answer[9::2], answer[10::2], strict=True)
         }
         return cls(
             waiting=waiting,
@@ -63,6 +66,8 @@ class Admission:
             line_items=line_items,
             line_bytes=line_bytes,
             wait_s=wait_ms / 1000,
+            needs_s=needs_ms / 1000,
+            places=places,
             retry_after_s=retry_ms / 1000,
             is_congested=None if is_congested < 0 else bool(is_congested),
             refused=refused,

@@ -22,8 +22,9 @@
 --       10  how many jobs arrive for the first time; the others were refused before
 --
 -- Answers of the scripts: { jobs that wait, bytes of the queue, jobs of the line, bytes of the line, expected wait in
--- ms, ms after which to try again, whether the queue is congested for the line (0, 1; -1: no job was new), then for
--- each refused job its index, from 0, and the bound that it hits }.
+-- ms, ms that a worker then needs, places before the shortest deadline (0: they are not shared out), ms after which to
+-- try again, whether the queue is congested for the line (0, 1; -1: no job was new), then for each refused job its
+-- index, from 0, and the bound that it hits }.
 
 local QUEUES, QUEUE, WAKEUP, SUSPECTS, LEASES, LOAD, FLOW = unpack(KEYS, 1, 7)
 local FIRST_KEY = 8
@@ -31,7 +32,7 @@ local max_items, max_bytes = tonumber(ARGV[1]), tonumber(ARGV[2])
 local max_wait_s, line_share = tonumber(ARGV[3]), tonumber(ARGV[4])
 local line, wanted_items, wanted_bytes = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
 local wanted_deadline, is_partial, arriving = tonumber(ARGV[8]), ARGV[9] == '1', tonumber(ARGV[10])
-local LAST_COMMON_ARGUMENT, FIRST_REFUSED = 10, 8
+local LAST_COMMON_ARGUMENT, FIRST_REFUSED = 10, 10
 local LINE_ITEMS, LINE_BYTES = 'items:' .. line, 'bytes:' .. line
 -- What was written longer ago says nothing: no worker is left that would write its rate, and lines come and go.
 local RECENT_S = 10
@@ -274,6 +275,7 @@ local function admit(jobs, duplicates)
   end
   local is_congested = fill and (fill >= CONGESTED and 1 or 0) or -1
   local wait_ms = math.ceil(1000 * math.min(1e9, wait_behind(load.waiting, flow)))
+  local needs_ms = math.ceil(1000 * math.min(1e9, load.leased > 0 and flow.needs_s or 0))
   return taken, { load.waiting, math.floor(load.bytes), math.floor(load.line_items + 0.5), math.floor(load.line_bytes),
-    wait_ms, bounded_ms(retry_s), is_congested, unpack(refused) }
+    wait_ms, needs_ms, math.floor(flow.places or 0), bounded_ms(retry_s), is_congested, unpack(refused) }
 end

@@ -42,7 +42,7 @@ def test_a_deadline_in_milliseconds_overrides_the_setting() -> None:
 
 def test_without_flags_the_lines_belt_gives_the_deadline() -> None:
     assert choose() == Deadline(250.0, "0.5 m at 2 m/s (belts in default)")
-    assert choose(line="line-2") == Deadline(None)
+    assert choose(line="line-2") == Deadline(None, "belts has no entry for line-2, but for line-1")
 
 
 def test_where_the_belt_is_set_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

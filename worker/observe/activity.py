@@ -53,11 +53,11 @@ class ActivityLog:
 def _describe_ended(counts: Counter[str], seconds: float) -> str:
     total = counts.total()
     if total > seconds:
-        text = f"{total / seconds:.1f} images/s in {seconds:.0f} s"
+        text = f"{total / seconds:.1f} images/s answered in {seconds:.0f} s"
     else:  # a rate would round them away
-        text = f"{total or 'no'} image{'s' if total > 1 else ''} in {seconds:.0f} s"
+        text = f"{total or 'no'} image{'s' if total > 1 else ''} answered in {seconds:.0f} s"
     if timed := sum(counts[outcome] for outcome in _TIMED):
-        text += f", {counts[Outcome.SORTED] / timed:.1%} in time"
+        text += f", {counts[Outcome.SORTED] / timed:.1%} of them in time"
     others = [f"{count:,} {outcome}" for outcome, count in sorted(counts.items()) if outcome != Outcome.SORTED]
     return f"{text} ({', '.join(others)})" if others else text
 

@@ -53,23 +53,27 @@ def test_one_line_a_minute_about_the_jobs_that_ended_since_the_last_line(minutes
     kit.submit(settings, kit.frame(), kit.frame(), kit.frame(queue="bulk"))
     assert minutes.after(59.0, *[Outcome.SORTED] * 117) == []
     assert minutes.after(1.0, Outcome.LATE, Outcome.EXPIRED, Outcome.EXPIRED) == [
-        "2.0 images/s in 60 s, 97.5% in time (2 expired, 1 late); waiting: 2 in live, 1 in bulk"
+        "2.0 images/s answered in 60 s, 97.5% of them in time (2 expired, 1 late); waiting: 2 in live, 1 in bulk"
     ]
     assert minutes.after(60.0, *[Outcome.SORTED] * 30) == [
-        "30 images in 60 s, 100.0% in time; waiting: 2 in live, 1 in bulk"
+        "30 images answered in 60 s, 100.0% of them in time; waiting: 2 in live, 1 in bulk"
     ]
-    assert minutes.after(60.0, Outcome.REJECTED) == ["1 image in 60 s (1 rejected); waiting: 2 in live, 1 in bulk"]
-    assert minutes.after(60.0) == ["no image in 60 s; waiting: 2 in live, 1 in bulk"], (
+    assert minutes.after(60.0, Outcome.REJECTED) == [
+        "1 image answered in 60 s (1 rejected); waiting: 2 in live, 1 in bulk"
+    ]
+    assert minutes.after(60.0) == ["no image answered in 60 s; waiting: 2 in live, 1 in bulk"], (
         "for example while it is suspended"
     )
 
 
 def test_an_idle_worker_says_so_once(minutes: Minutes) -> None:
-    assert minutes.after(60.0) == ["no image in 60 s; waiting: 0 in live, 0 in bulk"]
+    assert minutes.after(60.0) == ["no image answered in 60 s; waiting: 0 in live, 0 in bulk"]
     assert minutes.after(60.0) == []
     assert minutes.after(60.0) == []
-    assert minutes.after(60.0, Outcome.SORTED) == ["1 image in 60 s, 100.0% in time; waiting: 0 in live, 0 in bulk"]
-    assert minutes.after(60.0) == ["no image in 60 s; waiting: 0 in live, 0 in bulk"]
+    assert minutes.after(60.0, Outcome.SORTED) == [
+        "1 image answered in 60 s, 100.0% of them in time; waiting: 0 in live, 0 in bulk"
+    ]
+    assert minutes.after(60.0) == ["no image answered in 60 s; waiting: 0 in live, 0 in bulk"]
     assert minutes.after(60.0) == []
 
 
@@ -88,7 +92,7 @@ def test_a_worker_logs_its_own_figures(
 
     def await_the_line(batch: Pixels) -> None:
         if batch.max() == RED:
-            kit.wait_until(lambda: "100.0% in time; waiting: " in caplog.text, "the line about the first image")
+            kit.wait_until(lambda: "100.0% of them in time; waiting: " in caplog.text, "the line about the first image")
 
     kit.submit(settings, kit.frame(), kit.frame(kit.picture(RED)))
     one_by_one = settings.model_copy(update={"max_batch": 1})
