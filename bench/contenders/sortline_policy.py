@@ -60,7 +60,8 @@ class SortlinePolicy:
     def __init__(self, settings: Settings, engine: BatchTime) -> None:
         """`engine`: as a worker does at its start, a batch of one image is measured on it."""
         self._clock = VirtualClock()
-        self._capacity = BATCHES_HELD * settings.max_batch
+        self._max_batch = settings.max_batch
+        self._most_places = BATCHES_HELD * settings.max_batch
         self._latency = LatencyEstimator(max_batch=settings.max_batch, clock=self._clock)
         self._batcher = Batcher(
             max_batch=settings.max_batch,
@@ -89,18 +90,27 @@ class SortlinePolicy:
     def decide(self, *, now: float) -> Decision:
         """The batcher's next batch, without the images that it would run too late."""
         self._clock.set(now)
+        kept = self._start()
+        self._claim()  # only now: the engine gets its next batch before the claim step learns that places are free
+        if not kept:
+            kept = self._start()
+        ask_at = now + _ASK_AGAIN_S if len(self._batcher) and not kept else float("inf")
+        return Decision(batch=kept, given_up=self._take_given_up(), ask_at=ask_at)
+
+    def _start(self) -> list[Arrival]:
+        """Start the next batch and return its images; none if no batch may start."""
         while (batch := self._batcher.take(0.0)) is not None:
             kept = self._keep(batch)
             self._batch, self._size = batch, len(kept)
             if kept:
-                self._running.enter_context(self._latency.running(self._model.cost, images=len(kept)))
-                return Decision(batch=kept, given_up=self._take_given_up())
+                running = self._latency.running(self._model.cost, images=len(kept), since=batch.since)
+                self._running.enter_context(running)
+                return kept
             self._end_batch()
-        ask_at = now + _ASK_AGAIN_S if len(self._batcher) else float("inf")
-        return Decision(given_up=self._take_given_up(), ask_at=ask_at)
+        return []
 
     def end(self, *, now: float) -> None:
-        """The engine's time is measured, and the worker may hold more."""
+        """The engine's time is measured."""
         self._clock.set(now)
         self._running.close()
         self._end_batch()
@@ -109,29 +119,34 @@ class SortlinePolicy:
         assert self._batch is not None
         self._batcher.mark_done(self._batch)
         self._batch, self._held = None, self._held - self._size
-        self._claim()
 
     def _claim(self) -> None:
         """Claim what may be held, and give up what can't be answered in time any more, as the claim and decode do."""
-        while self._queued and self._held < self._places():
-            image = self._queued.popleft()
+        while self._queued and (free := self._places() - self._held) > 0:
             needs_s = self._latency.estimate_from_claim(self._model.cost, undecoded=0, decoded=len(self._batcher))
-            if self._misses(image, needs_s):
-                self._given_up.append(image)
-                continue
-            admitted = _admitted(image, started_at=self._clock())
-            waiting = self._batcher.count_ahead_of(admitted)
-            if self._misses(image, self._latency.estimate_from_decode(self._model.cost, waiting=waiting)):
-                self._given_up.append(image)
-                continue
-            self._held += 1
-            self._arrivals[admitted.job.job_id] = image
-            self._batcher.reserve(1)
-            self._batcher.add(Decoded(admitted, _SLOT, 0.0, ready_at=self._clock(), model=self._model))
+            claimed: list[Arrival] = []
+            while self._queued and len(claimed) < min(free, self._max_batch):
+                image = self._queued.popleft()
+                (self._given_up if self._misses(image, needs_s) else claimed).append(image)
+            self._latency.observe_claim(0.0)
+            for image in claimed:
+                self._decode(image)
+
+    def _decode(self, image: Arrival) -> None:
+        self._latency.observe_budget(image.deadline_at - image.at)
+        admitted = _admitted(image, started_at=self._clock())
+        waiting = self._batcher.count_ahead_of(admitted)
+        if self._misses(image, self._latency.estimate_from_decode(self._model.cost, waiting=waiting)):
+            self._given_up.append(image)
+            return
+        self._held += 1
+        self._arrivals[admitted.job.job_id] = image
+        self._batcher.reserve(1)
+        self._batcher.add(Decoded(admitted, _SLOT, 0.0, ready_at=self._clock(), model=self._model))
 
     def _places(self) -> int:
         enough = self._latency.enough_held(self._model.cost)
-        return self._capacity if enough is None else min(enough, self._capacity)
+        return self._most_places if enough is None else min(enough, self._most_places)
 
     def _keep(self, batch: Batch) -> list[Arrival]:
         """The images that the batch runs. The others, which leave with it, are given up."""

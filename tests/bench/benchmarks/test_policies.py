@@ -68,6 +68,23 @@ def test_sortline_gives_up_what_it_could_only_answer_late(settings: Settings) ->
     assert len(found.times_ms) + found.late + found.given_up == 500
 
 
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_sortline_loses_hardly_any_of_the_engine_to_overload(settings: Settings, pattern: str) -> None:
+    """With a batch that costs a lot: the imitation must claim and batch in the worker's order to do as it does."""
+    rate_hz = GPU_LIKE.full_rate(settings.max_batch)
+    times = PATTERNS[pattern](random.Random(15), 1.5 * rate_hz, 4.0)
+    found = simulate(SortlinePolicy(settings, GPU_LIKE), arrivals_at(times, deadline_s=0.150), GPU_LIKE)
+    assert len(found.times_ms) >= 0.95 * rate_hz * 4.0
+    assert len(found.times_ms) / found.batches > 15
+    assert found.late == 0
+
+
+def test_sortline_makes_nothing_late_in_a_sudden_burst(settings: Settings) -> None:
+    found = simulate(SortlinePolicy(settings, FIXED_RATE), at_ms(*range(500), deadline_ms=100), FIXED_RATE)
+    assert found.late == 0
+    assert len(found.times_ms) > 100  # of 120 that the engine could do
+
+
 def test_a_policy_that_loses_or_repeats_an_image_is_found_out() -> None:
     class Loses(Fifo):
         def decide(self, *, now: float) -> Decision:
