@@ -73,10 +73,22 @@ CASES = [
         labels={"line": "line-1", "outcome": "refused_full"},
     ),
     Case(
+        "SortlineNobodySorts",
+        {
+            'sortline_queue_load_ratio{queue="live", instance="a"}': "0.5x10 100x10 0.5x20",
+            'sortline_queue_capacity_images_per_second{queue="live", instance="a"}': "200x10 0x10 200x20",
+        },
+        firing_at="16m",
+        quiet_at="25m",
+        labels={"queue": "live"},
+    ),
+    Case(
         "SortlineOverload",
         {
             'sortline_queue_load_ratio{queue="live", instance="a"}': "0.9x10 1.2x20",
             'sortline_queue_load_ratio{queue="bulk", instance="a"}': "0.2x40",
+            'sortline_queue_capacity_images_per_second{queue="live", instance="a"}': "200x40",
+            'sortline_queue_capacity_images_per_second{queue="bulk", instance="a"}': "0x40",
         },
         firing_at="16m",
         quiet_at="12m",
@@ -108,6 +120,12 @@ USUAL = {
     # Two workers show the same queue: the sum of their figures is above 1.
     'sortline_queue_load_ratio{queue="live", instance="a"}': "0.6x30 1.1 0.8x40",
     'sortline_queue_load_ratio{queue="live", instance="b"}': "0.6x30 1.1 0.8x40",
+    'sortline_queue_capacity_images_per_second{queue="live", instance="a"}': "200x70",
+    'sortline_queue_capacity_images_per_second{queue="live", instance="b"}': "200x70",
+    # The last worker of a queue that nobody uses is suspended.
+    'sortline_queue_load_ratio{queue="bulk", instance="a"}': "0x70",
+    'sortline_queue_drain_seconds{queue="bulk", instance="a"}': "0x70",
+    'sortline_queue_capacity_images_per_second{queue="bulk", instance="a"}': "0x70",
     'sortline_redis_memory_used_bytes{instance="a"}': "800x70",
     'sortline_redis_memory_max_bytes{instance="a"}': "1000x70",
     'sortline_redis_memory_used_bytes{instance="no-maxmemory"}': "900x70",
@@ -151,19 +169,27 @@ def test_a_queues_figures_are_recorded_once_however_many_workers_show_them(tmp_p
         for instance in ("a", "b", "c")
         for queue, value in (("live", 3), ("bulk", 2))
     }
-    expected = [
-        {
-            "expr": rule["record"],
-            "eval_time": "4m",
-            "exp_samples": [
-                {"labels": f'{rule["record"]}{{queue="{queue}"}}', "value": value}
-                for queue, value in (("live", 3), ("bulk", 2))
-            ],
-        }
-        for rule in RECORDED
-    ]
-    assert len(expected) == 3
+    expected = [_recorded(rule["record"], live=3, bulk=2) for rule in RECORDED]
+    assert len(expected) == 4
     _check(series, [], folder=tmp_path, recorded=expected)
+
+
+def test_a_suspended_queue_is_not_scaled(tmp_path: Path) -> None:
+    """Its load ratio is 100. Another queue that has workers is scaled all the same."""
+    series = {
+        'sortline_queue_load_ratio{queue="live", instance="a"}': "100x5",
+        'sortline_queue_capacity_images_per_second{queue="live", instance="a"}': "0x5",
+        'sortline_queue_load_ratio{queue="bulk", instance="b"}': "2x5",
+        'sortline_queue_capacity_images_per_second{queue="bulk", instance="b"}': "10x5",
+    }
+    expected = [_recorded("sortline:queue_load_ratio:scaling", bulk=2)]
+    _check(series, [], folder=tmp_path, recorded=expected)
+
+
+def _recorded(name: str, **values: float) -> dict[str, Any]:
+    """The value of a recorded figure that is expected of each queue after four minutes; of the others none."""
+    samples = [{"labels": f'{name}{{queue="{queue}"}}', "value": value} for queue, value in values.items()]
+    return {"expr": name, "eval_time": "4m", "exp_samples": samples}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
