@@ -57,6 +57,7 @@ from worker.state.costly_jobs import CostlyJobs
 from worker.state.decode_queue import DecodeQueue
 from worker.state.inflight import Inflight
 from worker.state.latency_estimator import LatencyEstimator
+from worker.state.pixel_buffer import BATCHES_HELD
 from worker.steps.admit import Admission
 from worker.steps.batch import Batcher
 from worker.steps.claim import ClaimStep
@@ -210,11 +211,15 @@ class Pipeline:
     def workload(self) -> Workload:
         """How the worker stands now, for the report of its capacity."""
         flow, cost = self._flow, self._components.active_models.current.stable.cost
+        # As the claim step counts: costly jobs that wait take no place.
+        taken = sum(flow.inflight.count_of(name) for name in self._settings.queue_names)
+        most, enough = BATCHES_HELD * self._settings.max_batch, flow.latency.enough_held(cost)
         return Workload(
             cost=cost,
             decode_s=flow.latency.decode_s,
             needs_s=flow.latency.busy_s(cost),
-            held=len(flow.inflight),
+            taken=max(0, taken - len(flow.costly_jobs)),
+            places=most if enough is None else min(enough, most),
             is_suspended=self.suspended,
             is_leaving=self._stop_claiming.is_set(),
         )

@@ -14,7 +14,7 @@ import redis
 from shared import keys
 from shared.schemas import SortResult
 from shared.settings import Settings
-from tests.worker import kit
+from tests.worker import kit, step_inputs
 from tests.worker.kit import Clock, Gate, ToneEngine, frame, picture
 from worker.models.routing import Serving
 from worker.observe.metrics import Metrics
@@ -119,6 +119,22 @@ def test_at_most_three_batches_are_held(settings: Settings, client: redis.Redis)
     gate.opened.set()
     kit.finish(run)
     assert len(kit.outcomes(client)) == 40
+
+
+def test_its_workload_is_what_it_holds_to_compute_of_what_keeps_it_busy(settings: Settings) -> None:
+    """The claim step counts so: jobs whose results are only to be written take no place."""
+    components = kit.pipeline_components(settings, ToneEngine())
+    run = kit.pipeline(settings, components)
+    leases = [step_inputs.claimed(f"j{number}").lease for number in range(5)]
+    components.inflight.add(leases)
+    components.inflight.answer(leases[:2])
+    assert run.workload().taken == 3
+    cost = components.active_models.current.stable.cost
+    for size in (1, settings.max_batch):
+        cost.observe(size, 0.020 * size)
+    places = run.workload().places
+    assert places == run._flow.latency.enough_held(cost)
+    assert 0 < places < settings.max_batch, "a slow engine is busy with few"
 
 
 def test_draining_finishes_the_held_jobs_and_leaves_the_rest(settings: Settings, client: redis.Redis) -> None:

@@ -1,7 +1,7 @@
 """Capacity report: tells the server what this worker can do for each of its queues. Called by `maintenance`.
 
-Producers ask for it at admission, and the metrics compare it with what arrives. The answer says how many jobs wait, by
-which the worker knows whether it is saturated.
+Producers ask for it at admission, and the metrics compare it with what arrives. The answer says how many jobs wait, and
+how many arrive, by which the worker knows whether it is saturated.
 """
 
 from __future__ import annotations
@@ -9,20 +9,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import redis
 
 from shared.server.error_translation import explain
 from shared.server.raw_connection import RawConnection
+from worker.observe.queue_forecast import ARRIVALS, CAPACITY, CAPACITY_AT, forecast
 from worker.rq import scripts
 from worker.rq.broken_keys import BrokenKeys
 from worker.state.batch_cost import BatchCost
-from worker.state.capacity import CapacityEstimator
+from worker.state.capacity import CapacityEstimator, has_backlog
 
 log = logging.getLogger("sortline.capacity")
 
-# A worker holds up to three batches. One that holds two while jobs wait is as full as it gets between two claims.
-FULL_BATCHES = 2
+# If more than so much arrives of what all workers can sort, images are refused at the door, or expire. Not just above
+# 1, or a worker with an estimate that is too low would take its present rate for the most that it can do.
+OVERLOAD = 1.1
+# What the script answers of a queue's hash (`shared.keys.flow`), in this order.
+_FLOW = (CAPACITY, CAPACITY_AT, *ARRIVALS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,9 +37,15 @@ class Workload:
     cost: BatchCost
     decode_s: float  # of one image: a running mean
     needs_s: float  # from the claim of an image to its result while the worker is busy
-    held: int  # jobs
+    taken: int  # places that jobs take; a job whose result is only to be written takes none
+    places: int  # how many jobs the worker takes to keep itself busy
     is_suspended: bool  # by an operator, with `rq suspend`
     is_leaving: bool  # it drains, or has ended
+
+
+class _QueueState(NamedTuple):
+    waiting: int  # jobs
+    is_overloaded: bool  # more arrives than all workers can sort
 
 
 class CapacityReport:
@@ -70,24 +81,33 @@ class CapacityReport:
         workload, estimator = self._workload(), self._estimator
         capacity = estimator.images_per_s(workload.cost, decode_s=workload.decode_s)
         try:
-            waiting = self._send(workload, {} if workload.is_suspended else estimator.by_queue(capacity))
+            found = self._send(workload, {} if workload.is_suspended else estimator.by_queue(capacity))
         except redis.exceptions.RedisError:
             estimator.discard_window()
             raise
-        if waiting is None or workload.is_suspended or workload.is_leaving:
+        if found is None or workload.is_suspended or workload.is_leaving:
             estimator.discard_window()
             return
-        is_full = workload.held >= FULL_BATCHES * self._max_batch
-        has_backlog = any(count >= (1 if is_full else self._max_batch) for count in waiting)
-        estimator.observe(workload.cost, decode_s=workload.decode_s, has_backlog=has_backlog)
+        estimator.observe(
+            workload.cost, decode_s=workload.decode_s, has_backlog=any(self._has_backlog(workload, of) for of in found)
+        )
 
-    def _send(self, workload: Workload, rates: dict[str, float]) -> list[int] | None:
-        """Report these rates, 0 for a queue that has none. Returns how many jobs wait; None if the server refuses."""
+    def _has_backlog(self, workload: Workload, queue: _QueueState) -> bool:
+        return has_backlog(
+            waiting=queue.waiting,
+            taken=workload.taken,
+            places=workload.places,
+            max_batch=self._max_batch,
+            is_shedding=queue.is_overloaded or self._estimator.has_expired,
+        )
+
+    def _send(self, workload: Workload, rates: dict[str, float]) -> list[_QueueState] | None:
+        """Report these rates, 0 for a queue that has none. How each queue stands; None if the server refuses."""
         args: list[str | int] = [self._worker, f"{workload.needs_s:.6f}", int(workload.is_leaving)]
         for queue in self._queues:
             args += [queue, f"{rates.get(queue, 0.0):.6f}"]
         try:
-            waiting, problems = self._script(args)
+            waiting, problems, flows, now = self._script(args)
         except redis.exceptions.ReadOnlyError:
             raise
         except redis.exceptions.ResponseError as error:
@@ -99,4 +119,12 @@ class CapacityReport:
             return None
         self._refused = ""
         self._broken_keys.report(problems)
-        return [int(count) for count in waiting]
+        return [
+            _QueueState(int(count), _is_overloaded(flow, now=float(now)))
+            for count, flow in zip(waiting, flows, strict=True)
+        ]
+
+
+def _is_overloaded(flow: Sequence[bytes | None], *, now: float) -> bool:
+    found = forecast(dict(zip(_FLOW, flow, strict=True)), depth=0, now=now)
+    return found.capacity > 0 and found.load_ratio > OVERLOAD

@@ -2,12 +2,17 @@
 
 The rate at which it sorts shows this only while it is saturated: while more jobs wait than it can take. So:
 
-1. The ceiling is what the running means promise: the model runs full batches, or all decode threads are busy.
+1. The ceiling is what the running means promise: the model runs batches of its best size, or all decode threads are
+   busy.
 2. While the worker is saturated, its capacity is what it sorts per second, as a mean over the last seconds.
 3. Later the capacity falls with the ceiling. It rises with it only when another model serves, or slowly. For the
    ceiling also rises when the load falls: then decoding and model no longer compete for the cores.
 4. If the worker sorts more than the estimate, the estimate rises to that.
 5. Until it is saturated for the first time, the estimate is the ceiling.
+
+Answers from the result cache don't need the model. They are left out of all this, or a folder that is uploaded again
+and again would show a model as fast as the cache. What the worker can do for a queue is its estimate divided by the
+share of the queue's images that need the model, within limits (`by_queue`).
 """
 
 from __future__ import annotations
@@ -33,8 +38,28 @@ _IDLE_SHARE = 0.1
 _SETTLED_S = 5.0
 # What was sorted before the ceiling fell below this share of it no longer shows what the worker can do.
 _FALLEN = 0.8
+# What a queue gains by its cached answers is at most this factor: they too cost the worker and the server something,
+# and the next upload may be a new one.
+_MOST_GAIN = 4.0
+# Images per second that count as new in the share of cached answers. So the share fades once no more come.
+_FEW = 0.1
 # The estimate stays finite and above 0, whatever was measured. No worker claims and finishes more jobs than this.
 _LEAST, _MOST = 0.001, 100_000.0
+
+
+def has_backlog(*, waiting: int, taken: int, places: int, max_batch: int, is_shedding: bool) -> bool:
+    """Whether more images have come than the worker can take, as it stands at this moment.
+
+    Args:
+        waiting: jobs on the queue.
+        taken: places that jobs take in the worker; a job whose result is only to be written takes none.
+        places: how many jobs it takes, enough to keep it busy (`LatencyEstimator.enough_held`).
+        max_batch: if as many jobs wait, something else than decoding and model limits the worker: it need not be full.
+        is_shedding: whether images expire in the worker, or more arrive than all workers can sort. Deadlines then keep
+            the queue short: often no job waits on it.
+    """
+    is_full = taken >= places - 1  # the last place may be free between two claims
+    return waiting >= max_batch or (is_full and (waiting > 0 or is_shedding))
 
 
 class _RecentMean:
@@ -84,9 +109,13 @@ class CapacityEstimator:
         # Of the window since the last `observe`:
         self._since = clock()
         self._sorted: Counter[str] = Counter()  # by queue
+        self._cached: Counter[str] = Counter()
+        self._expired = 0
         self._idle_s = 0.0
         self._had_backlog = False  # at its beginning
-        self._urgent = _RecentMean()  # images of the most urgent queue, sorted per second
+        # Images per second of each queue, sorted by the model, and answered from the result cache.
+        self._sorted_rates = {queue: _RecentMean() for queue in self._queues}
+        self._cached_rates = {queue: _RecentMean() for queue in self._queues}
         # Images sorted per second since the worker was saturated last, and the ceiling when that time began.
         self._served, self._served_under = _RecentMean(), math.inf
         # Images sorted per second while the worker was saturated, the ceiling at that time, and the time since then.
@@ -100,6 +129,22 @@ class CapacityEstimator:
         with self._lock:
             self._sorted[queue] += images
 
+    def count_cached(self, queue: str, images: int) -> None:
+        """Count images that were answered from the result cache, and whose results are written."""
+        with self._lock:
+            self._cached[queue] += images
+
+    def count_expired(self, images: int) -> None:
+        """Count images that the worker could not answer in time."""
+        with self._lock:
+            self._expired += images
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether images have expired since the last `observe`."""
+        with self._lock:
+            return self._expired > 0
+
     def add_idle(self, seconds: float) -> None:
         """Note that the worker held no job for `seconds`."""
         with self._lock:
@@ -111,21 +156,22 @@ class CapacityEstimator:
         Args:
             cost: of the model that serves now; another one's is another object.
             decode_s: seconds to decode one image, a running mean.
-            has_backlog: whether jobs wait now that the worker could not take.
+            has_backlog: whether more images have come than the worker can take now; see the function of this name.
         """
         with self._lock:
             now = self._clock()
             window_s, self._since = now - self._since, now
-            images, urgent = self._sorted.total(), self._sorted[self._queues[0]]
+            images, by_queue, cached = self._sorted.total(), self._sorted.copy(), self._cached.copy()
             was_idle = self._idle_s > _IDLE_SHARE * window_s
             is_saturated = self._had_backlog and has_backlog and not was_idle
-            self._sorted.clear()
-            self._idle_s, self._had_backlog = 0.0, has_backlog
+            self._start_window(has_backlog=has_backlog)
             if window_s <= 0:
                 return
             ceiling = self._ceiling(cost, decode_s)
             self._follow_model(cost, ceiling)
-            self._urgent.add(urgent, window_s)
+            for queue in self._queues:
+                self._sorted_rates[queue].add(by_queue[queue], window_s)
+                self._cached_rates[queue].add(cached[queue], window_s)
             if is_saturated:
                 self._learn(images, window_s, ceiling)
             else:
@@ -136,8 +182,7 @@ class CapacityEstimator:
         """Start a new window without learning from the last one: the worker could not, or was not to, do its best."""
         with self._lock:
             self._since = self._clock()
-            self._sorted.clear()
-            self._idle_s, self._had_backlog = 0.0, False
+            self._start_window(has_backlog=False)
 
     def images_per_s(self, cost: BatchCost, *, decode_s: float) -> float:
         """Images per second that the worker can sort; finite, and above 0. `cost`, `decode_s`: as for `observe`."""
@@ -153,11 +198,24 @@ class CapacityEstimator:
         """What a worker of this capacity can do for each of its queues.
 
         The most urgent queue can have all of it. The others get what that queue has left lately, or else their share.
+        A queue gains by those of its images that are answered from the result cache: they are counted when they arrive,
+        like all others, but need no model.
         """
         urgent, *others = self._queues
         with self._lock:
-            left = max(self._bulk_share * images_per_s, images_per_s - self._urgent.rate)
-        return {urgent: images_per_s} | dict.fromkeys(others, left)
+            left = max(self._bulk_share * images_per_s, images_per_s - self._sorted_rates[urgent].rate)
+            rates = {urgent: images_per_s} | dict.fromkeys(others, left)
+            return {queue: min(_MOST, rate * self._gain(queue)) for queue, rate in rates.items()}
+
+    def _gain(self, queue: str) -> float:
+        """By which factor cached answers raise what can be done for this queue."""
+        needs_model, cached = self._sorted_rates[queue].rate + _FEW, self._cached_rates[queue].rate
+        return min(_MOST_GAIN, (needs_model + cached) / needs_model)
+
+    def _start_window(self, *, has_backlog: bool) -> None:
+        self._sorted.clear()
+        self._cached.clear()
+        self._expired, self._idle_s, self._had_backlog = 0, 0.0, has_backlog
 
     def _ceiling(self, cost: BatchCost, decode_s: float) -> float:
         decode_rate = self._decode_threads / decode_s if decode_s > 0 else math.inf

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
+from shared.schemas import Outcome
 from worker.observe.supervisor import StageThread
 from worker.rq.finisher import Finisher
 from worker.state.capacity import CapacityEstimator
@@ -16,6 +17,7 @@ from worker.steps.flow import IDLE_WAIT_S, Flow
 
 # The most jobs in one round: it bounds how long the server is blocked.
 FINISH_MAX = 64
+_CLASSIFIED = (Outcome.SORTED, Outcome.LATE)
 
 
 class FinishStep:
@@ -58,19 +60,32 @@ class FinishStep:
         finished = [job for job, ours in zip(written, held, strict=True) if ours]
         metrics.retried.inc(sum(job.disposition is Disposition.RETRY for job in finished))
         metrics.observe_results([job.result for job in finished if job.result is not None])
-        self._count_sorted(finished)
+        self._count(finished)
         for lease, ours in zip(leases, held, strict=True):
             if not ours and lease in inflight:
                 metrics.leases_lost.inc()  # for a lease that is not in flight, the lease thread has counted the loss
         inflight.remove(leases)
         self._flow.job_observer.after_finish(finished)
 
-    def _count_sorted(self, finished: Sequence[FinishedJob]) -> None:
-        """Count the images that went through the model. Those that did not, e.g. the expired, cost far less."""
-        queues = [
-            job.claimed.lease.queue
-            for job in finished
-            if job.result is not None and job.result.timings_ms.infer is not None
-        ]
-        for queue_name, images in Counter(queues).items():
+    def _count(self, finished: Sequence[FinishedJob]) -> None:
+        """Count what shows how much the worker can do.
+
+        Without the failed and the rejected, which say nothing about that, and apart the expired, which cost far less.
+        """
+        by_model, from_cache, expired = Counter[str](), Counter[str](), 0
+        for job in finished:
+            result, queue_name = job.result, job.claimed.lease.queue
+            if result is None:
+                continue
+            if result.timings_ms.infer is not None:
+                by_model[queue_name] += 1
+            elif result.outcome in _CLASSIFIED:
+                from_cache[queue_name] += 1
+            elif result.outcome is Outcome.EXPIRED:
+                expired += 1
+        for queue_name, images in by_model.items():
             self._capacity.count_sorted(queue_name, images)
+        for queue_name, images in from_cache.items():
+            self._capacity.count_cached(queue_name, images)
+        if expired:
+            self._capacity.count_expired(expired)

@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from shared import keys
+from shared.arrivals import DECAY_S
 from shared.server.connection import connect
 from shared.settings import Settings
 from tests.kit import ManualClock
@@ -21,6 +22,7 @@ from worker.state.batch_cost import BatchCost
 from worker.state.capacity import CapacityEstimator
 
 MAX_BATCH = 16
+PLACES = 5  # of a worker with a slow engine
 
 
 class Reporting:
@@ -29,7 +31,9 @@ class Reporting:
     def __init__(self, settings: Settings, worker: str = "w1", *, images_per_s: float = 100.0) -> None:
         cost = BatchCost()
         cost.observe(MAX_BATCH, MAX_BATCH / images_per_s)
-        self.workload = Workload(cost=cost, decode_s=0.0, needs_s=0.25, held=0, is_suspended=False, is_leaving=False)
+        self.workload = Workload(
+            cost=cost, decode_s=0.0, needs_s=0.25, taken=0, places=PLACES, is_suspended=False, is_leaving=False
+        )
         self.clock = ManualClock()
         self.estimator = CapacityEstimator(
             queues=settings.queue_names, max_batch=MAX_BATCH, decode_threads=2, bulk_share=0.05, clock=self.clock
@@ -126,29 +130,65 @@ def test_a_suspended_worker_can_do_nothing(settings: Settings, client: redis.Red
     assert flow(client)["capacity"] == pytest.approx(100)
 
 
-def saturated(reporting: Reporting, *, images: int, held: int) -> float:
+@pytest.mark.parametrize(
+    "other", [{"is_suspended": True, "needs_s": 0.001}, {"needs_s": 0.0}], ids=["suspended", "just started"]
+)
+def test_a_worker_that_cannot_say_how_long_it_needs_is_no_fast_one(
+    settings: Settings, client: redis.Redis, other: dict[str, object]
+) -> None:
+    one, two = Reporting(settings), Reporting(settings, "w2")
+    two.step(**other)
+    assert flow(client)["needs_s"] == 0, "nobody can say"
+    one.step()
+    two.step()
+    assert flow(client)["needs_s"] == 0.25
+
+
+def saturated(reporting: Reporting, *, images: int, taken: int, expired: int = 0) -> float:
     """What a worker that sorts so many images in each second reports in the end."""
     for _ in range(60):
         reporting.estimator.count_sorted("live", images)
-        reporting.step(held=held)
+        reporting.estimator.count_expired(expired)
+        reporting.step(taken=taken)
     return reporting.estimator.images_per_s(reporting.workload.cost, decode_s=0.0)
 
 
 @pytest.mark.parametrize(
-    ("waiting", "held", "is_saturated"),
+    ("waiting", "taken", "is_saturated"),
     [
         (MAX_BATCH, 3, True),  # something else than decoding and model limits it
-        (1, 2 * MAX_BATCH, True),  # tight deadlines: few wait, as the others expire
-        (MAX_BATCH - 1, MAX_BATCH, False),  # on their way
-        (0, 3 * MAX_BATCH, False),
+        (1, PLACES - 1, True),  # tight deadlines: few wait
+        (MAX_BATCH - 1, PLACES - 2, False),  # on their way
+        (0, PLACES, False),
     ],
 )
 def test_a_worker_is_saturated_while_jobs_wait_that_it_cannot_take(
-    settings: Settings, client: redis.Redis, waiting: int, held: int, is_saturated: bool
+    settings: Settings, client: redis.Redis, waiting: int, taken: int, is_saturated: bool
 ) -> None:
     kit.submit(settings, *[frame() for _ in range(waiting)])
-    found = saturated(Reporting(settings), images=30, held=held)
+    found = saturated(Reporting(settings), images=30, taken=taken)
     assert found == pytest.approx(30 if is_saturated else 100, rel=0.1)
+
+
+@pytest.mark.parametrize("taken", [0, PLACES])
+def test_a_full_worker_is_saturated_while_images_expire_in_it(
+    settings: Settings, client: redis.Redis, taken: int
+) -> None:
+    """They left the queue before the report could see them there. One that is not full got them too late."""
+    found = saturated(Reporting(settings), images=30, taken=taken, expired=1)
+    assert found == pytest.approx(30 if taken else 100, rel=0.1)
+
+
+@pytest.mark.parametrize(("arrival_rate", "is_saturated"), [(150, True), (105, False)])
+def test_a_full_worker_is_saturated_while_images_are_refused_at_the_door(
+    settings: Settings, client: redis.Redis, arrival_rate: float, is_saturated: bool
+) -> None:
+    now = server_now(client)
+    arrived = {"arrived": arrival_rate * DECAY_S, "arrived_for": DECAY_S, "arrived_at": now}
+    client.hset(keys.flow("live"), mapping={name: f"{value:.6f}" for name, value in arrived.items()})
+    one = Reporting(settings)
+    found = saturated(one, images=60, taken=PLACES)
+    assert found == pytest.approx(60 if is_saturated else 100, rel=0.1)
 
 
 def test_a_suspended_worker_learns_nothing_from_jobs_that_wait(settings: Settings, client: redis.Redis) -> None:

@@ -9,13 +9,13 @@ import pytest
 
 from tests.worker.state.simulated_worker import MAX_BATCH, Machine, SimulatedWorker, true_capacity
 from worker.state.batch_cost import BatchCost
-from worker.state.capacity import CapacityEstimator
+from worker.state.capacity import CapacityEstimator, has_backlog
 
 MACHINES = {
     "image by image": Machine(batch_s=lambda size: 0.005 * size),
     "single images are slow": Machine(batch_s=lambda size: 0.018 + 0.001 * size, decode_threads=8),
     "decoding is slow": Machine(batch_s=lambda size: 0.004 + 0.0005 * size, decode_s=0.040),
-    "much between batches": Machine(batch_s=lambda size: 0.004 * size, between_s=0.012),
+    "much between batches": Machine(batch_s=lambda size: 0.010 + 0.003 * size, between_s=0.030),
     "shared cores": Machine(batch_s=lambda size: 0.005 * size, decode_s=0.006, cores=2, model_cores=2),
 }
 # Without other work, or beside work that the running means contain, the ceiling is the capacity.
@@ -28,6 +28,49 @@ CAPACITY = {name: true_capacity(machine) for name, machine in MACHINES.items()}
 def test_under_saturation_it_is_what_the_worker_does(name: str, load: float) -> None:
     worker = SimulatedWorker(MACHINES[name])
     assert worker.run(40, images_per_s=load * CAPACITY[name]) == pytest.approx(CAPACITY[name], rel=0.1)
+
+
+SLOW = {
+    "5 ms an image": Machine(batch_s=lambda size: 0.005 * size, between_s=0.001),
+    "20 ms an image": Machine(batch_s=lambda size: 0.020 * size, between_s=0.005),
+}
+
+
+@pytest.mark.parametrize("load", [1.2, 1.5, 3])
+@pytest.mark.parametrize("are_refused", [False, True], ids=["expired", "refused"])
+@pytest.mark.parametrize("name", SLOW)
+def test_tight_deadlines_don_t_hide_saturation(name: str, are_refused: bool, load: float) -> None:
+    """Few jobs or none wait then, and a worker with a slow engine holds few: the others expire, or are refused."""
+    worker = SimulatedWorker(SLOW[name], max_waiting=1, are_refused=are_refused)
+    estimate = worker.run(60, images_per_s=load * true_capacity(SLOW[name]))
+    assert sum(worker.backlogs) / len(worker.backlogs) > (0.4 if load < 1.3 else 0.7)
+    assert estimate == pytest.approx(true_capacity(SLOW[name]), rel=0.1)
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_a_worker_that_keeps_up_is_not_saturated(name: str) -> None:
+    worker = SimulatedWorker(SLOW[name], max_waiting=1)
+    worker.run(60, images_per_s=0.7 * true_capacity(SLOW[name]))
+    assert sum(worker.backlogs) / len(worker.backlogs) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("waiting", "taken", "is_shedding", "expected"),
+    [
+        (0, 5, False, False),  # full, and nothing more comes
+        (1, 5, False, True),
+        (1, 4, False, True),  # between two claims
+        (1, 3, True, False),  # on its way
+        (0, 4, True, True),  # deadlines keep the queue empty
+        (15, 0, False, False),
+        (16, 0, False, True),  # something else than decoding and model limits it
+    ],
+)
+def test_a_backlog_is_what_a_full_worker_cannot_take(
+    waiting: int, taken: int, is_shedding: bool, expected: bool
+) -> None:
+    found = has_backlog(waiting=waiting, taken=taken, places=5, max_batch=16, is_shedding=is_shedding)
+    assert found is expected
 
 
 @pytest.mark.parametrize("load", [0, 0.05, 0.5])
@@ -66,7 +109,13 @@ def test_it_follows_a_model_that_is_swapped_in(name: str, load: float, factor: f
     worker.run(40, images_per_s=3 * CAPACITY[name])
     worker.swap(swapped)
     assert worker.estimate == pytest.approx(capacity, rel=0.1)
-    assert worker.run(60, images_per_s=load * min(capacity, CAPACITY[name])) == pytest.approx(capacity, rel=0.1)
+    images_per_s = load * min(capacity, CAPACITY[name])
+    worker.run(30, images_per_s=images_per_s)
+    before = worker.served
+    estimate = worker.run(30, images_per_s=images_per_s)
+    if load > 1:  # its batches need not be those of a worker that has measured all sizes
+        capacity = (worker.served - before) / 30
+    assert estimate == pytest.approx(capacity, rel=0.1)
 
 
 def test_it_follows_a_machine_that_becomes_slower_or_faster_under_load() -> None:
@@ -105,9 +154,9 @@ def test_it_is_finite_and_above_zero_whatever_was_measured() -> None:
     hung.observe(4, 1e12)
     for cost, decode_s in ((unknown, 0.0), (hung, 0.0), (unknown, 1e12), (unknown, 1e-12)):
         for step_s in (0.0, 1e-9, 1.0, 1e6):
-            for has_backlog in (True, True, False):
+            for is_pressed in (True, True, False):
                 now[0] += step_s
-                estimator.observe(cost, decode_s=decode_s, has_backlog=has_backlog)
+                estimator.observe(cost, decode_s=decode_s, has_backlog=is_pressed)
                 rate = estimator.images_per_s(cost, decode_s=decode_s)
                 assert math.isfinite(rate) and rate > 0
 
@@ -139,6 +188,29 @@ def test_the_other_queues_get_what_the_most_urgent_one_leaves_or_their_share() -
     assert estimator.by_queue(200.0) == {"live": 200.0, "bulk": pytest.approx(50, rel=0.1)}
     worker.run(60, images_per_s=1000)
     assert estimator.by_queue(200.0) == {"live": 200.0, "bulk": pytest.approx(10, abs=5)}
+
+
+def test_a_queue_gains_by_cached_answers_and_the_model_does_not() -> None:
+    worker = SimulatedWorker(MACHINES["image by image"])
+    estimator = worker.estimator
+    for _ in range(60):
+        estimator.count_sorted("bulk", 60)
+        estimator.count_cached("bulk", 60)
+        worker.rest(1)
+    assert worker.estimate == pytest.approx(200, rel=0.1)
+    assert estimator.by_queue(200.0) == {"live": 200.0, "bulk": pytest.approx(400, rel=0.05)}
+
+
+def test_a_folder_that_is_sent_again_raises_a_queue_at_most_fourfold_and_not_for_long() -> None:
+    worker = SimulatedWorker(MACHINES["image by image"])
+    estimator = worker.estimator
+    for _ in range(60):
+        estimator.count_cached("bulk", 5000)
+        worker.rest(1)
+    assert worker.estimate == pytest.approx(200, rel=0.1)
+    assert estimator.by_queue(200.0) == {"live": 200.0, "bulk": 800.0}
+    worker.rest(600)
+    assert estimator.by_queue(200.0)["bulk"] == pytest.approx(200, rel=0.01), "the next folder may be a new one"
 
 
 def test_a_model_that_has_run_no_full_batch_is_compared_by_its_single_images() -> None:

@@ -132,8 +132,8 @@ def test_finished_jobs_are_written_and_counted_and_no_longer_held(long: Settings
     assert plant.count("leases_lost_total") == 0
 
 
-def test_only_images_that_went_through_the_model_show_what_the_worker_can_do(settings: Settings) -> None:
-    """To expire an image, to reject it or to answer it from the cache costs far less."""
+def test_what_shows_how_much_the_worker_can_do_is_counted_by_what_it_cost(settings: Settings) -> None:
+    """To answer an image from the cache costs less than the model, to expire it far less; failures show nothing."""
     plant = Plant(settings, FakeFinisher())
     admitted = step_inputs.admitted("j0")
     at, timings = admitted.job.captured_at, StageTimings(1.0, 1.0, 5.0)
@@ -142,7 +142,9 @@ def test_only_images_that_went_through_the_model_show_what_the_worker_can_do(set
     others = [decide(expired), sorted_job("cached"), failed_job("j2"), retried_job("j3"), refused_job("j4")]
     plant.hand_on(decide(classified), decide(classified), *others)
     plant.finish()
-    assert plant.run.capacity._sorted == {admitted.claimed.lease.queue: 2}
+    capacity, queue = plant.run.capacity, admitted.claimed.lease.queue
+    assert (capacity._sorted, capacity._cached, capacity._expired) == ({queue: 2}, {queue: 1}, 1)
+    assert capacity.has_expired
 
 
 def test_a_worker_that_holds_nothing_is_idle(settings: Settings) -> None:

@@ -6,14 +6,15 @@
 --       needs_s: seconds from the claim of an image to its result on a busy worker
 --       is_leaving (0, 1): 1 removes the worker's entries
 --       Numbers have decimals and no exponent.
--- Returns { waiting, problems }: how many jobs wait in each queue, in order.
+-- Returns { waiting, problems, flows, now }: of each queue, in order, how many jobs wait, and the fields capacity,
+-- capacity_at, arrived, arrived_for and arrived_at of its hash; the server's time.
 local worker, needs_s, is_leaving = ARGV[1], ARGV[2], ARGV[3] == '1'
 -- shared/keys.py describes both hashes.
 local FRESH_S = 10 -- as in worker/observe/queue_forecast.py
 local CAPACITIES_KEPT_S, FLOW_KEPT_S = 60, 3600
 local MAX_ENTRIES = 10000 -- workers don't write a longer hash
 local now_s = server_now_s()
-local waiting = {}
+local waiting, flows = {}, {}
 
 -- The rate and needs_s of an entry; nil if it is not fresh, as after a step of the clock, or was not written by a
 -- worker: then it may hold anything, also a number that is infinite.
@@ -35,19 +36,21 @@ local function note(key, rate)
   redis_call('EXPIRE', key, CAPACITIES_KEPT_S)
 end
 
--- What all workers together can do, and the needs_s of the fastest; nil if there are none.
+-- What all workers together can do, nil if there are none; and the needs_s of the fastest. A worker that is suspended
+-- answers nothing, and one that has measured nothing yet reports 0: neither counts for needs_s. It is 0 if none counts.
 local function add_up(key)
   local sum, least
   local entries = redis_call('HGETALL', key)
   for i = 1, #entries, 2 do
     local rate, needs = parse(entries[i + 1])
     if rate then
-      sum, least = (sum or 0) + rate, math.min(least or needs, needs)
+      sum = (sum or 0) + rate
+      if rate > 0 and needs > 0 then least = math.min(least or needs, needs) end
     else
       redis_call('HDEL', key, entries[i])
     end
   end
-  return sum, least
+  return sum, least or 0
 end
 
 local function write_flow(key, sum, least)
@@ -72,5 +75,6 @@ for i = 4, #ARGV, 2 do
   write_flow(flow, add_up(capacities))
   local length = redis_pcall('LLEN', 'rq:queue:' .. queue)
   waiting[#waiting + 1] = is_broken(length) and 0 or length
+  flows[#flows + 1] = redis_call('HMGET', flow, 'capacity', 'capacity_at', 'arrived', 'arrived_for', 'arrived_at')
 end
-return { waiting, problems }
+return { waiting, problems, flows, seconds(now_s) }
