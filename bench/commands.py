@@ -1,4 +1,8 @@
-"""`sortline bench`."""
+"""`sortline bench`.
+
+The file has one long function, because typer takes a command's flags and their help from the parameters of a function,
+and its help from the docstring: each flag and each benchmark is listed here once, and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -147,7 +151,7 @@ def bench(
 
     `policies`: share in time beside fixed batches and first in, first out, in virtual time.
 
-    `shed`: processor time of an image that expires, and of one that is refused.
+    `shed`: processor time of an image that expires, and of one that is refused, by a full queue or by its deadline.
 
     Example: sortline bench line latency --rounds 3
     """

@@ -4,11 +4,10 @@ Two producers, each on a line of its own, with images of 30 KB and of 5 MB, with
 answers at once. Nobody waits: a refused image is gone, and the next one is pushed at once. The server's own figures
 (INFO memory) are read all the time.
 
-`bound_mb` is what the settings promise: the images of a queue (`queue_max_bytes`), the other data of the most jobs that
-it can hold (`queue_max_items`), and what is on its way: the server holds the images of a call, and those that a worker
-fetches, a second time while it reads or sends them. Finished jobs and results are not part of it: `result_ttl_s` and
-`results_maxlen` bound them. They are what a worker has left at the end, and each sample of the memory is reduced by its
-share of that.
+`bound_mb` is what docs/sizing.md promises: the images of a queue (`queue_max_bytes`, and 20 % for the allocator), RQ's
+data of the most jobs that it can hold (`queue_max_items`), and what is on its way: a call of each producer, and a claim
+of each worker. Finished jobs and results are not part of it: `result_ttl_s` and `results_maxlen` bound them. They are
+what a worker has left at the end, and each sample of the memory is reduced by its share of that.
 
 A run is bounded in time and in images. Without a worker it ends once the memory is far above the bound, which is then
 recorded as broken. A server on another machine is refused: nothing but the loopback device is fast enough.
@@ -23,7 +22,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.contenders.pushing import Pushed, Pushing, pushing
+from bench.contenders.pushing import CALL_BYTES, Pushed, Pushing, pushing
 from bench.contenders.running_worker import NULL, start_worker, wait_registered, worker_settings
 from bench.measuring.machine import is_local
 from bench.measuring.record import OnProgress, Record
@@ -34,14 +33,14 @@ from shared.masking import masked
 from shared.server.connection import connect
 from shared.settings import Settings
 from shared.subprocesses import Child
+from worker.rq.claimer import MAX_ENCODED_BYTES
 
 SIZES_BYTES = (30_000, 5_000_000)
 PRODUCERS = 2
 MAX_IMAGES = 200_000
-# What a waiting job takes beside its image: the hash of RQ, the entry in the queue, and the keys' own overhead.
-JOB_BYTES = 3_000
-# Images on their way: a call of each producer, as the server reads it and as it stores it, and a worker's claim.
-IN_TRANSIT_BYTES = 100_000_000
+# What the allocator takes for an image of one byte, at most, and RQ's data of a waiting job. As in docs/sizing.md.
+ALLOCATED = 1.2
+JOB_BYTES = 1_000
 # A run ends when the memory is above the bound by this factor: the bound is broken.
 GIVE_UP_FACTOR = 2.0
 _POLL_S = 0.02
@@ -53,7 +52,7 @@ def bench_memory(settings: Settings, *, seconds: float, on_progress: OnProgress)
     client: Any = connect(settings.redis_url)
     if not is_local(client):
         raise BadSetting(f"redis_url {masked(settings.redis_url)}: `bench memory` needs a server on this machine.")
-    bound_bytes = settings.queue_max_bytes + settings.queue_max_items * JOB_BYTES + IN_TRANSIT_BYTES
+    bound_bytes = bound_of(settings)
     cases = []
     for size_bytes in SIZES_BYTES:
         for has_worker in (False, True):
@@ -82,8 +81,14 @@ def bench_memory(settings: Settings, *, seconds: float, on_progress: OnProgress)
     }
 
 
+def bound_of(settings: Settings) -> float:
+    """Bytes that a queue may take on the server, with what is on its way to it and to one worker."""
+    in_transit = PRODUCERS * max(CALL_BYTES, *SIZES_BYTES) + MAX_ENCODED_BYTES
+    return settings.queue_max_bytes * ALLOCATED + settings.queue_max_items * JOB_BYTES + in_transit
+
+
 def _case(
-    settings: Settings, size_bytes: int, *, client: Any, seconds: float, has_worker: bool, bound_bytes: int
+    settings: Settings, size_bytes: int, *, client: Any, seconds: float, has_worker: bool, bound_bytes: float
 ) -> Record:
     """Push for some seconds, then let the worker, if there is one, finish; check the account of all images."""
     before = client.info("memory")
@@ -138,7 +143,7 @@ def _peaks(
     after: Mapping[str, Any],
     accepted: int,
     has_worker: bool,
-    bound_bytes: int,
+    bound_bytes: float,
 ) -> Record:
     """The highest memory, with finished jobs and without them. `before` and `after` are the server's INFO memory."""
     before_bytes = int(before["used_memory"])

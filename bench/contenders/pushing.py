@@ -20,7 +20,7 @@ from shared.settings import Settings
 
 # Images in one call, but no more bytes than this (or a single image): as a camera that has to catch up does.
 _CALL_IMAGES = 16
-_CALL_BYTES = 4_000_000
+CALL_BYTES = 4_000_000
 
 _stop: Event
 
@@ -107,7 +107,7 @@ def _push(settings: Settings, line: str, size_bytes: int, seconds: float, max_im
 
     producer = LineProducer(settings, on_unserved=lambda text: None)
     frame = Frame(data=image_of(size_bytes), line=line, camera="camera-1")
-    at_once = max(1, min(_CALL_IMAGES, _CALL_BYTES // size_bytes))
+    at_once = max(1, min(_CALL_IMAGES, CALL_BYTES // size_bytes))
     total, until = Pushed(), time.monotonic() + seconds
     while not _stop.is_set() and time.monotonic() < until and total.pushed < max_images:
         jobs = [producer.prepare(frame) for _ in range(min(at_once, max_images - total.pushed))]

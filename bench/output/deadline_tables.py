@@ -178,8 +178,8 @@ def _policies(console: Console, record: Record) -> None:
 
 def _shed(console: Console, record: Record) -> None:
     rows = [
-        [what, who, *spread_cells(figures, form=",.1f")]
-        for what in ("expired", "refused")
+        [what.replace("_", " "), who, *spread_cells(figures, form=",.1f")]
+        for what in ("expired", "refused", "refused_by_deadline")
         for who, figures in record[f"{what}_us_per_image"].items()
     ]
     rows.append(["expired", "images/s", *spread_cells(record["expired_per_s"])])

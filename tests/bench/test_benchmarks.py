@@ -14,7 +14,7 @@ from bench.benchmarks.engine import bench_engine
 from bench.benchmarks.footprint import bench_footprint
 from bench.benchmarks.idle import bench_idle
 from bench.benchmarks.latency import bench_latency
-from bench.benchmarks.memory import bench_memory
+from bench.benchmarks.memory import bench_memory, bound_of
 from bench.benchmarks.queue import bench_queue, with_step_batches
 from bench.benchmarks.recovery import bench_recovery
 from bench.benchmarks.scaling import bench_scaling
@@ -32,6 +32,7 @@ from shared import keys
 from shared.errors import BadSetting, NotFound, Transient
 from shared.settings import Settings
 from tests.bench.meeting import meeting_null_model, meeting_simulated_model
+from tests.kit import PROJECT
 from tests.worker.models.versions import own_versions, unusable_fp32
 from worker.models.loading import LoadedModel
 
@@ -172,6 +173,13 @@ def test_memory_accounts_for_every_image_that_was_pushed(plant: Settings, monkey
     assert record["bound_mb"] > plant.queue_max_bytes / 1e6
 
 
+def test_the_bound_of_memory_is_what_the_docs_promise() -> None:
+    page = " ".join((PROJECT / "docs/sizing.md").read_text().split())
+    assert "take at most 620 MB" in page and "a claim of each worker, of at most 24 MB" in page
+    calls = memory.PRODUCERS * max(memory.SIZES_BYTES)
+    assert bound_of(Settings()) == 620_000_000 + calls + 24_000_000
+
+
 def test_memory_refuses_a_server_on_another_machine(plant: Settings) -> None:
     away = plant.model_copy(update={"redis_url": "redis://user:secret@plant.example:6379/0"})
     with pytest.raises(BadSetting, match=r"plant\.example.*needs a server on this machine") as raised:
@@ -180,8 +188,7 @@ def test_memory_refuses_a_server_on_another_machine(plant: Settings) -> None:
 
 
 def test_memory_ends_a_run_that_breaks_the_bound(plant: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    bound = {"SIZES_BYTES": (200_000,), "IN_TRANSIT_BYTES": 0, "JOB_BYTES": 0, "GIVE_UP_FACTOR": 0.02}
-    for name, value in {**bound, "MAX_IMAGES": 1000}.items():
+    for name, value in {"SIZES_BYTES": (200_000,), "GIVE_UP_FACTOR": 0.02, "MAX_IMAGES": 1000}.items():
         monkeypatch.setattr(memory, name, value)
     record = bench_memory(plant.model_copy(update={"line_share": 1.0}), seconds=60.0, on_progress=on_progress)
     without_worker = record["cases"][0]
@@ -195,11 +202,13 @@ def test_shed_gives_the_time_of_an_expired_and_of_a_refused_image(
     monkeypatch.setattr(shed, "SIZE", SIZE)
     record = bench_shed(plant, rounds=1, images=2_000, on_progress=on_progress)
     expired, refused = record["expired_us_per_image"], record["refused_us_per_image"]
-    for figures in (expired["worker"], expired["server"], refused["camera"], refused["server"]):
+    too_late = record["refused_by_deadline_us_per_image"]
+    for figures in (expired["worker"], *(each[who] for each in (refused, too_late) for who in ("camera", "server"))):
         assert figures["median"] >= 0
     assert expired["both"]["median"] > 0
     assert refused["both"]["median"] > 0
-    assert sum(record["refused"].values()) == 2_000
+    assert too_late["both"]["median"] > 0
+    assert record["refused"] == {"items": 2_000, "deadline": 2_000}
 
 
 def test_queue_gives_its_ratios(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,7 +210,8 @@ RECORDS: list[dict[str, Any]] = [
         "expired_us_per_image": {"worker": rates(30), "server": rates(20), "both": rates(50)},
         "expired_per_s": rates(20_000),
         "refused_us_per_image": {"camera": rates(60), "server": rates(10), "both": rates(70)},
-        "refused": {"deadline": 60_000},
+        "refused_by_deadline_us_per_image": {"camera": rates(40), "server": rates(12), "both": rates(52)},
+        "refused": {"items": 60_000, "deadline": 60_000},
     },
 ]
 MACHINE = describe_machine() | {"server": "valkey 9.1.2"}
