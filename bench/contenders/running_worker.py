@@ -42,9 +42,15 @@ _POLL_S = 0.02
 
 
 def worker_settings(settings: Settings) -> Settings:
-    """The settings of the worker and of its cameras: with the user's bounds, but all results are kept."""
+    """The settings of the worker and of its cameras: with the user's bounds, but for one line, and all results kept."""
     return settings.model_copy(
-        update={"log_level": "warning", "metrics_port": 0, "queues": "live", "results_maxlen": _RESULTS_MAXLEN}
+        update={
+            "log_level": "warning",
+            "metrics_port": 0,
+            "queues": "live",
+            "results_maxlen": _RESULTS_MAXLEN,
+            "line_share": 1.0,
+        }
     )
 
 

@@ -36,6 +36,8 @@ local LAST_COMMON_ARGUMENT, FIRST_REFUSED = 10, 10
 local LINE_ITEMS, LINE_BYTES = 'items:' .. line, 'bytes:' .. line
 -- What was written longer ago says nothing: no worker is left that would write its rate, and lines come and go.
 local RECENT_S = 10
+-- Lines share the places before a deadline while jobs of several lines come within this time.
+local MIXED_S = 2
 -- As in shared/arrivals.py.
 local DECAY_S = 15
 local FLOW_TTL_S = 3600
@@ -98,18 +100,18 @@ local function read_load()
     line_items = line_items * line_scale, line_bytes = line_bytes * line_scale }
 end
 
-local function is_recent(at)
-  return now > 0 and math.abs(now - at) <= RECENT_S
+local function is_recent(at, within_s)
+  return now > 0 and math.abs(now - at) <= (within_s or RECENT_S)
 end
 
 -- How fast the workers sort, in images/s, and how many seconds a busy worker needs from the claim to the result. 0 if
 -- no worker has reported it lately. And `places`: how many jobs can be answered before the shortest deadline of the
--- last seconds, if jobs of several lines came then; nil if only one line came, or if nobody has a deadline.
+-- last seconds, if jobs of several lines come; nil if only one line came, or if nobody has a deadline.
 local function read_flow()
   local capacity, needs_s, capacity_at, slack_s, slack_at, mixed_at =
     numbers(FLOW, 'capacity', 'needs_s', 'capacity_at', 'slack_s', 'slack_at', 'mixed_at')
   if not is_recent(capacity_at) then return { rate = 0, needs_s = 0 } end
-  local has_places = capacity > 0 and slack_s > 0 and is_recent(slack_at) and is_recent(mixed_at)
+  local has_places = capacity > 0 and slack_s > 0 and is_recent(slack_at) and is_recent(mixed_at, MIXED_S)
   return { rate = capacity, needs_s = needs_s, places = has_places and slack_s * capacity or nil }
 end
 
