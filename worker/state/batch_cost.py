@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import threading
+from collections.abc import Mapping, Set
 
 from worker.state.running_estimate import RunningEstimate
 
@@ -20,40 +22,16 @@ _ENOUGH = 0.9
 _TRY_AFTER = 2000
 
 
-class BatchCost:
-    """A running estimate of the seconds per batch, for each batch size.
+class CostTable:
+    """What a batch of each size costs, as it was known at one moment: it never changes. `BatchCost` has the rules."""
 
-    An estimate that is too high would stay for ever where it makes images expire, since then no batch of that size runs
-    and is measured. So it also falls with the measurements of other sizes: a batch costs at most as much as a larger
-    one, and at most as much as the smaller ones that its images would fill. These bounds are also the estimate of a
-    size that was never measured. It is assumed too that a further image costs no more than the costliest one so far:
-    otherwise large batches would seem to take so long that they are never tried.
-
-    Large sizes share an estimate with a few neighbors. Any thread may read while one observes.
-    """
-
-    def __init__(self) -> None:
-        self._measured: dict[int, RunningEstimate] = {}  # by the largest size that shares the estimate
-        self._last: dict[int, int] = {}  # the number of the batch that measured it last
-        self._count = 0
-        # What was worked out since the last measurement: a batch is planned with many lookups. A measurement replaces
-        # both, so that no thread keeps an old answer in a new table.
+    def __init__(self, measured: Mapping[int, tuple[float, float]], *, tried: Set[int] = frozenset()) -> None:
+        """Both by the largest size that shares them: mean and estimate, and which ones were measured lately."""
+        self._measured = measured
+        self._tried = tried
+        # What was worked out so far: a batch is planned with many lookups. Two threads may work out the same.
         self._estimates: dict[int, tuple[float, float]] = {}
         self._best: dict[int, tuple[int, int, int]] = {}
-
-    def observe(self, size: int, seconds: float) -> None:
-        """Add a measurement: a batch of `size` took `seconds`."""
-        bucket = _bucket(size)
-        measured = self._measured.copy()
-        estimate = measured.setdefault(bucket, RunningEstimate(weight=_WEIGHT))
-        estimate.observe(seconds)
-        for other, doubted in measured.items():
-            high, bound = doubted.high, max(estimate.high, seconds) * math.ceil(other / size)
-            if high > bound and other != bucket:
-                doubted.scale(1 - _DOUBT_WEIGHT * (high - bound) / high)
-        self._count += 1
-        self._last[bucket] = self._count
-        self._measured, self._estimates, self._best = measured, {}, {}
 
     def is_measured(self, size: int) -> bool:
         """Whether a batch of about `size` was measured."""
@@ -83,10 +61,9 @@ class BatchCost:
         return self._sizes(most)[2]
 
     def _sizes(self, most: int) -> tuple[int, int, int]:
-        table = self._best
-        sizes = table.get(most)
+        sizes = self._best.get(most)
         if sizes is None:
-            sizes = table[most] = self._find_sizes(most) if self._measured else (most, most, most)
+            sizes = self._best[most] = self._find_sizes(most) if self._measured else (most, most, most)
         return sizes
 
     def _find_sizes(self, most: int) -> tuple[int, int, int]:
@@ -96,23 +73,18 @@ class BatchCost:
             if rate > _WORTH * best_rate:
                 best, best_rate = size, rate
         for size in sizes_up_to(most):
-            least_s = max((each.mean for seen, each in self._measured.items() if seen < size), default=0.0)
+            least_s = max((mean for seen, (mean, _) in self._measured.items() if seen < size), default=0.0)
             is_power = not size & (size - 1)
-            if is_power and size > best and self._is_untried(size) and size > _WORTH * best_rate * least_s:
+            if is_power and size > best and _bucket(size) not in self._tried and size > _WORTH * best_rate * least_s:
                 return best, size, size
         enough = _ENOUGH * best / max(self.mean(best), 1e-9)
         short = next(size for size in sizes_up_to(most) if size >= enough * self.mean(size))
         return best, best, short
 
-    def _is_untried(self, size: int) -> bool:
-        last = self._last.get(_bucket(size))
-        return last is None or self._count - last > _TRY_AFTER
-
     def _known(self, size: int) -> tuple[float, float]:
-        table = self._estimates
-        known = table.get(size)
+        known = self._estimates.get(size)
         if known is None:
-            known = table[size] = self._look_up(size)
+            known = self._estimates[size] = self._look_up(size)
         return known
 
     def _look_up(self, size: int) -> tuple[float, float]:
@@ -120,25 +92,86 @@ class BatchCost:
         bucket = _bucket(size)
         measured = self._measured.get(bucket)
         if measured is not None:
-            return measured.mean, measured.high
+            return measured
         bounds: list[tuple[float, float]] = []
-        smaller: list[tuple[int, RunningEstimate]] = []
-        for seen, each in sorted(self._measured.items()):
+        smaller: list[tuple[int, float, float]] = []
+        for seen, (mean, high) in sorted(self._measured.items()):
             if seen > bucket:
-                bounds.append((each.mean, each.high))
+                bounds.append((mean, high))
                 break
-            smaller.append((seen, each))
+            smaller.append((seen, mean, high))
             batches = math.ceil(size / seen)
-            bounds.append((each.mean * batches, each.high * batches))
+            bounds.append((mean * batches, high * batches))
         if len(smaller) > 1:
             slope = max(
-                (after.mean - before.mean) / (seen_after - seen)
-                for (seen, before), (seen_after, after) in itertools.pairwise(smaller)
+                (mean_after - mean) / (seen_after - seen)
+                for (seen, mean, _), (seen_after, mean_after, _) in itertools.pairwise(smaller)
             )
-            seen, each = smaller[-1]
+            seen, mean, high = smaller[-1]
             more_s = max(0.0, slope) * (size - seen)
-            bounds.append((each.mean + more_s, each.high + more_s))
+            bounds.append((mean + more_s, high + more_s))
         return min(bounds, key=lambda bound: bound[1], default=(0.0, 0.0))
+
+
+class BatchCost:
+    """A running estimate of the seconds per batch, for each batch size.
+
+    An estimate that is too high would stay for ever where it makes images expire, since then no batch of that size runs
+    and is measured. So it also falls with the measurements of other sizes: a batch costs at most as much as a larger
+    one, and at most as much as the smaller ones that its images would fill. These bounds are also the estimate of a
+    size that was never measured. It is assumed too that a further image costs no more than the costliest one so far:
+    otherwise large batches would seem to take so long that they are never tried.
+
+    Large sizes share an estimate with a few neighbors. For any thread. Whoever compares several figures takes `table`
+    once: another thread may add a measurement between two reads, and then the figures would contradict each other.
+    """
+
+    def __init__(self) -> None:
+        self._measured: dict[int, RunningEstimate] = {}  # by the largest size that shares the estimate
+        self._last: dict[int, int] = {}  # the number of the batch that measured it last
+        self._count = 0
+        self._lock = threading.Lock()
+        self.table = CostTable({})  # what is known now; each measurement replaces it
+
+    def observe(self, size: int, seconds: float) -> None:
+        """Add a measurement: a batch of `size` took `seconds`."""
+        bucket = _bucket(size)
+        with self._lock:
+            estimate = self._measured.setdefault(bucket, RunningEstimate(weight=_WEIGHT))
+            estimate.observe(seconds)
+            for other, doubted in self._measured.items():
+                high, bound = doubted.high, max(estimate.high, seconds) * math.ceil(other / size)
+                if high > bound and other != bucket:
+                    doubted.scale(1 - _DOUBT_WEIGHT * (high - bound) / high)
+            self._count += 1
+            self._last[bucket] = self._count
+            tried = frozenset(each for each, last in self._last.items() if self._count - last <= _TRY_AFTER)
+            measured = {each: (known.mean, known.high) for each, known in self._measured.items()}
+            self.table = CostTable(measured, tried=tried)
+
+    def is_measured(self, size: int) -> bool:
+        """As `CostTable.is_measured`, by what is known now."""
+        return self.table.is_measured(size)
+
+    def estimate(self, size: int) -> float:
+        """As `CostTable.estimate`, by what is known now."""
+        return self.table.estimate(size)
+
+    def mean(self, size: int) -> float:
+        """As `CostTable.mean`, by what is known now."""
+        return self.table.mean(size)
+
+    def best_size(self, most: int) -> int:
+        """As `CostTable.best_size`, by what is known now."""
+        return self.table.best_size(most)
+
+    def size_to_try(self, most: int) -> int:
+        """As `CostTable.size_to_try`, by what is known now."""
+        return self.table.size_to_try(most)
+
+    def short_size(self, most: int) -> int:
+        """As `CostTable.short_size`, by what is known now."""
+        return self.table.short_size(most)
 
 
 @functools.cache

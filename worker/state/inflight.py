@@ -67,14 +67,20 @@ class Inflight:
         """How many places jobs of this queue take."""
         return self._counts[queue]
 
-    def wait_below(self, count: int, timeout_s: float, *, of_queue: str = "", of_queue_below: int = 0) -> int:
+    def wait_below(
+        self, count: int, timeout_s: float, *, of_queue: str = "", of_queue_below: int = 0, room: int = 0
+    ) -> int:
         """Wait at most `timeout_s` until fewer than `count` places are taken, and return how many are taken then.
 
-        If `of_queue` is given, wait also until fewer than `of_queue_below` are taken by this queue.
+        If `of_queue` is given, wait also until fewer than `of_queue_below` are taken by this queue; or only until fewer
+        than `room` are, whatever the other queues have taken.
         """
 
         def is_below() -> bool:
-            return self._taken < count and (not of_queue or self._counts[of_queue] < of_queue_below)
+            if not of_queue:
+                return self._taken < count
+            taken = self._counts[of_queue]
+            return taken < room or (self._taken < count and taken < of_queue_below)
 
         with self._changed:
             self._changed.wait_for(is_below, timeout_s)

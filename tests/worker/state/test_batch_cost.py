@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from worker.state.batch_cost import BatchCost
@@ -108,3 +110,30 @@ def test_a_size_between_and_beyond_those_measured_is_estimated_from_them() -> No
     cost = costing({1: 0.010, 2: 0.011, 8: 0.017})
     assert cost.estimate(4) <= 0.017
     assert cost.estimate(16) == pytest.approx(0.017 + 8 * 0.001)
+
+
+def test_a_table_does_not_change_while_more_is_measured() -> None:
+    cost = costing({1: 0.010})
+    table = cost.table
+    before = (table.estimate(1), table.mean(4), table.best_size(16), table.size_to_try(16))
+    for _ in range(20):
+        cost.observe(1, 0.100)
+        cost.observe(2, 0.001)
+    assert before == (table.estimate(1), table.mean(4), table.best_size(16), table.size_to_try(16))
+    assert cost.best_size(16) > 1
+
+
+def test_no_measurement_of_two_threads_is_lost() -> None:
+    cost = BatchCost()
+
+    def measure() -> None:
+        for size in range(1, 201):
+            cost.observe(size, 0.001 * size)
+            assert cost.table.estimate(size) > 0
+
+    threads = [threading.Thread(target=measure) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert cost._count == 800

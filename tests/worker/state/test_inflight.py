@@ -97,3 +97,24 @@ def test_an_answered_job_is_held_but_takes_no_place() -> None:
     inflight.remove(held)
     assert (len(inflight), inflight.count_of("live")) == (0, 0)
     assert inflight.wait_empty(0.0)
+
+
+def test_room_for_a_queue_is_there_whatever_the_others_have_taken() -> None:
+    inflight = Inflight()
+    inflight.add([Lease("bulk", str(number), f"b{number}", 0.0) for number in range(9)])
+    (live,) = leases(1)
+    inflight.add([live])
+
+    def wait(room: int) -> threading.Thread:
+        bounds = {"of_queue": "live", "of_queue_below": 6, "room": room}
+        thread = threading.Thread(target=lambda: inflight.wait_below(6, 3600.0, **bounds), daemon=True)  # type: ignore[arg-type]
+        thread.start()
+        return thread
+
+    has_room, has_none = wait(2), wait(1)
+    has_room.join(kit.PATIENCE_S)
+    assert not has_room.is_alive(), "it waits although a place of the room is free"
+    assert has_none.is_alive()
+    inflight.answer([live])
+    has_none.join(kit.PATIENCE_S)
+    assert not has_none.is_alive()

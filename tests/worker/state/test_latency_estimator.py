@@ -167,3 +167,37 @@ def test_a_job_that_can_not_be_answered_in_time_expires_before_it_costs_anything
     kit.finish(run)
     assert kit.outcomes(client) == dict.fromkeys(behind, "expired") | {first: "sorted"}
     assert all(result.deadline_margin_ms > 0 for result in kit.stream(client) if result.deadline_margin_ms)
+
+
+def test_what_bulk_takes_does_not_count_for_live(cost: BatchCost) -> None:
+    estimator = LatencyEstimator(max_batch=4)
+    for urgent, seconds in ((True, 0.002), (False, 0.500), (False, 0.500)):
+        estimator.observe_claim(seconds, urgent=urgent)
+        estimator.observe_decode(seconds, urgent=urgent)
+    assert estimator.busy_s(cost) < 0.050
+    assert estimator.estimate_from_claim(cost, undecoded=1, decoded=0) < 0.050
+    assert estimator.estimate_from_decode(cost, waiting=1) < 0.050
+    assert estimator.estimate_from_decode(cost, waiting=1, urgent=False) > 0.500
+    assert estimator.decode_s > 0.002, "the worker's capacity follows from all images"
+    assert (estimator.enough_held(cost) or 0) > 4, "the engine must not idle while bulk is fetched and decoded"
+
+
+def test_an_engine_that_takes_two_calls_is_given_another_batch() -> None:
+    cost = BatchCost()
+    for size in (1, 2, 4):
+        cost.observe(size, 0.010)
+    estimator = LatencyEstimator(max_batch=4)
+    one, two = (estimator.enough_held(cost, engine_calls=calls) for calls in (1, 2))
+    assert one is not None and two == one + 4
+
+
+def test_a_budget_that_nobody_could_keep_is_ignored(cost: BatchCost) -> None:
+    estimator = LatencyEstimator(max_batch=4)
+    estimator.observe_claim(0.002)
+    estimator.observe_decode(0.002)
+    estimator.observe_budget(0.200)
+    estimator.estimate_from_claim(cost, undecoded=1, decoded=0)
+    estimator.observe_budget(0.015)
+    assert estimator._budget.seconds == 0.200
+    estimator.observe_budget(0.030)
+    assert estimator._budget.seconds == 0.030

@@ -47,3 +47,26 @@ def test_short_measurements_do_not_raise_the_estimate() -> None:
         estimate.observe(0.010)
         assert estimate.high < before_s
         before_s = estimate.high
+
+
+@pytest.mark.parametrize("first_s", [2.0, 0.0001])
+def test_an_odd_first_measurement_is_forgotten_after_a_few_others(first_s: float) -> None:
+    """The first claim of a worker finds a cold server, the first image a cold decoder."""
+    estimate = RunningEstimate(weight=0.05)
+    estimate.observe(first_s)
+    assert estimate.mean == first_s
+    estimate.observe(0.010)
+    assert estimate.mean == min(first_s, 0.010), "of two, the shorter one"
+    estimate.observe(0.010)
+    assert estimate.mean == 0.010
+    for _ in range(3):
+        estimate.observe(0.010)
+    assert estimate.high < 0.020
+
+
+def test_the_estimate_can_be_scaled_while_it_is_new() -> None:
+    estimate = RunningEstimate(weight=0.2)
+    estimate.observe(0.100)
+    estimate.scale(0.5)
+    estimate.observe(0.200)
+    assert estimate.mean == pytest.approx(0.050)
