@@ -88,11 +88,12 @@ def as_model(loaded: LoadedModel, settings: Settings, *, worker: str) -> Model:
 
 
 def measure(model: Model, *, batch_sizes: Sequence[int]) -> None:
-    """Measure a warm model before the first deadline, and the estimate of what the worker can do, depend on it.
+    """Measure a model before the first deadline, and the estimate of what the worker can do, depend on it.
 
-    Other batch sizes are measured in use.
+    The first run of each size is not measured: it may be a cold one. Other batch sizes are measured in use.
     """
     for size in sorted(set(batch_sizes)):
+        model.engine.warm_up([size])
         started = time.monotonic()
         model.engine.warm_up([size])
         model.cost.observe(size, time.monotonic() - started)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,26 @@ def test_a_model_knows_the_cost_of_an_image_before_its_first_job(settings: Setti
     assert not model.cost.is_measured(16)
     measure(model, batch_sizes=[1, 16])
     assert model.cost.is_measured(16)
+
+
+def test_the_first_run_of_a_size_is_not_measured(
+    settings: Settings, tiny_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may allocate memory or compile. By its time, a full batch would seem to cost ten times what it does."""
+    now, cold = [0.0], {1, 16}
+
+    class Cold(kit.ToneEngine):
+        def warm_up(self, batch_sizes: Sequence[int]) -> None:
+            for size in batch_sizes:
+                now[0] += 5.0 if size in cold else 0.001 * size
+                cold.discard(size)
+
+    model = as_model(load_bundle(ModelStore(tiny_models).resolve("tiny"), settings), settings, worker="w1")
+    monkeypatch.setattr(loading.time, "monotonic", lambda: now[0])
+    model = replace(model, engine=Cold())
+    measure(model, batch_sizes=[1, 16])
+    assert model.cost.estimate(1) == pytest.approx(0.001)
+    assert model.cost.estimate(16) == pytest.approx(0.016)
 
 
 def test_images_that_are_read_unlike_in_the_training_are_told(
