@@ -15,7 +15,7 @@ from torture.plant.processes import WorkerProcess
 from torture.plant.worker_program import NULL_IMAGES_PER_S
 from torture.server.waiting import wait_until
 from worker.state.pixel_buffer import BATCHES_HELD
-from worker.steps.claim import MAX_ANSWERED
+from worker.steps.claim_limits import max_answered
 
 WORKERS = 2
 OVERLOAD = 3
@@ -107,7 +107,8 @@ def _memory_bytes(worker: WorkerProcess) -> int:
 def _check_promises(plant: Plant, sizes: Sizes) -> None:
     # The jobs of a dead worker go back to the queue even if it is full: those it worked on, those it had answered but
     # not written yet, and those of its last claim, which may set many apart.
-    most_held = BATCHES_HELD * plant.settings.max_batch + MAX_ANSWERED + MOST_SET_APART
+    max_batch = plant.settings.max_batch
+    most_held = BATCHES_HELD * max_batch + max_answered(max_batch) + MOST_SET_APART
     most_queued = QUEUE_MAX_ITEMS + len(plant.deaths) * most_held
     if sizes.queued > most_queued:
         plant.note("a queue keeps its bound", f"{sizes.queued:,} jobs waited, at most {most_queued:,} were expected")

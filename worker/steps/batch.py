@@ -17,14 +17,14 @@ import itertools
 import threading
 import time
 from bisect import bisect_right, insort
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from worker.models.model import Model
-from worker.state.jobs import AdmittedJob
+from worker.state.jobs import AdmittedJob, ClaimedJob
 from worker.state.latency_estimator import FINISH_MARGIN_S, LatencyEstimator
-from worker.steps.batch_plan import Start, plan_batch
+from worker.steps.batch_plan import OVERDUE, Plan, Start, plan_batch
 from worker.steps.work import Batch, Decoded
 
 # An item without a deadline is ordered as if it were due after this time, so that a stream of urgent items can't keep
@@ -60,11 +60,15 @@ class _Lane:
         """The item that leaves first: the most urgent queue goes before the others."""
         return (self.urgent or self.others)[0]
 
-    def take_first(self, count: int) -> list[Decoded]:
-        """Remove and return the first urgent items."""
-        items = [waiting.item for waiting in self.urgent[:count]]
-        del self.urgent[:count]
-        return items
+    def take(self, plan: Plan) -> tuple[list[Decoded], list[Decoded], list[Decoded]]:
+        """Remove and return the urgent items of the batch, those of the others, and those that expired."""
+        urgent, others = _pick(self.urgent, plan.urgent), _pick(self.others, plan.others)
+        expired: list[Decoded] = []
+        if plan.expired_urgent or plan.expired_others:
+            expired = _pick(self.urgent, plan.expired_urgent) + _pick(self.others, plan.expired_others)
+        self.urgent = _without(self.urgent, plan.urgent, plan.expired_urgent)
+        self.others = _without(self.others, plan.others, plan.expired_others)
+        return urgent, others, expired
 
     def __iter__(self) -> Iterator[_Waiting]:
         yield from self.urgent
@@ -205,7 +209,8 @@ class Batcher:
                 chosen = (lane.first.due, model, reason)
         if chosen is None:
             return None, check_at
-        return self._form(chosen[1], chosen[2], has_waited=has_waited), check_at
+        batch = self._form(chosen[1], chosen[2], has_waited=has_waited)
+        return (batch, check_at) if batch.items or batch.expired else (None, self._clock() + _WAKE_S)
 
     def count_ahead_of(self, admitted: AdmittedJob) -> int:
         """How many of the waiting items would go before this one, the other queues' share aside."""
@@ -217,17 +222,26 @@ class Batcher:
                 return sum(bisect_right(lane.urgent, last) for lane in lanes)
             return sum(len(lane.urgent) + bisect_right(lane.others, last) for lane in lanes)
 
+    def is_urgent(self, job: ClaimedJob) -> bool:
+        """Whether the job is of the most urgent queue."""
+        return not self._urgent_queue or job.lease.queue == self._urgent_queue
+
     def spare_s(self) -> float:
         """For how many seconds the inference thread could do other work before a waiting item would miss its deadline.
 
-        0 while a batch runs, and while a full batch with a deadline waits: more items are likely to follow it.
+        0 while a batch runs, and while a full batch of several items with deadlines waits: more are likely to follow.
         """
         with self._changed:
-            lanes = self._lanes.values()
-            if self.is_busy or any(len(lane) >= self._max_batch and lane.first.deadline < _NEVER for lane in lanes):
+            if self.is_busy:
                 return 0.0
-            cost_s = sum(model.cost.estimate(len(lane)) for model, lane in self._lanes.items()) + FINISH_MARGIN_S
-            return self._first_due() - cost_s - self._clock()
+            needs_s = 0.0
+            for model, lane in self._lanes.items():
+                start = Start(0.0, model.cost.table, self._max_batch)
+                is_full = len(lane) >= max(2, start.cost.best_size(self._max_batch))
+                if is_full and lane.first.deadline < _NEVER:
+                    return 0.0
+                needs_s += start.end_of_all(len(lane)) - FINISH_MARGIN_S
+            return self._first_due() - needs_s - FINISH_MARGIN_S - self._clock()
 
     @property
     def is_busy(self) -> bool:
@@ -254,8 +268,7 @@ class Batcher:
 
     def _order_of(self, admitted: AdmittedJob) -> tuple[float, float, bool]:
         """When the item should start, its deadline (both monotonic), and whether it is of the most urgent queue."""
-        now, deadline_at, urgent = self._clock(), admitted.deadline_at, self._urgent_queue
-        is_urgent = not urgent or admitted.claimed.lease.queue == urgent
+        now, deadline_at, is_urgent = self._clock(), admitted.deadline_at, self.is_urgent(admitted.claimed)
         if deadline_at is None:
             return now + NO_DEADLINE_S, _NEVER, is_urgent
         left_s = deadline_at - self._wall_clock()
@@ -311,38 +324,31 @@ class Batcher:
     def _form(self, model: Model, reason: str, *, has_waited: bool) -> Batch:
         lane, now = self._lanes[model], self._clock()
         since = now if has_waited else self._startable_since(lane, now)
-        start = Start(since + self._latency.free_in_s(), model.cost, self._max_batch)
+        # Another thread may add a measurement meanwhile: the plan needs figures that don't change.
+        start = Start(since + self._latency.free_in_s(), model.cost.table, self._max_batch)
         if lane.others or start.tries_a_size or lane.urgent[0].due < start.end_of_all(len(lane.urgent)):
-            urgent, others, expired = self._take_planned(lane, start)
+            plan = self._plan(lane, start)
         else:  # the usual case, and quick: no deadline is in danger
-            urgent, others, expired = (
-                lane.take_first(model.cost.best_size(min(len(lane.urgent), self._max_batch))),
-                [],
-                [],
-            )
+            plan = Plan(range(start.cost.best_size(min(len(lane.urgent), self._max_batch))))
+        urgent, others, expired = lane.take(plan)
         if not lane:
             del self._lanes[model]  # a model that was replaced must be freed
-        self._count_share(model, urgent=len(urgent), others=len(others))
+        self._count_share(start, urgent=len(urgent), others=len(others))
         items = urgent + others if others else urgent
-        batch = Batch(tuple(items), reason, tuple(expired), since)
+        needs_s = start.end(1) - now if expired else 0.0
+        batch = Batch(tuple(items), reason, tuple(expired), since, needs_s)
         if items:
             self._running.add(id(batch))
         return batch
 
-    def _take_planned(self, lane: _Lane, start: Start) -> tuple[list[Decoded], list[Decoded], list[Decoded]]:
-        """The items of the most urgent queue and of the others for the next batch, and those that expired."""
-        plan = plan_batch(
+    def _plan(self, lane: _Lane, start: Start) -> Plan:
+        return plan_batch(
             [waiting.deadline for waiting in lane.urgent],
             [waiting.deadline for waiting in lane.others],
             start,
             others_due_s=self._others_due_s,
             tries=self._latency.tries,
         )
-        urgent, others = _pick(lane.urgent, plan.urgent), _pick(lane.others, plan.others)
-        expired = _pick(lane.urgent, plan.expired_urgent) + _pick(lane.others, plan.expired_others)
-        lane.urgent = _without(lane.urgent, {*plan.urgent, *plan.expired_urgent})
-        lane.others = _without(lane.others, {*plan.others, *plan.expired_others})
-        return urgent, others, expired
 
     def _startable_since(self, lane: _Lane, now: float) -> float:
         """Since when only the worker kept the engine from running the first items. Their cost counts from then on."""
@@ -350,24 +356,31 @@ class Batcher:
         newest = max([waiting.item.ready_at for waiting in first])
         return min(now, max(newest, self._free_since, now - _BETWEEN_S))
 
-    def _count_share(self, model: Model, *, urgent: int, others: int) -> None:
-        """Count the engine's time that is due to the other queues: none while none of their items waits."""
-        count = urgent + others
+    def _count_share(self, start: Start, *, urgent: int, others: int) -> None:
+        """Count the engine's time that is due to the other queues: none while none of their items waits.
+
+        At most a batch of the best size and what makes items overdue: they could not use more of it at once, and after
+        a long wait the urgent items must not pay for all of it.
+        """
+        count, cost = urgent + others, start.cost
         if not any(lane.others for lane in self._lanes.values()):
             self._others_due_s = 0.0
         elif count:
-            batch_s = model.cost.mean(count) or count * _UNKNOWN_S
+            batch_s = cost.mean(count) or count * _UNKNOWN_S
+            best = cost.best_size(start.most)
+            most_s = (best + OVERDUE) * (cost.mean(best) / best or _UNKNOWN_S)
             due_s = self._others_due_s + batch_s * (self._others_share - others / count)
-            self._others_due_s = max(0.0, due_s)
+            self._others_due_s = min(most_s, max(0.0, due_s))
 
 
-def _pick(waiting: list[_Waiting], indexes: Collection[int]) -> list[Decoded]:
+def _pick(waiting: list[_Waiting], indexes: Sequence[int]) -> list[Decoded]:
     return [waiting[index].item for index in indexes]
 
 
-def _without(waiting: list[_Waiting], gone: Collection[int]) -> list[_Waiting]:
+def _without(waiting: list[_Waiting], taken: Sequence[int], expired: Sequence[int]) -> list[_Waiting]:
     """What is left; quick if only the first ones go, as they mostly do."""
-    first = len(gone)
-    if all(index in gone for index in range(first)):
-        return waiting[first:]
+    first = len(taken)
+    if not expired and (not first or taken[-1] == first - 1):
+        return waiting[first:] if first else waiting
+    gone = {*taken, *expired}
     return [each for index, each in enumerate(waiting) if index not in gone]

@@ -13,14 +13,14 @@ from typing import NamedTuple, Protocol
 from worker.state.batch_cost import sizes_up_to
 from worker.state.latency_estimator import FINISH_MARGIN_S
 
-# The most items that are looked at to find the size of a batch. More than a worker usually holds.
+# How many items are looked at to find the size of a batch, at least: more than a worker with small batches holds.
 _LOOKAHEAD = 64
 # Once so many items of the other queues are due, they go even if that costs an urgent item its deadline.
-_OVERDUE = 2
+OVERDUE = 2
 
 
 class Costs(Protocol):
-    """What a batch of each size costs: `BatchCost`."""
+    """What a batch of each size costs: `CostTable`. It must not change while a batch is planned."""
 
     def estimate(self, size: int) -> float:
         """Seconds that a batch hardly ever exceeds."""
@@ -59,6 +59,11 @@ class Start(NamedTuple):
         return self.at + self.cost.estimate(size) + FINISH_MARGIN_S
 
     @property
+    def looks_at(self) -> int:
+        """How many items are looked at: the next batch and at least one like it."""
+        return max(_LOOKAHEAD, 2 * self.cost.best_size(self.most))
+
+    @property
     def tries_a_size(self) -> bool:
         """Whether a larger batch should be tried, to measure what it costs."""
         return self.cost.size_to_try(self.most) > self.cost.best_size(self.most)
@@ -89,9 +94,10 @@ def plan_batch(
     if not chosen:  # an urgent item that can be in time is always chosen
         short = start._replace(most=start.cost.short_size(start.most))  # an urgent item may come meanwhile
         return Plan((), _choose(others, others_can, short), cannot, others_cannot)
-    keeps, joins = _with_others(urgent, can, chosen, others_can, start, due_s=others_due_s)
-    ends_at = start.end(keeps + joins)
-    joining = [index for index in others_can if others[index] >= ends_at][:joins]
+    waiting = _Waiting(urgent, can, chosen, others, others_can)
+    keeps, joining = len(chosen), _fill(waiting, start)
+    if not joining:
+        keeps, joining = _due(waiting, start, due_s=others_due_s)
     return Plan(chosen[:keeps], joining, cannot, others_cannot)
 
 
@@ -127,7 +133,7 @@ def _choose(deadlines: Sequence[float], can: Sequence[int], start: Start) -> lis
         able = [index for index in can if deadlines[index] >= ends_at]
         if len(able) >= to_try:
             return able[:to_try]
-    size = next_size(sorted(deadlines[index] for index in can[:_LOOKAHEAD]), start)
+    size = next_size(sorted(deadlines[index] for index in can[: start.looks_at]), start)
     ends_at = start.end(size)
     return [index for index in can if deadlines[index] >= ends_at][:size]
 
@@ -138,90 +144,133 @@ def next_size(deadlines: Sequence[float], start: Start) -> int:
     If batches of the best rate keep all of them, it is the first of those. Otherwise it is the size that keeps the most
     in time if such batches follow it; of equally good ones the one after which all is done first, then the smallest.
     """
-    size = _feasible_size(deadlines[0], len(deadlines), start)
-    if _play_out(deadlines, start, size)[0] == len(deadlines):
+    rest = _Rest(deadlines, start)
+    size = rest.fitting(0, start.at)[0] or 1
+    best = rest.kept_after(size, least=len(deadlines))
+    if best[0] == len(deadlines):
         return size
     best = (0, -math.inf)
     for candidate in sizes_up_to(min(len(deadlines), start.most)):
-        kept, ends_at = _play_out(deadlines, start, candidate)
-        if (kept, -ends_at) > best:
-            best, size = (kept, -ends_at), candidate
+        found = rest.kept_after(candidate, least=best[0])
+        if found > best:
+            best, size = found, candidate
     return size
 
 
-def _play_out(deadlines: Sequence[float], start: Start, size: int) -> tuple[int, float]:
-    """How many are in time, and when all is done, if a batch of `size` comes first and batches of the best rate follow.
+class _Rest:
+    """The items that wait, in the order of their deadlines, and how many of them are in time by each way to go on."""
 
-    An item that a batch would not keep in time is left out.
+    def __init__(self, deadlines: Sequence[float], start: Start) -> None:
+        self._deadlines = deadlines
+        self._start = start
+        self._sizes: dict[int, list[tuple[int, float]]] = {}  # with their estimates, for so many items
+
+    def kept_after(self, size: int, *, least: int = 0) -> tuple[int, float]:
+        """As `kept`, if a batch of `size` comes first. An item that it would not keep in time is left out."""
+        start, count = self._start, len(self._deadlines)
+        index = bisect_left(self._deadlines, start.end(size))
+        kept = min(size, count - index)
+        return self.kept(index + kept, start.at + start.cost.mean(size), before=kept, least=least)
+
+    def kept(self, index: int, at: float, *, before: int = 0, least: int = 0) -> tuple[int, float]:
+        """How many are in time, and minus when all is done, if the items from `index` on go in the best batches.
+
+        `before` are in time already. If it can't become `least`, the answer is less than that, and not exact.
+        """
+        deadlines, count = self._deadlines, len(self._deadlines)
+        kept = before
+        while index < count and kept + count - index >= least:
+            size, is_best = self.fitting(index, at)
+            if not size:
+                index = bisect_left(deadlines, self._start._replace(at=at).end(1), index + 1)
+                continue
+            batch_s = self._start.cost.mean(size)
+            batches = self._meeting(deadlines[index], at, size, batch_s) if is_best else 1
+            batches = int(min(max(1, batches), (count - index) // size))
+            index += batches * size
+            kept += batches * size
+            at += batches * batch_s
+        return kept, -at
+
+    def fitting(self, index: int, at: float) -> tuple[int, bool]:
+        """The size with the best rate that meets the deadline of this item, and whether none has a better rate.
+
+        The size is 0 if none meets it.
+        """
+        deadline = self._deadlines[index]
+        waiting = min(len(self._deadlines) - index, self._start.most)
+        sizes = self._sizes.get(waiting)
+        if sizes is None:
+            cost = self._start.cost
+            largest_first = reversed(sizes_up_to(cost.best_size(waiting)))
+            sizes = self._sizes[waiting] = [(size, cost.estimate(size)) for size in largest_first]
+        for size, high_s in sizes:
+            if at + high_s + FINISH_MARGIN_S <= deadline:
+                return size, size == sizes[0][0]
+        return 0, False
+
+    def _meeting(self, deadline: float, at: float, size: int, batch_s: float) -> float:
+        """How many such batches in a row meet this deadline. They meet all later ones, so none needs a closer look."""
+        left_s = deadline - at - self._start.cost.estimate(size) - FINISH_MARGIN_S
+        return 1 + left_s // batch_s if batch_s else math.inf
+
+
+class _Waiting(NamedTuple):
+    """The deadlines, and by their indexes which items can be in time and which of them are chosen."""
+
+    urgent: Sequence[float]
+    urgent_can: Sequence[int]
+    chosen: Sequence[int]
+    others: Sequence[float]
+    others_can: Sequence[int]
+
+    def joining(self, count: int, start: Start, *, size: int) -> list[int]:
+        """At most `count` items of the other queues that a batch of `size` keeps in time."""
+        ends_at = start.end(size)
+        return [index for index in self.others_can if self.others[index] >= ends_at][:count]
+
+    @property
+    def first_deadline(self) -> float:
+        """The earliest one in the batch."""
+        return min(self.urgent[index] for index in self.chosen)
+
+
+def _fill(waiting: _Waiting, start: Start) -> list[int]:
+    """Items of the other queues that fill up the last urgent batch, if that gives a much better rate."""
+    size = len(waiting.chosen)
+    if not waiting.others_can or len(waiting.urgent_can) > size:
+        return []
+    filled = start.cost.short_size(min(size + len(waiting.others_can), start.most))
+    if filled <= size or start.end(filled) > waiting.first_deadline:
+        return []
+    return waiting.joining(filled - size, start, size=filled)
+
+
+def _due(waiting: _Waiting, start: Start, *, due_s: float) -> tuple[int, list[int]]:
+    """How many urgent items stay in the batch, and the items of the other queues that are due and join it.
+
+    They join it if that costs nothing. Once they are overdue, they take the places of the last urgent items, which wait
+    for the next batch.
     """
-    at, cost, most = start
-    count = len(deadlines)
-    index = bisect_left(deadlines, start.end(size))
-    kept = min(size, count - index)
-    index += kept
-    at += cost.mean(size)
-    while index < count:
-        size = _feasible_size(deadlines[index], count - index, Start(at, cost, most))
-        index += size or 1
-        if size:
-            kept += size
-            at += cost.mean(size)
-    return kept, at
-
-
-def _feasible_size(deadline: float, waiting: int, start: Start) -> int:
-    """The size with the best rate that meets this deadline, the earliest one; 0 if none does."""
-    size = start.cost.best_size(min(waiting, start.most))
-    if start.end(size) <= deadline:
-        return size
-    for smaller in reversed(sizes_up_to(size)):
-        if start.end(smaller) <= deadline:
-            return smaller
-    return 0
-
-
-def _with_others(
-    deadlines: Sequence[float],
-    can: Sequence[int],
-    chosen: Sequence[int],
-    others: Sequence[int],
-    start: Start,
-    *,
-    due_s: float,
-) -> tuple[int, int]:
-    """How many of the chosen urgent items stay in the batch, and how many of the other queues' items join them."""
-    size, most = len(chosen), min(len(chosen) + len(others), start.most)
-    if not others or not chosen:
-        return size, 0
-    if len(can) == size:  # no urgent item waits behind this batch: fill it up if that gives a much better rate
-        size_filled = start.cost.short_size(most)
-        if size_filled > size and start.end(size_filled) <= min(deadlines[index] for index in chosen):
-            return size, size_filled - size
-    best = start.cost.best_size(start.most)
+    size, best = len(waiting.chosen), start.cost.best_size(start.most)
     one_s = start.cost.mean(best) / best
-    due = min(len(others), start.most, int(due_s / one_s) if one_s else 0)
-    joins = min(due, most - size)
-    if joins and _costs_nothing(deadlines, can, chosen, start, joins):
-        return size, joins
-    if due >= _OVERDUE:  # they take the places of the last urgent items, which wait for the next batch
-        return max(0, size - due), due
-    return size, 0
+    due = int(due_s / one_s) if one_s else 0
+    joining = waiting.joining(min(due, start.most - size), start, size=min(size + due, start.most))
+    if joining and _costs_nothing(waiting, start, len(joining)):
+        return size, joining
+    if due < OVERDUE:
+        return size, []
+    joining = waiting.joining(min(due, best), start, size=max(size, min(due, best)))
+    return max(0, size - len(joining)), joining
 
 
-def _costs_nothing(
-    deadlines: Sequence[float], can: Sequence[int], chosen: Sequence[int], start: Start, joins: int
-) -> bool:
+def _costs_nothing(waiting: _Waiting, start: Start, joins: int) -> bool:
     """Whether so many more items in the batch make no urgent item late, in the batch or behind it."""
-    if start.end(len(chosen) + joins) > min(deadlines[index] for index in chosen):
+    size = len(waiting.chosen)
+    if start.end(size + joins) > waiting.first_deadline:
         return False
-    taken = set(chosen)
-    behind = sorted(deadlines[index] for index in can[:_LOOKAHEAD] if index not in taken)
-    alone, joined = (_kept_after(behind, start, start.cost.mean(size)) for size in (len(chosen), len(chosen) + joins))
-    return joined == alone
-
-
-def _kept_after(deadlines: Sequence[float], start: Start, wait_s: float) -> int:
-    """How many of these are in time if they wait so long before their first batch."""
-    later = start._replace(at=start.at + wait_s)
-    able = deadlines[bisect_left(deadlines, later.end(1)) :]
-    return _play_out(able, later, _feasible_size(able[0], len(able), later))[0] if able else 0
+    taken = set(waiting.chosen)
+    behind = sorted(waiting.urgent[index] for index in waiting.urgent_can[: start.looks_at] if index not in taken)
+    rest = _Rest(behind, start)
+    alone = rest.kept(0, start.at + start.cost.mean(size))[0]
+    return rest.kept(0, start.at + start.cost.mean(size + joins), least=alone)[0] == alone

@@ -14,8 +14,8 @@ from worker.rq.claimer import Claim, Claimer
 from worker.state.claim_share import ClaimShare
 from worker.state.decode_queue import EncodedJob
 from worker.state.jobs import AdmittedJob, ClaimedJob, Lease
-from worker.state.pixel_buffer import BATCHES_HELD
 from worker.steps.admit import Admission
+from worker.steps.claim_limits import ClaimBounds, claim_bounds, claim_limits, max_answered
 from worker.steps.decide import Expired, Verdict
 from worker.steps.flow import IDLE_WAIT_S, Flow
 from worker.steps.suspects import SuspectClaims
@@ -25,13 +25,8 @@ log = logging.getLogger("sortline.claim")
 # How often a worker that is full of jobs from the other queues looks for an urgent one: about as often as it finishes a
 # batch of them.
 FULL_WAIT_S = 0.020
-# A worker claims nothing while it holds this many jobs whose results are not written yet.
-MAX_ANSWERED = 256
 # The most jobs that are handed to the finish step at once: its script blocks the server for all of them.
 CONCLUDE_MAX = 64
-# A worker claims nothing more from the other queues while this many batches of costly jobs wait in it. If it held more,
-# other workers could not help.
-MAX_COSTLY_BATCHES = 4
 
 
 class ClaimStep:
@@ -64,7 +59,6 @@ class ClaimStep:
         self._admission = admission
         self._urgent = settings.queue_names[0]
         self._max_batch = settings.max_batch
-        self._most_places = BATCHES_HELD * settings.max_batch  # without the room for urgent jobs
         self._has_others = len(settings.queue_names) > 1
         self._share = ClaimShare(settings.bulk_share)
         self._burst = burst
@@ -124,30 +118,29 @@ class ClaimStep:
         self._to_give_back.clear()
 
     def _claim_others(self, thread: StageThread) -> None:
-        inflight = self._flow.inflight
-        places = self._places()
-        room = min(self._max_batch, places) if self._has_others else 0  # reserved for urgent jobs
-        # Costly jobs that wait need no thread and no pixels yet, so they don't count against the capacity.
-        costly, max_costly = len(self._flow.costly_jobs), MAX_COSTLY_BATCHES * self._max_batch
-        capacity = places + min(costly, max_costly + places)
-        held = inflight.wait_below(capacity + room, IDLE_WAIT_S, of_queue=self._urgent, of_queue_below=capacity)
+        inflight, bounds = self._flow.inflight, self._bounds()
+        capacity, room = bounds.capacity, bounds.room
+        held = inflight.wait_below(
+            capacity + room, IDLE_WAIT_S, of_queue=self._urgent, of_queue_below=capacity, room=room
+        )
         if held >= capacity:  # full of other queues' jobs: look for urgent ones only if no place becomes free soon
             held = inflight.wait_below(capacity, FULL_WAIT_S)
-        free = min(capacity + room - held, capacity - inflight.count_of(self._urgent))
         free_bytes = self._flow.encoded_bytes.wait_for_capacity(IDLE_WAIT_S)
-        if not inflight.wait_answered_below(MAX_ANSWERED, IDLE_WAIT_S):
+        if not inflight.wait_answered_below(max_answered(self._max_batch), IDLE_WAIT_S):
             return
-        if free > 0 and free_bytes > 0 and not self._stop.is_set():  # the worker may have been told to stop meanwhile
-            max_others = max(0, capacity - held) if costly < max_costly else 0
-            self._claim(thread, min(free, self._max_batch), max_others=max_others, max_bytes=free_bytes)
+        urgent_held = inflight.count_of(self._urgent)
+        limits = claim_limits(bounds, held=held, urgent_held=urgent_held, max_batch=self._max_batch)
+        if limits.jobs > 0 and free_bytes > 0 and not self._stop.is_set():  # it may have been told to stop meanwhile
+            self._claim(thread, limits.jobs, max_others=limits.max_others, max_bytes=free_bytes)
 
-    def _places(self) -> int:
-        """How many jobs may be held: enough to keep engine and decoders busy, as far as that is known.
-
-        More would age here, where no other worker can take them, and where giving one up costs more than in its queue.
-        """
-        enough = self._flow.latency.enough_held(self._flow.active_models.current.stable.cost)
-        return self._most_places if enough is None else min(enough, self._most_places)
+    def _bounds(self) -> ClaimBounds:
+        flow, model = self._flow, self._flow.active_models.current.stable
+        return claim_bounds(
+            enough=flow.latency.enough_held(model.cost, engine_calls=model.engine.max_concurrency),
+            max_batch=self._max_batch,
+            has_others=self._has_others,
+            costly=len(flow.costly_jobs),
+        )
 
     def _claim(self, thread: StageThread, limit: int, *, max_others: int, max_bytes: int) -> None:
         was_idle = not len(self._flow.inflight)  # read before the claim, or a job that is put back could be overlooked
@@ -159,9 +152,7 @@ class ClaimStep:
                 limit, max_bytes=max_bytes, max_others=max_others, others_first=others_first, needs_s=needs_s
             )
         self._count_share(claim, limit=limit, max_others=max_others)
-        self._take(claim, thread, needs_s=needs_s)
-        if claim.jobs:
-            self._flow.latency.observe_claim(self._monotonic() - began)
+        self._take(claim, thread, needs_s=needs_s, took_s=self._monotonic() - began)
         with thread.calling_redis():
             self._suspects.observe(claim, is_idle=was_idle and not claim.expired)
         if not (claim.jobs or claim.expired or claim.cut_short or self._suspects.has_turn):
@@ -175,31 +166,41 @@ class ClaimStep:
         cost = flow.active_models.current.stable.cost
         return flow.latency.estimate_from_claim(cost, undecoded=undecoded, decoded=ahead - undecoded)
 
-    def _take(self, claim: Claim, thread: StageThread, *, needs_s: float = 0.0) -> None:
+    def _take(self, claim: Claim, thread: StageThread, *, needs_s: float = 0.0, took_s: float | None = None) -> None:
+        """Hand the urgent jobs on, then answer those that were set apart, then hand the others on.
+
+        In this order, as each step may take long: images of the others may be many megabytes. What an urgent job waits
+        for here is what is measured. `took_s`: the seconds that the claim took so far, if they are to be measured.
+        """
         if claim.suspended != bool(self.suspended):
             log.warning("workers are suspended: `rq resume` resumes them" if claim.suspended else "workers are resumed")
         self.suspended = claim.suspended
-        if claim.expired:
-            self._expire(claim.expired, needs_s=needs_s)
-        if claim.jobs:
-            self._flow.inflight.add([job.lease for job in claim.jobs])
-            jobs = claim.jobs if self._suspects.has_turn else self._without_suspects(claim.jobs)
-            # The urgent ones are fetched first: the others may be many megabytes.
-            urgent = [job for job in jobs if job.lease.queue == self._urgent]
-            others = [job for job in jobs if job.lease.queue != self._urgent]
-            self._without_images.extend(group for group in (urgent, others) if group)
-            self._hand_on(thread)
+        flow = self._flow
+        flow.inflight.add([job.lease for job in (*claim.jobs, *claim.expired)])
+        jobs = claim.jobs if self._suspects.has_turn else self._without_suspects(claim.jobs)
+        urgent = [job for job in jobs if job.lease.queue == self._urgent]
+        others = [job for job in jobs if job.lease.queue != self._urgent]
+        self._without_images.extend(group for group in (urgent, others) if group)
+        try:
+            if urgent:
+                self._hand_on_first(thread, took_s, urgent=True)
+        finally:  # the server may have gone away meanwhile; these need nothing more of it
+            if claim.expired:
+                self._expire(claim.expired, needs_s=needs_s)
+        if others:
+            self._hand_on_first(thread, took_s, urgent=False)
 
     def _expire(self, jobs: Sequence[ClaimedJob], *, needs_s: float) -> None:
         """Answer jobs that can't be answered in time. They are held until their results are written."""
         flow = self._flow
-        flow.inflight.add([job.lease for job in jobs])
         flow.server_clock.ensure_measured()
         model, at = flow.active_models.current.stable, flow.clock()
         verdicts: list[Verdict] = []
         for job in jobs:
             admitted = self._admission.check(job)
             if isinstance(admitted, AdmittedJob):
+                if admitted.deadline_at is not None:  # a line none of whose images is in time must be known too
+                    flow.latency.observe_budget(admitted.deadline_at - admitted.captured_at)
                 verdicts.append(Expired(admitted=admitted, model=model, at=at, needs_s=needs_s))
             else:
                 verdicts.append(admitted)
@@ -228,16 +229,21 @@ class ClaimStep:
         )
 
     def _hand_on(self, thread: StageThread) -> None:
-        flow = self._flow
         while self._without_images:
-            jobs = self._without_images[0]
-            with thread.calling_redis():
-                images = self._claimer.images(jobs)
-            self._without_images.popleft()
-            flow.encoded_bytes.take(sum(len(image or b"") for image in images))
-            flow.batcher.reserve(len(jobs))
-            flow.engine_clock.observe_queue(is_idle=False)
-            flow.encoded_jobs.put([EncodedJob(job, image) for job, image in zip(jobs, images, strict=True)])
+            self._hand_on_first(thread, None, urgent=False)
+
+    def _hand_on_first(self, thread: StageThread, took_s: float | None, *, urgent: bool) -> None:
+        """Fetch the images of the first group and hand it on. `took_s`: as `_take`; `urgent`: as the group is."""
+        flow, jobs, began = self._flow, self._without_images[0], self._monotonic()
+        with thread.calling_redis():
+            images = self._claimer.images(jobs)
+        self._without_images.popleft()
+        flow.encoded_bytes.take(sum(len(image or b"") for image in images))
+        flow.batcher.reserve(len(jobs))
+        flow.engine_clock.observe_queue(is_idle=False)
+        flow.encoded_jobs.put([EncodedJob(job, image) for job, image in zip(jobs, images, strict=True)])
+        if took_s is not None:
+            flow.latency.observe_claim(took_s + self._monotonic() - began, urgent=urgent)
 
     def _wait(self, thread: StageThread, *, was_idle: bool, is_full: bool) -> None:
         """Wait: the queues are empty, the workers are suspended, or this one is full of jobs that are not urgent."""

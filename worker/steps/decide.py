@@ -36,9 +36,7 @@ class Classified(_Verdict):
 class Expired(_Verdict):
     """The image could not be answered by its deadline any more, and the model did not see it."""
 
-    needs_s: float = (
-        0.0  # how many seconds more it would have taken by the estimate; 0: it was tried until its deadline
-    )
+    needs_s: float = 0.0  # it would have taken so many seconds more by the estimate; 0: its deadline has passed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

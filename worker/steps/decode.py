@@ -53,7 +53,8 @@ def decode_for_model(flow: Flow, admitted: AdmittedJob, image: bytes | None, rou
         if admitted.deadline_at is not None:
             flow.latency.observe_budget(admitted.deadline_at - admitted.captured_at)
             waiting = flow.batcher.count_ahead_of(admitted)
-            needs_s = flow.latency.estimate_from_decode(model.cost, waiting=waiting)
+            urgent = flow.batcher.is_urgent(admitted.claimed)
+            needs_s = flow.latency.estimate_from_decode(model.cost, waiting=waiting, urgent=urgent)
             if flow.misses_deadline(admitted, needs_s):
                 return Expired(admitted=admitted, model=model, at=flow.clock(), needs_s=needs_s)
         cache_key = flow.cache.key(admitted.job, image, route)
@@ -91,7 +92,7 @@ class DecodeStep:
         finally:
             flow.encoded_bytes.give_back(len(image or b""))
         if isinstance(item, Decoded):
-            flow.latency.observe_decode(item.decode_ms / 1000)
+            flow.latency.observe_decode(item.decode_ms / 1000, urgent=flow.batcher.is_urgent(claimed))
             flow.encoded_jobs.observe(claimed, item.decode_ms / 1000)
             flow.batcher.add(item)
             return

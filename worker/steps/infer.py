@@ -77,7 +77,6 @@ class InferStep:
         flow = self._flow
         everything = batch.items + batch.expired
         model = everything[0].model  # all items of a batch are for one model
-        needs_s = flow.latency.estimate_from_batch(model.cost, images=1)
         expired = set(map(id, batch.expired))
         items: list[Decoded] = []
         predictions: list[Prediction] = []
@@ -94,7 +93,7 @@ class InferStep:
                 model=model,
                 at=flow.clock(),
                 timings=StageTimings(item.decode_ms),
-                needs_s=needs_s,
+                needs_s=batch.needs_s if id(item) in expired else 0.0,
             )
             for item, _ in predictions
         ]

@@ -33,6 +33,7 @@ class Batch:
     reason: str  # full, deadline, linger, drain
     expired: tuple[Decoded, ...] = ()  # of the same model: they could not be in time any more, and must not run
     since: float | None = None  # monotonic seconds: from then on nothing but the worker kept the engine from running it
+    needs_s: float = 0.0  # the least seconds that one of `expired` would still have taken by the plan
 
 
 class Prediction(NamedTuple):

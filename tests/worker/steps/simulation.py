@@ -6,6 +6,7 @@ as the server does, the claim sets those apart that can't be answered in time.
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import math
@@ -22,8 +23,9 @@ from worker.state.claim_share import ClaimShare
 from worker.state.decode_queue import DecodeQueue, EncodedJob
 from worker.state.jobs import AdmittedJob, Lease
 from worker.state.latency_estimator import LatencyEstimator
-from worker.state.pixel_buffer import BATCHES_HELD, PixelSlot
+from worker.state.pixel_buffer import PixelSlot
 from worker.steps.batch import Batcher
+from worker.steps.claim_limits import claim_bounds, claim_limits
 from worker.steps.work import Batch, Decoded
 
 NO_PIXELS = PixelSlot(np.empty((1, 1, 3), np.uint8))
@@ -56,19 +58,26 @@ class Timing:
 
     batch_s: Callable[[int], float]  # by its size
     decode_s: float = 0.002
-    claim_s: float = 0.0015
+    decode_bulk_s: float | None = None  # as `decode_s` unless given
+    claim_s: float = 0.0015  # with the images of the most urgent queue
+    fetch_bulk_s: float = 0.0  # the images of the others, after those
+    copy_s: float = 0.0  # before a batch can be computed; an engine that takes two calls copies while it computes
     between_s: float = 0.0003  # what the worker does between two batches
     finish_s: float = 0.002
 
 
 @dataclass
 class Simulation:
-    """One worker. `run` returns when all jobs are answered."""
+    """One worker. `run` returns when all jobs are answered.
+
+    What it may claim, batch and give up is decided by the worker's own functions.
+    """
 
     timing: Timing
     max_batch: int = 16
     others_share: float = 0.05
     decode_threads: int = 2
+    engine_calls: int = 1
     now: float = 0.0
     batches: list[tuple[float, Batch]] = field(default_factory=list)
 
@@ -95,8 +104,9 @@ class Simulation:
         self.jobs: dict[int, SimulatedJob] = {}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-        self._is_claiming = self._is_running = False
-        self._decoding = 0
+        self._is_claiming = False
+        self._decoding = self._running = 0
+        self._computes_until = 0.0
         self._polls_at = math.inf
 
     def run(self, jobs: Sequence[SimulatedJob], *, until: float = math.inf) -> None:
@@ -120,17 +130,17 @@ class Simulation:
     # claim ──────────────────────────────────────────────────────────────────────────────────────────
 
     def _claim(self) -> None:
-        enough = self.latency.enough_held(self.model.cost)
-        most = BATCHES_HELD * self.max_batch
-        places = most if enough is None else min(enough, most)
-        room = min(self.max_batch, places)
+        bounds = claim_bounds(
+            enough=self.latency.enough_held(self.model.cost, engine_calls=self.engine_calls),
+            max_batch=self.max_batch,
+            has_others=True,
+        )
         live_held = sum(self.jobs[number].queue == "live" for number in self.held)
-        free = min(places + room - len(self.held), places - live_held)
-        max_others = max(0, places - len(self.held))
+        limits = claim_limits(bounds, held=len(self.held), urgent_held=live_held, max_batch=self.max_batch)
+        limit, max_others = limits
         waits = self.queues["live"] or (self.queues["bulk"] and max_others)
-        if self._is_claiming or free <= 0 or not waits:
+        if self._is_claiming or limit <= 0 or not waits:
             return
-        limit = min(free, self.max_batch)
         ahead = min(live_held, self.batcher.expected_count)
         undecoded = min(ahead, self.batcher.decoding_count)
         needs_s = self.latency.estimate_from_claim(self.model.cost, undecoded=undecoded, decoded=ahead - undecoded)
@@ -142,25 +152,36 @@ class Simulation:
         )
         self.held.update(job.number for job in live + bulk)
         self._is_claiming = True
-        began = self.now
-        self._at(self.now + self.timing.claim_s, lambda: self._claimed(live + bulk, began))
+        self._at(self.now + self.timing.claim_s, lambda: self._claimed(live, bulk))
 
     def _take(self, queue: str, limit: int, needs_s: float) -> list[SimulatedJob]:
         taken: list[SimulatedJob] = []
         while self.queues[queue] and len(taken) < limit:
             job = self.queues[queue].popleft()
             if job.deadline < self.now + needs_s:
+                self.latency.observe_budget(job.deadline - job.arrives_at)
                 self._answer(job, "expired")
             else:
                 taken.append(job)
         return taken
 
-    def _claimed(self, jobs: list[SimulatedJob], began: float) -> None:
-        self._is_claiming = False
-        if jobs:
-            self.latency.observe_claim(self.now - began)
-            self.batcher.reserve(len(jobs))
-            self.encoded.put([EncodedJob(job.admitted().claimed, None) for job in jobs])
+    def _claimed(self, live: list[SimulatedJob], bulk: list[SimulatedJob]) -> None:
+        if live:
+            self._hand_on(live, self.timing.claim_s, urgent=True)
+        if not bulk:
+            self._is_claiming = False
+            return
+
+        def fetched() -> None:
+            self._is_claiming = False
+            self._hand_on(bulk, self.timing.claim_s + self.timing.fetch_bulk_s, urgent=False)
+
+        self._at(self.now + self.timing.fetch_bulk_s, fetched)
+
+    def _hand_on(self, jobs: list[SimulatedJob], took_s: float, *, urgent: bool) -> None:
+        self.latency.observe_claim(took_s, urgent=urgent)
+        self.batcher.reserve(len(jobs))
+        self.encoded.put([EncodedJob(job.admitted().claimed, None) for job in jobs])
 
     # decode ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -173,24 +194,27 @@ class Simulation:
             if not math.isinf(job.deadline):
                 self.latency.observe_budget(job.deadline - job.arrives_at)
             waiting = self.batcher.count_ahead_of(admitted)
-            needs_s = self.latency.estimate_from_decode(self.model.cost, waiting=waiting)
+            is_live = job.queue == "live"
+            needs_s = self.latency.estimate_from_decode(self.model.cost, waiting=waiting, urgent=is_live)
             if job.deadline < self.now + needs_s:
                 self.batcher.cancel()
                 self._end(job, "expired")
                 continue
             self._decoding += 1
-            self._at(self.now + self.timing.decode_s, lambda job=job, admitted=admitted: self._decoded(job, admitted))  # type: ignore[misc]
+            bulk_s = self.timing.decode_bulk_s
+            seconds = self.timing.decode_s if is_live or bulk_s is None else bulk_s
+            self._at(self.now + seconds, functools.partial(self._decoded, job, admitted, seconds))
 
-    def _decoded(self, job: SimulatedJob, admitted: AdmittedJob) -> None:
+    def _decoded(self, job: SimulatedJob, admitted: AdmittedJob, seconds: float) -> None:
         self._decoding -= 1
-        self.latency.observe_decode(self.timing.decode_s)
-        self.encoded.observe(admitted.claimed, self.timing.decode_s)
+        self.latency.observe_decode(seconds, urgent=job.queue == "live")
+        self.encoded.observe(admitted.claimed, seconds)
         self.batcher.add(Decoded(admitted, NO_PIXELS, 1.0, ready_at=self.now, model=self.model))
 
     # infer ──────────────────────────────────────────────────────────────────────────────────────────
 
     def _infer(self) -> None:
-        while not self._is_running:
+        while self._running < self.engine_calls:
             batch, check_at = self.batcher.poll()
             if batch is None:
                 if self.now < check_at < self._polls_at:
@@ -206,13 +230,17 @@ class Simulation:
         self._polls_at = math.inf
 
     def _start(self, batch: Batch) -> None:
-        self._is_running = True
+        self._running += 1
         self.batches.append((self.now, batch))
         for item in batch.items:
             self._job_of(item).started_at = self.now
         running = self.latency.running(self.model.cost, images=len(batch.items), since=batch.since)
         running.__enter__()
-        self._at(self.now + self.timing.batch_s(len(batch.items)), lambda: self._ended(batch, running.__exit__))
+        computes_at = max(self.now + self.timing.copy_s, self._computes_until)
+        self._computes_until = computes_at + self.timing.batch_s(len(batch.items))
+        if self.engine_calls > 1:
+            self._at(computes_at, lambda: self.batcher.on_ready_for_next(batch))
+        self._at(self._computes_until, lambda: self._ended(batch, running.__exit__))
 
     def _ended(self, batch: Batch, leave: Callable[..., object]) -> None:
         leave(None, None, None)
@@ -223,7 +251,7 @@ class Simulation:
         self._at(self.now + self.timing.between_s, self._free)
 
     def _free(self) -> None:
-        self._is_running = False
+        self._running -= 1
 
     def _job_of(self, item: Decoded) -> SimulatedJob:
         return self.jobs[int(item.admitted.job.job_id)]

@@ -13,7 +13,7 @@ from tests.worker.step_inputs import decoded
 from tests.worker.steps.kit import WALL, Clock, batcher, names, through
 from worker.models.model import Model
 from worker.state.latency_estimator import FINISH_MARGIN_S
-from worker.steps.batch import Batcher
+from worker.steps.batch import NO_DEADLINE_S, Batcher
 from worker.steps.work import Batch, Decoded
 
 
@@ -282,6 +282,23 @@ def test_a_full_batch_with_a_deadline_leaves_no_spare_time() -> None:
     for _ in range(2):
         box.add(decoded(ready_at=clock.now, deadline_at=WALL + 60))
     assert box.spare_s() == 0.0
+
+
+def test_a_batch_is_full_at_its_best_size_and_one_item_is_none() -> None:
+    clock, model = Clock(), costing({1: 0.010, 2: 0.020})
+    box = batcher(clock, max_batch=16)
+    box.add(decoded("a", ready_at=clock.now, deadline_at=WALL + 1.0, by=model))
+    assert box.spare_s() == pytest.approx(0.990 - FINISH_MARGIN_S, abs=1e-5)
+    box.add(decoded("b", ready_at=clock.now, deadline_at=WALL + 1.0, by=model))
+    assert box.spare_s() == 0.0
+
+
+def test_items_of_several_batches_leave_the_time_of_all_of_them() -> None:
+    clock, model = Clock(), costing({1: 0.100, 2: 0.200})
+    box = batcher(clock, max_batch=2)
+    for name in ("a", "b", "c"):
+        box.add(decoded(name, ready_at=clock.now, by=model))
+    assert box.spare_s() == pytest.approx(NO_DEADLINE_S - 0.300 - FINISH_MARGIN_S, abs=1e-5)
 
 
 def test_a_full_batch_without_deadlines_leaves_spare_time() -> None:

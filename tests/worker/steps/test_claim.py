@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NoReturn
 
@@ -18,8 +18,9 @@ from tests.worker.kit import ToneEngine, frame
 from worker.observe.supervisor import StageThread
 from worker.pipeline import Pipeline
 from worker.rq.claimer import Claim
+from worker.state.jobs import ClaimedJob
 from worker.state.latency_estimator import FINISH_MARGIN_S
-from worker.steps.claim import MAX_ANSWERED
+from worker.steps.claim_limits import max_answered
 
 
 @pytest.fixture
@@ -228,9 +229,10 @@ def test_no_more_is_claimed_while_many_results_are_not_written(
     small: Settings, run: Pipeline, claim: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.steps.claim.IDLE_WAIT_S", 0.01)
-    kit.submit(small, *[frame(deadline_ms=60_000) for _ in range(MAX_ANSWERED + 1)])
-    set_apart(run, monkeypatch, limit=MAX_ANSWERED)
-    assert [len(claim()) for _ in range(2)] == [MAX_ANSWERED, 0]
+    most = max_answered(small.max_batch)
+    kit.submit(small, *[frame(deadline_ms=60_000) for _ in range(most + 1)])
+    set_apart(run, monkeypatch, limit=most)
+    assert [len(claim()) for _ in range(2)] == [most, 0]
     run._flow.inflight.remove(run._flow.inflight.held()[:1])
     assert len(claim()) == 1
 
@@ -264,3 +266,67 @@ def test_a_slow_engine_is_given_few_jobs(run: Pipeline, claim: Callable[[], list
     cost.observe(2, 1.000)
     kit.submit(small, *[frame() for _ in range(20)])
     assert [len(claim()) for _ in range(3)] == [2, 1, 0], "one runs, one is next, one is decoded"
+
+
+def test_live_waits_neither_for_bulk_nor_for_what_is_set_apart_and_only_its_wait_is_measured(
+    small: Settings, run: Pipeline, claim: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, steps = [0.0], []
+    images, expire = run._components.claimer.images, run._claim._expire
+
+    def fetch(jobs: Sequence[ClaimedJob]) -> list[bytes | None]:
+        now[0] += 0.010 if jobs[0].lease.queue == "live" else 5.0
+        steps.append(jobs[0].lease.queue)
+        return images(jobs)
+
+    def answer(jobs: Sequence[ClaimedJob], *, needs_s: float) -> None:
+        now[0] += 3.0
+        steps.append("set apart")
+        expire(jobs, needs_s=needs_s)
+
+    monkeypatch.setattr(run._claim, "_monotonic", lambda: now[0])
+    monkeypatch.setattr(run._components.claimer, "images", fetch)
+    monkeypatch.setattr(run._claim, "_expire", answer)
+    set_apart(run, monkeypatch, limit=9)
+    kit.submit(small, frame(deadline_ms=60_000), frame(), frame(queue="bulk"))
+    assert len(claim()) == 3
+    assert steps == ["live", "set apart", "bulk"]
+    claimed = run._flow.latency._claim
+    assert (claimed.urgent.mean, claimed.others.mean) == (pytest.approx(0.010), pytest.approx(5.0))
+
+
+def test_jobs_set_apart_are_answered_even_if_the_server_goes_away(
+    small: Settings, run: Pipeline, claim: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(jobs: object) -> NoReturn:
+        raise redis.exceptions.ConnectionError("Connection closed by server.")
+
+    kit.submit(small, frame(deadline_ms=60_000), frame())
+    set_apart(run, monkeypatch, limit=9)
+    with monkeypatch.context() as patched, pytest.raises(redis.exceptions.ConnectionError):
+        patched.setattr(run._components.claimer, "images", fail)
+        claim()
+    assert len(run._flow.finished.get_nowait()) == 1
+    claim()
+    assert len(run._flow.encoded_jobs) == 1, "the other one's image is fetched later"
+
+
+def test_the_budget_of_a_line_is_known_even_if_all_its_images_are_set_apart(
+    small: Settings, run: Pipeline, claim: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit.submit(small, frame(deadline_ms=60_000))
+    set_apart(run, monkeypatch, limit=1)
+    claim()
+    assert run._flow.latency._budget.seconds == pytest.approx(60.0)
+
+
+def test_live_is_claimed_although_the_worker_holds_more_bulk_than_it_may_by_now(
+    small: Settings, run: Pipeline, claim: Callable[[], list[str]]
+) -> None:
+    kit.submit(small, *[frame(queue="bulk") for _ in range(20)])
+    assert [len(claim()) for _ in range(4)] == [2, 2, 2, 0]
+    cost = run._flow.active_models.current.stable.cost
+    cost.observe(1, 0.500)
+    cost.observe(2, 1.000)
+    kit.submit(small, *[frame() for _ in range(5)])
+    assert [claim() for _ in range(2)] == [["live"] * 2, []]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from shared.errors import EngineFailed
+from shared.settings import Settings
 from tests.worker import kit, step_inputs
 from tests.worker.kit import ToneEngine
-from worker.steps.infer import infer
+from worker.steps.infer import InferStep, infer
+from worker.steps.work import Batch
 
 
 def test_probabilities_come_in_the_order_of_the_items() -> None:
@@ -73,3 +76,15 @@ def test_an_item_whose_probabilities_are_not_finite_fails_alone(value: float) ->
 
     outputs = infer(step_inputs.shades(0, 255), Answering(poison))
     assert [isinstance(output, EngineFailed) for output in outputs] == [False, True]
+
+
+def test_an_expired_image_says_what_the_plan_knew(settings: Settings) -> None:
+    """Not what a batch would take when the step comes to it: by then the engine may be free again."""
+    run = kit.pipeline(settings, kit.pipeline_components(settings, ToneEngine()))
+    flow = run._flow
+    item = step_inputs.decoded(deadline_at=time.time() + 60.0, by=flow.active_models.current.stable)
+    flow.inflight.add([item.admitted.claimed.lease])
+    InferStep(flow)._run(Batch((), "full", (item,), needs_s=61.0))
+    (finished,) = flow.finished.get_nowait()
+    assert finished.result is not None and finished.result.error is not None
+    assert finished.result.error.startswith("not started: it would have taken about 61000 ms more, ")
