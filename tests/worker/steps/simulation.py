@@ -39,6 +39,7 @@ class SimulatedJob:
     queue: str
     arrives_at: float
     deadline: float  # virtual seconds; infinite if there is none
+    decoded_at: float | None = None
     started_at: float | None = None
     finished_at: float | None = None
     outcome: str = ""  # sorted, late, expired
@@ -80,6 +81,7 @@ class Simulation:
     engine_calls: int = 1
     now: float = 0.0
     batches: list[tuple[float, Batch]] = field(default_factory=list)
+    busy: list[tuple[float, float]] = field(default_factory=list)  # from the start of each batch to its end
 
     def __post_init__(self) -> None:
         def clock() -> float:
@@ -207,6 +209,7 @@ class Simulation:
 
     def _decoded(self, job: SimulatedJob, admitted: AdmittedJob, seconds: float) -> None:
         self._decoding -= 1
+        job.decoded_at = self.now
         self.latency.observe_decode(seconds, urgent=job.queue == "live")
         self.encoded.observe(admitted.claimed, seconds)
         self.batcher.add(Decoded(admitted, NO_PIXELS, 1.0, ready_at=self.now, model=self.model))
@@ -238,6 +241,7 @@ class Simulation:
         running.__enter__()
         computes_at = max(self.now + self.timing.copy_s, self._computes_until)
         self._computes_until = computes_at + self.timing.batch_s(len(batch.items))
+        self.busy.append((self.now, self._computes_until))
         if self.engine_calls > 1:
             self._at(computes_at, lambda: self.batcher.on_ready_for_next(batch))
         self._at(self._computes_until, lambda: self._ended(batch, running.__exit__))

@@ -107,7 +107,8 @@ def test_a_fast_engine_is_kept_busy(max_batch: int, engine_calls: int, load: flo
     simulation = Simulation(timing, max_batch=max_batch, engine_calls=engine_calls)
     jobs = offered(capacity_hz * load, 1.3, deadline_s=0.400)
     simulation.run(jobs)
-    assert in_time_hz(jobs, since=0.4, until=0.9) >= 0.93 * capacity_hz
+    came_hz = sum(0.4 <= job.arrives_at < 0.9 for job in jobs) / 0.5
+    assert in_time_hz(jobs, since=0.4, until=0.9) >= 0.95 * min(capacity_hz, came_hz)
     assert not outcomes(jobs, since=0.5)["late"]
     if load > 1:
         sizes = [len(batch.items) for began, batch in simulation.batches if began > 0.5 and batch.items]
