@@ -72,9 +72,9 @@ def short_line(deadline_s: float, *, since: float, until: float) -> list[Simulat
 
 
 def test_a_line_with_a_short_deadline_is_in_time_beside_a_busy_one_with_a_long_one() -> None:
-    """Batches of 16 take 56 ms: a job can wait for one and be in one by its deadline only if that is known."""
-    longs, shorts = offered(170, 4.0, deadline_s=2.0), short_line(0.120, since=1.0, until=4.0)
-    Simulation(Timing(lambda size: 0.040 + 0.001 * size, decode_s=0.0008)).run([*longs, *shorts])
+    """Full batches take 74 ms: a job that had to wait for one and be in one would never be in time in 100 ms."""
+    longs, shorts = offered(400, 3.0, deadline_s=2.0), short_line(0.100, since=1.0, until=3.0)
+    Simulation(Timing(lambda size: 0.010 + 0.001 * size, decode_s=0.0008), max_batch=64).run([*longs, *shorts])
     assert outcomes(shorts) == {"sorted": len(shorts)}
     assert outcomes(longs) == {"sorted": len(longs)}
 
