@@ -94,3 +94,4 @@ def test_a_batch_is_planned_by_figures_that_do_not_change_meanwhile(monkeypatch:
     monkeypatch.setattr(type(model.cost.table), "estimate", estimate)
     batch, _ = box.poll()
     assert names(batch) == ["j0"] and batch is not None
+    assert not batch.expired and len(box) == 3
