@@ -6,9 +6,13 @@ from __future__ import annotations
 class ClaimShare:
     """Counts how many jobs are due to the other queues. For one thread."""
 
-    def __init__(self, share: float) -> None:
-        """`share`: jobs of the other queues for each job of the most urgent one, while that one never runs empty."""
+    def __init__(self, share: float, *, most: int) -> None:
+        """`share`: jobs of the other queues for each job of the most urgent one, while that one never runs empty.
+
+        At most `most` are due: after a long time without room for them, urgent jobs must not pay for all of it.
+        """
         self._share = share
+        self._most = most
         self._due = 0.0
 
     def due(self, limit: int) -> int:
@@ -27,4 +31,4 @@ class ClaimShare:
         if ran_empty or (others_allowed and not others and self._due >= 1):
             self._due = 0.0
         else:
-            self._due = max(0.0, self._due - others) + self._share * urgent
+            self._due = min(self._most, max(0.0, self._due - others) + self._share * urgent)

@@ -60,7 +60,7 @@ class ClaimStep:
         self._urgent = settings.queue_names[0]
         self._max_batch = settings.max_batch
         self._has_others = len(settings.queue_names) > 1
-        self._share = ClaimShare(settings.bulk_share)
+        self._share = ClaimShare(settings.bulk_share, most=settings.max_batch)
         self._burst = burst
         self._stop = stop
         self._monotonic = monotonic

@@ -100,7 +100,7 @@ class Simulation:
             wall_clock=lambda: WALL + self.now,
         )
         self.encoded = DecodeQueue(["live", "bulk"], others_share=self.others_share)
-        self.share = ClaimShare(self.others_share)
+        self.share = ClaimShare(self.others_share, most=self.max_batch)
         self.queues: dict[str, deque[SimulatedJob]] = {"live": deque(), "bulk": deque()}
         self.held: set[int] = set()
         self.jobs: dict[int, SimulatedJob] = {}
