@@ -210,10 +210,11 @@ class Pipeline:
 
     def workload(self) -> Workload:
         """How the worker stands now, for the report of its capacity."""
-        flow, cost = self._flow, self._components.active_models.current.stable.cost
+        flow, model = self._flow, self._components.active_models.current.stable
+        cost, calls = model.cost, model.engine.max_concurrency
         # As the claim step counts: costly jobs that wait take no place.
         taken = sum(flow.inflight.count_of(name) for name in self._settings.queue_names)
-        most, enough = BATCHES_HELD * self._settings.max_batch, flow.latency.enough_held(cost)
+        most, enough = BATCHES_HELD * self._settings.max_batch, flow.latency.enough_held(cost, engine_calls=calls)
         return Workload(
             cost=cost,
             decode_s=flow.latency.decode_s,
