@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import redis
 
+from bench.contenders import sortline_worker
 from bench.contenders.bare_scripts import STEP_JOBS, bare_rate
 from bench.contenders.no_queue import decoded_ahead
 from bench.contenders.sortline_worker import (
@@ -45,9 +46,11 @@ def test_every_fill_has_the_same_images_each_as_a_job_of_its_own(settings: Setti
     assert len(different) == REPLAYED  # after these, the first ones are sent again
 
 
-def test_a_fill_that_does_not_fit_is_an_error(settings: Settings) -> None:
+def test_a_fill_that_does_not_fit_is_an_error(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    bounded = settings.model_copy(update={"queue_max_items": 20, "line_share": 1.0})
+    monkeypatch.setattr(sortline_worker, "without_bounds", lambda _: bounded)
     with pytest.raises(Transient, match="left 20 images on the queue instead of 30"):
-        fill_queue(settings.model_copy(update={"queue_max_items": 20}), count=30, size="64x48")
+        fill_queue(settings, count=30, size="64x48")
 
 
 def test_the_scripts_alone_finish_every_job_as_rq_would_have_it(settings: Settings, client: redis.Redis) -> None:

@@ -56,7 +56,8 @@ end
 local function write_flow(key, sum, least)
   local answer
   if sum then
-    answer = redis_pcall('HSET', key, 'capacity', seconds(sum), 'needs_s', seconds(least), 'capacity_at', seconds(now_s))
+    answer = redis_pcall('HSET', key, 'capacity', seconds(sum), 'needs_s', seconds(least),
+      'capacity_at', seconds(now_s))
   else
     answer = redis_pcall('HDEL', key, 'capacity', 'needs_s', 'capacity_at')
   end
