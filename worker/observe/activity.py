@@ -38,7 +38,7 @@ class ActivityLog:
         if self._since is None:
             self._since = now
         seconds = now - self._since
-        if seconds < INTERVAL_S:
+        if not seconds or seconds < INTERVAL_S:
             return
         self._since = now
         ended = self._metrics.ended_by_outcome()

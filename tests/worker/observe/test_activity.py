@@ -95,5 +95,6 @@ def test_a_worker_logs_its_own_figures(
             kit.wait_until(lambda: "100.0% of them in time; waiting: " in caplog.text, "the line about the first image")
 
     kit.submit(settings, kit.frame(), kit.frame(kit.picture(RED)))
-    one_by_one = settings.model_copy(update={"max_batch": 1})
-    assert kit.run_service(one_by_one, kit.ToneEngine(await_the_line)) == 0
+    in_order = settings.model_copy(update={"max_batch": 1, "decode_threads": 1})
+    assert kit.run_service(in_order, kit.ToneEngine(await_the_line)) == 0
+    assert set(kit.outcomes(client).values()) == {"sorted"}, "the second image waited for the line in vain"
