@@ -6,20 +6,13 @@ import csv
 import hashlib
 import inspect
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import urllib.request
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
-import typer
-from typer.testing import CliRunner, Result
 
 import producer.commands
 from producer import metrics
@@ -31,51 +24,11 @@ from shared.clock import MAX_DEADLINE_S
 from shared.errors import BadSetting
 from shared.schemas import Label, Outcome
 from shared.server.embedded import embedded_server
-from tests.kit import BOTTLES, PATIENCE_S, PROJECT, wait_until
+from tests.kit import PATIENCE_S, wait_until
+from tests.producer.command_kit import run
 from tests.producer.kit import arguments, jpeg, publish, sort_result
 
-# The commands without the other packages' ones, which sortline.cli adds.
-# A shell that runs the tests in the background has them ignore Ctrl-C, and their processes would inherit that.
-ALONE = (
-    "import signal, typer, producer.commands as c; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "app = typer.Typer(); c.add_to(app); app()"
-)
-
-
-@pytest.fixture(autouse=True)
-def environment(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SORTLINE_REDIS_URL", redis_url)
-    monkeypatch.setenv("SORTLINE_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.delenv("SORTLINE_CONFIG", raising=False)
-    monkeypatch.chdir(tmp_path)
-
-
-def run(*arguments: str) -> Result:
-    app = typer.Typer()
-    producer.commands.add_to(app)
-    return CliRunner().invoke(app, list(arguments))
-
-
-@pytest.fixture
-def start() -> Iterator[object]:
-    """Starts a command as a process of its own; what still runs at the end is killed."""
-    processes = []
-
-    def begin(*arguments: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", ALONE, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": str(PROJECT)},
-        )
-        processes.append(process)
-        return process
-
-    yield begin
-    for process in processes:
-        process.kill()
-        process.communicate()
+pytestmark = pytest.mark.usefixtures("command_environment")
 
 
 def test_a_simulated_camera_sends_what_a_checker_can_draw_again(client: redis.Redis) -> None:
@@ -245,66 +198,6 @@ def test_a_signal_ends_a_camera_with_its_summary(client: redis.Redis, start, num
     assert "Traceback" not in stderr
 
 
-def test_upload_writes_a_row_for_every_input(client: redis.Redis, tmp_path: Path) -> None:
-    result = run("upload", str(BOTTLES / "bottles_000.jpg"), str(BOTTLES / "README.md"), "--out", "r.csv")
-    assert result.exit_code == 0, result.output
-    with (tmp_path / "r.csv").open(newline="") as file:
-        assert [row["outcome"] for row in csv.DictReader(file)] == ["queued", "rejected"]
-    assert client.llen(keys.rq_queue("bulk")) == 1
-
-
-def test_upload_that_misses_results_fails(tmp_path: Path) -> None:
-    result = run("upload", str(BOTTLES / "bottles_000.jpg"), "--wait", "--timeout", "0.2", "--json", "--line", "line-9")
-    assert result.exit_code == 1
-    (row,) = json.loads(result.stdout)
-    assert (row["outcome"], row["attempt"]) == ("missing", None)
-
-
-@pytest.mark.parametrize("out", ["nowhere/r.csv", "."])
-def test_upload_refuses_an_out_file_that_can_not_be_written(client: redis.Redis, out: str) -> None:
-    result = run("upload", str(BOTTLES / "bottles_000.jpg"), "--out", out)
-    assert isinstance(result.exception, BadSetting)
-    assert client.dbsize() == 0
-
-
-def test_upload_does_not_overwrite_its_input(client: redis.Redis, tmp_path: Path) -> None:
-    archive = tmp_path / "photos.zip"
-    with zipfile.ZipFile(archive, "w") as file:
-        file.write(BOTTLES / "bottles_000.jpg", "bottles_000.jpg")
-    before = archive.read_bytes()
-    result = run("upload", str(archive), "--out", str(archive))
-    assert isinstance(result.exception, BadSetting)
-    assert archive.read_bytes() == before
-    assert client.dbsize() == 0
-
-
-@pytest.mark.parametrize("name", ["photos.zip", "photo"])
-def test_upload_does_not_overwrite_what_it_sends_from_a_folder(client: redis.Redis, tmp_path: Path, name: str) -> None:
-    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as file:
-        file.write(BOTTLES / "bottles_000.jpg", "bottles_000.jpg")
-    (tmp_path / "photo").write_bytes((BOTTLES / "bottles_000.jpg").read_bytes())
-    before = (tmp_path / name).read_bytes()
-    assert isinstance(run("upload", ".", "--out", name).exception, BadSetting)
-    assert (tmp_path / name).read_bytes() == before
-    assert client.dbsize() == 0
-
-
-def test_upload_overwrites_the_results_of_an_earlier_upload_of_its_folder(client: redis.Redis, tmp_path: Path) -> None:
-    (tmp_path / "bottle.jpg").write_bytes((BOTTLES / "bottles_000.jpg").read_bytes())
-    for files in (["bottle.jpg"], ["bottle.jpg", "r.csv"]):
-        result = run("upload", ".", "--out", "r.csv")
-        assert result.exit_code == 0, result.output
-        with (tmp_path / "r.csv").open(newline="") as file:
-            assert [row["file"] for row in csv.DictReader(file)] == files
-
-
-def test_upload_writes_its_rows_into_a_pipe_at_standard_output(client: redis.Redis, start) -> None:  # type: ignore[no-untyped-def]
-    process = start("upload", str(BOTTLES / "bottles_000.jpg"), "--out", "/dev/stdout")
-    stdout, stderr = process.communicate(timeout=PATIENCE_S)
-    assert "can't be written" not in stderr
-    assert ",".join(("file", *COLUMNS)) in stdout
-
-
 @pytest.mark.parametrize("flag", [("--rate", "inf"), ("--metrics-port", "70000"), ("--deadline-ms", "1e12")])
 def test_flags_out_of_range_are_a_wrong_usage(client: redis.Redis, flag: tuple[str, str]) -> None:
     assert run("camera", "--line", "l", "--source", "simulated", "--count", "1", *flag).exit_code == 2
@@ -397,35 +290,6 @@ def test_following_a_server_that_is_away_says_so_and_ends_at_ctrl_c(start) -> No
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)
     assert (process.returncode, stdout, stderr) == (0, "", "")
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_an_upload_with_a_row_for_each_file(  # type: ignore[no-untyped-def]
-    client: redis.Redis, start, number: signal.Signals, code: int
-) -> None:
-    process = start("upload", str(BOTTLES / "bottles_000.jpg"), "--wait", "--out", "r.csv")
-    wait_until(lambda: client.llen(keys.rq_queue("bulk")) or process.poll() is not None, "the upload sends")
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == code, stderr
-    with Path("r.csv").open(newline="") as file:
-        (row,) = csv.DictReader(file)
-    assert row["outcome"] == "missing"
-    assert row["error"].endswith("the upload was interrupted.")
-
-
-def test_an_upload_that_is_refused_for_good_says_what_became_of_each_file(client: redis.Redis, redis_url: str) -> None:
-    client.acl_setuser("upload", enabled=True, nopass=True, keys="*", commands=["+@all", "-mset"])
-    theirs = redis_url.replace("://", "://upload:x@")
-    try:
-        result = run("upload", str(BOTTLES / "bottles_000.jpg"), "--json", "--out", "r.csv", "--redis-url", theirs)
-    finally:
-        client.acl_deluser("upload")
-    assert isinstance(result.exception, BadSetting)
-    (row,) = json.loads(result.stdout)
-    assert row["outcome"] == "missing"
-    assert "'mset' command" in row["error"]
-    assert "'mset' command" in Path("r.csv").read_text()
 
 
 def test_the_metrics_are_served(client: redis.Redis) -> None:
