@@ -12,9 +12,11 @@ from rq import Queue
 
 from producer import congestion
 from producer.frames import Frame, PreparedJob
+from producer.queue_writer import Demand, QueueWriter
 from producer.submit import LineProducer
 from shared import keys
 from shared.arrivals import arrival_rate
+from shared.clock import ServerClock
 from shared.errors import Bound, QueueFull, RedisUnavailable
 from shared.settings import Settings
 from tests.producer.kit import jpeg
@@ -338,7 +340,8 @@ def test_jobs_that_nobody_counted_are_no_lines(client: redis.Redis, settings: Se
     """E.g. failed jobs that were requeued."""
     client.rpush(keys.rq_queue("live"), *[f"job-{number}" for number in range(60)])
     producer = with_settings(settings, queue_max_items=100)
-    assert send(producer, make(producer, 40, line="innocent"))[0] == 40
+    assert send(producer, make(producer, 1, line="innocent"))[0] == 1
+    assert send(producer, make(producer, 39, line="innocent"))[0] == 39
     accepted, refusal = send(producer, make(producer, 1, line="innocent"))
     assert accepted == 0 and refusal is not None and refusal.bound is Bound.ITEMS
 
@@ -371,10 +374,13 @@ def test_a_replica_is_not_asked(client: redis.Redis, settings: Settings) -> None
     producer = with_settings(settings, queue_max_items=1)
     jobs = make(producer, 2)
     send(producer, jobs)
+    writer = QueueWriter(client, settings, ServerClock(client, tolerance_s=5.0))
     client.replicaof("127.0.0.1", "1")
     try:
         with pytest.raises(RedisUnavailable, match="READONLY"):
             producer.send(jobs[1:], partial=True)
+        with pytest.raises(RedisUnavailable, match="READONLY"):  # although there would be nothing to write
+            writer.ask(jobs[:1], Demand.of(jobs[:1], partial=True, arriving=0))
     finally:
         client.replicaof("NO", "ONE")
 
