@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from shared.belts import Belt
 from shared.errors import BadSetting
-from shared.settings import Settings, origin
+from shared.setting_problems import origin
+from shared.settings import Settings
 from shared.validation_messages import describe_problem
 
 

@@ -25,7 +25,8 @@ def config(as_json: JsonFlag = False) -> None:
     Example: SORTLINE_MAX_BATCH=32 sortline config
     """
     from shared.masking import masked
-    from shared.settings import Settings, load_settings, origin
+    from shared.setting_problems import origin
+    from shared.settings import Settings, load_settings
 
     settings = load_settings()
     rows = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -22,27 +21,22 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from shared import setting_problems
 from shared.belts import Belt
-from shared.closest_name import closest_name
 from shared.errors import BadSetting
 from shared.home_folder import expand_home, with_home
 from shared.jobs import MAX_ATTEMPTS, MAX_LOSSES
-from shared.masking import masked
 from shared.policy_overrides import PolicyOverride
 from shared.schemas import UNCERTAIN, Name, Outcome
-from shared.settings_file import CONFIG_VARIABLE, check_config_file, config_file, file_values
-from shared.validation_messages import describe_problem, quoted
+from shared.setting_problems import ENV_PREFIX
+from shared.settings_file import check_config_file, config_file, file_values
+from shared.validation_messages import quoted
 
-ENV_PREFIX = "SORTLINE_"
 # Ten years. Data that is kept longer belongs elsewhere, and Redis refuses expiry times far above this.
 MAX_TTL_S = 315_360_000
 
 # Each check is two small reads from the store, which may be remote.
 MIN_STORE_POLL_S = 0.2
-
-# Kubernetes sets such variables in each container, for each service: SORTLINE_WORKER_PORT=tcp://10.0.0.1:9108.
-_KUBERNETES_VARIABLE = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$", re.I)
-_KUBERNETES_VALUE = re.compile(r"(tcp|udp|sctp)://")
 
 
 class Settings(BaseSettings):
@@ -334,7 +328,7 @@ def load_settings(**flags: Any) -> Settings:
             f"{ENV_PREFIX}POLICIES, {ENV_PREFIX}BELTS or a value in {path} is nested too deeply."
         ) from error
     except ValidationError as error:
-        raise BadSetting(_describe(error, given)) from error
+        raise BadSetting(setting_problems.describe(error, given, Settings.model_fields)) from error
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -347,52 +341,6 @@ def environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def origin(name: str, flags: dict[str, Any]) -> str:
-    """Where a setting's effective value comes from: flag, environment, file or default."""
-    if flags.get(name) is not None:
-        return "flag"
-    variable = ENV_PREFIX + name.upper()
-    if any(key.upper() == variable for key in os.environ):
-        return f"environment {variable}"
-    if name in file_values():
-        return str(config_file())
-    return "default"
-
-
 def misspelled_variables() -> list[str]:
-    """Return a sentence about each environment variable that looks like a setting but isn't one.
-
-    Such a variable is not an error: others may set variables for a service that is named `sortline`, as Kubernetes
-    does.
-    """
-    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
-    return [
-        f"{variable} is set but is not a setting: {_advice(variable, remove='unset it', prefix=ENV_PREFIX)}"
-        for variable, value in sorted(os.environ.items())
-        if variable.upper().startswith(ENV_PREFIX)
-        and variable.upper() not in known
-        and not (_KUBERNETES_VARIABLE.search(variable) or _KUBERNETES_VALUE.match(value))
-    ]
-
-
-def _advice(name: str, *, remove: str, prefix: str = "") -> str:
-    """What to do about a name that is not a setting. `prefix` is that of the environment variables, if it is one."""
-    close = closest_name(name[len(prefix) :].lower(), Settings.model_fields)
-    if close is None:
-        return f"{remove}; docs/settings.md lists all settings."
-    return f"did you mean {prefix + close.upper() if prefix else close}?"
-
-
-def _describe(error: ValidationError, flags: dict[str, Any]) -> str:
-    lines = []
-    for problem in error.errors():
-        name = str(problem["loc"][0]) if problem["loc"] else "settings"
-        if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
-            advice = _advice(name, remove="remove it")
-            place = "load_settings() was given" if name in flags else f"{config_file()} sets"
-            lines.append(f"{place} {name!r}, which is not a setting: {advice}")
-            continue
-        where = ".".join(str(part) for part in problem["loc"]) or name
-        value = masked(repr(problem["input"]))
-        lines.append(f"setting {where} = {value} (from {origin(name, flags)}): {describe_problem(problem)}.")
-    return "\n".join(lines)
+    """Return a sentence about each environment variable that looks like a setting but isn't one."""
+    return setting_problems.misspelled_variables(Settings.model_fields)

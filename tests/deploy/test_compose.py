@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from shared.server.memory_options import MEMORY_OPTIONS
-from shared.settings import ENV_PREFIX, Settings, load_settings
+from shared.setting_problems import ENV_PREFIX
+from shared.settings import Settings, load_settings
 from tests.deploy.live import scrape_config
 from tests.deploy.manifests import (
     COMPOSE_VARIABLE,

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from shared.ports import free_port
-from shared.settings import ENV_PREFIX, Settings
+from shared.setting_problems import ENV_PREFIX
+from shared.settings import Settings
 from tests.deploy.conftest import LiveWorker
 from tests.deploy.manifests import (
     DEPLOY,

@@ -10,7 +10,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from shared.settings import ENV_PREFIX, Settings, load_settings
+from shared.setting_problems import ENV_PREFIX
+from shared.settings import Settings, load_settings
 from tests.deploy.conftest import LiveWorker
 from tests.deploy.live import status_of
 from tests.deploy.manifests import DEPLOY, dockerfile_environment, read_dockerfile, read_documents, read_yaml

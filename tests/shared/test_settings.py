@@ -13,7 +13,8 @@ from shared.images.decode_memory import MAX_DECODE_BYTES
 from shared.images.decoding import MAX_BYTES, MAX_PX
 from shared.masking import masked
 from shared.policy_overrides import PolicyOverride
-from shared.settings import Settings, environment, load_settings, misspelled_variables, origin
+from shared.setting_problems import origin
+from shared.settings import Settings, environment, load_settings, misspelled_variables
 from shared.settings_file import config_file
 
 
