@@ -59,7 +59,6 @@ $(STAMP): requirements/dev.lock pyproject.toml
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
   --no-emit-index-url --constraint requirements/constraints.txt pyproject.toml
 lock: $(STAMP)
-	$(BIN)/python -m pip install --quiet uv
 	$(LOCK) --extra dev --output-file requirements/dev.lock
 	$(LOCK) --constraint requirements/dev.lock --extra build --output-file requirements/worker.lock
 	$(LOCK) --constraint requirements/dev.lock --extra build --extra gpu --output-file requirements/gpu.lock
