@@ -1,24 +1,23 @@
-"""Writes jobs to their queues: one server-side script enqueues the jobs of a call, or says which bound they hit.
+"""Writes jobs to their queues: a function on the server enqueues the jobs of a call, or says which bound they hit.
 
-scripts/submit.lua writes what RQ's own `Queue.enqueue` would write. The images are written just before it, in the same
-transaction. They are not passed to the script, because the server hashes every byte of a script's arguments. The job's
+It writes what RQ's own `Queue.enqueue` would write (shared/server/functions/submit.lua). The images are written just
+before it, in the same transaction: the server hashes every byte of the arguments that a Lua program gets. The job's
 hash is built here without rq.Job, which would take longer than all other steps together; a contract test compares the
 hash with RQ's, field by field.
 """
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from typing import Any
 
 import redis
 
 from producer.frames import PreparedJob
+from producer.queue_functions import Argument, QueueFunctions
 from shared import keys
 from shared.clock import ServerClock
 from shared.errors import Bound, RedisUnavailable
@@ -31,7 +30,7 @@ from shared.settings import Settings
 JOB_TIMEOUT_S = 180
 # Maximum number of tokens in the wakeup list: more than there are workers that could usefully wake at once.
 WAKEUP_TOKENS = 64
-# Limits of one call of the script, which blocks the whole server: this many jobs take about a millisecond.
+# Limits of one call, which blocks the whole server: this many jobs take about a millisecond.
 CHUNK_JOBS = 64
 CHUNK_BYTES = 4_000_000
 
@@ -53,7 +52,7 @@ class Admission:
 
     @classmethod
     def parse(cls, answer: Sequence[Any], jobs: Sequence[PreparedJob]) -> Admission:
-        """The answer of a script about `jobs`; scripts/admission.lua describes it."""
+        """The answer of a function about `jobs`; admission.lua, which both functions begin with, describes it."""
         waiting, queue_bytes, line_items, line_bytes, *more = map(int, answer[:9])
         wait_ms, needs_ms, places, retry_ms, is_congested = more
         refused = {
@@ -102,7 +101,7 @@ class Demand:
 
 
 class QueueWriter:
-    """Runs the scripts. May be shared by threads."""
+    """Enqueues jobs, and asks about them. May be shared by threads."""
 
     def __init__(
         self,
@@ -116,8 +115,7 @@ class QueueWriter:
         self._settings = settings
         self._server_clock = server_clock
         self._clock = clock
-        self._submit_script = _script("submit")
-        self._ask_script = client.register_script(_script("ask"))
+        self._functions = QueueFunctions(client, settings.redis_url)
 
     def submit(self, chunk: Sequence[PreparedJob], demand: Demand) -> Admission:
         """Enqueue jobs of one queue and line, at most what one call may carry. Refused jobs are not enqueued.
@@ -128,7 +126,7 @@ class QueueWriter:
         offset_s = self._server_clock.offset_s
         names, arguments = self._common(chunk[0], demand, offset_s=offset_s)
         fields = self._common_fields(chunk[0], offset_s=offset_s)
-        arguments += [self._settings.image_ttl_s, WAKEUP_TOKENS, len(fields), *fields]
+        arguments += [WAKEUP_TOKENS, len(fields), *fields]
         for job in chunk:
             names += (keys.rq_job(job.job_id), keys.image(job.job_id))
             arguments += (
@@ -140,7 +138,8 @@ class QueueWriter:
             )
         images = {keys.image(job.job_id): job.image for job in chunk}
         with self._server_errors():
-            return Admission.parse(self._run(images, names, arguments), chunk)
+            answer = self._functions.submit(names, arguments, images=images, image_ttl_s=self._settings.image_ttl_s)
+            return Admission.parse(answer, chunk)
 
     def ask(self, jobs: Sequence[PreparedJob], demand: Demand) -> Admission:
         """Ask which of these jobs the queue would refuse; they are of one queue and line. Enqueues nothing.
@@ -154,17 +153,15 @@ class QueueWriter:
             names.append(keys.rq_job(job.job_id))
             arguments += (len(job.image), _server_time(job.deadline_at, offset_s=offset_s))
         with self._server_errors():
-            return Admission.parse(self._ask_script(keys=names, args=arguments), jobs)
+            return Admission.parse(self._functions.ask(names, arguments), jobs)
 
     def ping(self) -> None:
         """Ask the server whether it answers; raises as `submit`."""
         with self._server_errors():
             self._client.ping()
 
-    def _common(
-        self, job: PreparedJob, demand: Demand, *, offset_s: float
-    ) -> tuple[list[str], list[str | int | float | bytes]]:
-        """The keys and arguments that scripts/admission.lua describes."""
+    def _common(self, job: PreparedJob, demand: Demand, *, offset_s: float) -> tuple[list[str], list[Argument]]:
+        """The keys and arguments that admission.lua describes."""
         settings, queue = self._settings, job.queue
         names = [
             keys.RQ_QUEUES,
@@ -179,18 +176,6 @@ class QueueWriter:
         deadline = _server_time(demand.deadline_at, offset_s=offset_s)
         needed = (demand.items, demand.size_bytes, deadline, int(demand.partial), demand.arriving)
         return names, [*bounds, job.line, *needed]
-
-    def _run(self, images: dict[str, bytes], names: list[str], arguments: list[Any]) -> list[Any]:
-        """Write the images and run the script in one transaction; returns the script's answer.
-
-        The script's source is sent each time, which costs the server some microseconds. With EVALSHA, if the server did
-        not know the script, the images would be written without the expiry that the script sets.
-        """
-        with self._client.pipeline(transaction=True) as pipeline:
-            pipeline.mset(images)
-            pipeline.eval(self._submit_script, len(names), *names, *arguments)
-            _, answer = pipeline.execute()
-        return list(answer)
 
     def _common_fields(self, job: PreparedJob, *, offset_s: float) -> list[str | int]:
         """The fields of RQ's job hash that are the same for all jobs of a call, each followed by its value."""
@@ -234,7 +219,7 @@ class QueueWriter:
 
 
 def chunks(jobs: Sequence[PreparedJob]) -> Iterator[list[PreparedJob]]:
-    """Split the jobs into runs that fit one call of the script; an image larger than CHUNK_BYTES is sent alone."""
+    """Split the jobs into runs that fit one call; an image larger than CHUNK_BYTES is sent alone."""
     chunk: list[PreparedJob] = []
     chunk_bytes = 0
     for job in jobs:
@@ -250,12 +235,3 @@ def chunks(jobs: Sequence[PreparedJob]) -> Iterator[list[PreparedJob]]:
 def _server_time(at: float | None, *, offset_s: float) -> str:
     """A time by this machine's clock as text, by the server's clock; '' for none. `offset_s`: this clock minus that."""
     return "" if at is None else f"{at - offset_s:.6f}"
-
-
-@functools.cache
-def _script(name: str) -> str:
-    """The text that the server runs: without the comments, as it is sent with each call."""
-    folder = files("producer") / "scripts"
-    text = "".join((folder / file).read_text(encoding="utf-8") for file in ("admission.lua", f"{name}.lua"))
-    lines = (line.strip() for line in text.splitlines())
-    return "\n".join(line for line in lines if line and not line.startswith("--")) + "\n"

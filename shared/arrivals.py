@@ -1,14 +1,14 @@
 """The rate at which frames arrive at a queue: a count that decays, kept in the queue's `keys.flow` hash.
 
-producer/scripts/admission.lua writes the count. It covers about the last half minute, so that a scrape every 15 seconds
-misses nothing.
+shared/server/functions/admission.lua writes the count. It covers about the last half minute, so that a scrape every 15
+seconds misses nothing.
 """
 
 from __future__ import annotations
 
 import math
 
-# Frames count less and less with age: after this many seconds, 1/e. producer/scripts/admission.lua has the same number.
+# Frames count less and less with age: after this many seconds, 1/e. admission.lua has the same number.
 DECAY_S = 15.0
 
 

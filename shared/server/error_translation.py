@@ -50,7 +50,9 @@ _NO_DATABASE = _Meaning(
 _MEANINGS = {
     "LOADING": _Meaning(RedisUnavailable, "is loading its data (LOADING)", "It answers when it is done."),
     "BUSY": _Meaning(
-        RedisUnavailable, "is busy with a long script (BUSY)", "It answers when the script ends; SCRIPT KILL ends it."
+        RedisUnavailable,
+        "is busy with a long script (BUSY)",
+        "It answers when the script ends; SCRIPT KILL or FUNCTION KILL ends it.",
     ),
     "MISCONF": _Meaning(
         RedisUnavailable,
@@ -100,6 +102,7 @@ _MEANINGS = {
 # Answers whose code is ERR, by how their text begins.
 _MEANINGS_OF_ERR = {
     "ACL failure in script": _MEANINGS["NOPERM"],
+    "The user executing the script": _MEANINGS["NOPERM"],  # Redis 7.0
     "max number of clients": _Meaning(
         RedisUnavailable, "has no connection left: {text}", "Raise its maxclients, or end some of its clients."
     ),
@@ -140,9 +143,9 @@ _DISCARDED = "Transaction discarded because of: "
 _SCRIPT = re.compile(r"^(?:ERR )?Error running script .*?@user_script: ?\d+: -?", re.DOTALL)
 # If a script raises an answer again, as ours do, the text begins with the place in the script, and with the code, which
 # the client removes elsewhere.
-_RAISED_AGAIN = re.compile(r"^(?:user_script:\d+: (?=[A-Z]))?(?:ERR )?")
+_RAISED_AGAIN = re.compile(r"^(?:user_(?:script|function):\d+: (?=[A-Z]))?(?:ERR )?")
 # Redis 7 and Valkey put this after the answer to a command of a script: the place in the script.
-_PLACE_IN_SCRIPT = re.compile(r" script: \w*,? ?on @user_script:\d+\.?$")
+_PLACE_IN_SCRIPT = re.compile(r" script: \w*,? ?on @user_(?:script|function):\d+\.?$")
 _CODE = re.compile(r"^([A-Z]+) ")
 
 

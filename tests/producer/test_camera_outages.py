@@ -70,11 +70,11 @@ def test_a_server_that_refuses_writes_for_a_while_gets_each_frame_once(
 def test_what_the_server_refuses_for_good_ends_it_and_is_named(
     client: redis.Redis, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client.acl_setuser("camera", enabled=True, nopass=True, keys="*", commands=["+@all", "-mset"])
+    client.acl_setuser("camera", enabled=True, nopass=True, keys="*", commands=["+@all", "-set"])
     producer = LineProducer(Settings(redis_url=settings.redis_url.replace("://", "://camera:x@")))
     camera = Camera(options(), Frames(), producer)
     try:
-        with pytest.raises(BadSetting, match="'mset' command"):
+        with pytest.raises(BadSetting, match="'set' command"):
             camera.run()
     finally:
         client.acl_deluser("camera")

@@ -266,7 +266,7 @@ def test_wakeup_tokens_are_pushed_and_their_list_stays_short(client: redis.Redis
     assert client.llen(keys.wakeup("live")) == WAKEUP_TOKENS
 
 
-def test_no_image_stays_for_ever_on_a_server_that_forgot_the_script(client: redis.Redis, settings: Settings) -> None:
+def test_no_image_stays_for_ever_on_a_server_that_lost_the_functions(client: redis.Redis, settings: Settings) -> None:
     """Not even if the producer is not allowed to load the script."""
     client.acl_setuser("camera", enabled=True, nopass=True, keys="*", commands=["+@all", "-script"])
     producer = LineProducer(Settings(redis_url=settings.redis_url.replace("://", "://camera:x@")))
@@ -309,10 +309,10 @@ def test_a_server_that_became_a_replica_is_away_and_connected_to_anew(client: re
 
 
 def test_a_missing_right_is_a_setting_to_fix(client: redis.Redis, settings: Settings) -> None:
-    client.acl_setuser("camera", enabled=True, nopass=True, keys="*", commands=["+@all", "-mset"])
+    client.acl_setuser("camera", enabled=True, nopass=True, keys="*", commands=["+@all", "-set"])
     producer = LineProducer(Settings(redis_url=settings.redis_url.replace("://", "://camera:x@")))
     try:
-        with pytest.raises(BadSetting, match="'mset' command"):
+        with pytest.raises(BadSetting, match="'set' command"):
             producer.submit(jpeg(), line="line-1", camera="c")
     finally:
         client.acl_deluser("camera")

@@ -96,7 +96,7 @@ def test_a_signal_ends_an_upload_with_a_row_for_each_file(  # type: ignore[no-un
 
 
 def test_an_upload_that_is_refused_for_good_says_what_became_of_each_file(client: redis.Redis, redis_url: str) -> None:
-    client.acl_setuser("upload", enabled=True, nopass=True, keys="*", commands=["+@all", "-mset"])
+    client.acl_setuser("upload", enabled=True, nopass=True, keys="*", commands=["+@all", "-set"])
     theirs = redis_url.replace("://", "://upload:x@")
     try:
         result = run("upload", str(BOTTLES / "bottles_000.jpg"), "--json", "--out", "r.csv", "--redis-url", theirs)
@@ -105,5 +105,5 @@ def test_an_upload_that_is_refused_for_good_says_what_became_of_each_file(client
     assert isinstance(result.exception, BadSetting)
     (row,) = json.loads(result.stdout)
     assert row["outcome"] == "missing"
-    assert "'mset' command" in row["error"]
-    assert "'mset' command" in Path("r.csv").read_text()
+    assert "'set' command" in row["error"]
+    assert "'set' command" in Path("r.csv").read_text()

@@ -1,9 +1,10 @@
 """Registration: makes this worker visible to RQ's own tools (`rq info`, rq-dashboard) and obeys their shutdown command.
 
 Sorting doesn't need it, so it has a thread and a connection of its own, and no error in it keeps the worker from its
-jobs. RQ's BaseWorker provides names and formats. Its loop, maintenance, command thread and signal handlers are not
-used. They end on things that we must survive: a member of a set that is not UTF-8, a key of another type, a message
-that is not JSON, a server that is full or has lost the registration.
+jobs. The thread also loads the functions that producers call. RQ's BaseWorker provides names and formats. Its loop,
+maintenance, command thread and signal handlers are not used. They end on things that we must survive: a member of a
+set that is not UTF-8, a key of another type, a message that is not JSON, a server that is full or has lost the
+registration.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from functools import partial
 from itertools import islice
 
@@ -30,6 +32,7 @@ from rq.worker import WorkerStatus
 from rq.worker.base import BaseWorker
 
 from shared import keys
+from shared.server import functions
 from shared.server.connection import connect
 from shared.server.error_translation import explain, is_unreachable, is_wrong_type
 from worker.observe.metrics import Metrics
@@ -45,6 +48,9 @@ HEARTBEAT_INTERVAL_S = 2.0
 LISTEN_S = 0.5
 # How many members of a set of workers are checked in one round trip.
 CHUNK = 1_000
+# Why an error in this thread does not matter for sorting.
+FOR_RQ_ONLY = "only RQ's tools need it, sorting goes on"
+FOR_PRODUCERS = "producers wait if they may not load them either, sorting goes on"
 
 
 def new_worker_name() -> str:
@@ -193,6 +199,7 @@ class RegistrationThread:
         self._metrics = metrics
         self._pubsub: PubSub | None = None
         self._logged: dict[str, str] = {}
+        self._loaded_for: datetime | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="registration", daemon=True)
 
@@ -210,6 +217,8 @@ class RegistrationThread:
         is_checked = False
         while True:
             is_registered = self.attempt("the registration with RQ", self._heartbeat)
+            if is_registered:
+                self._load_functions()
             # Listen before the check and the clean-up, which can wait until the worker has started.
             self._listen(HEARTBEAT_INTERVAL_S)
             if is_registered and not is_checked:
@@ -222,6 +231,7 @@ class RegistrationThread:
                 self._registration.last_cleaned_at = now()  # type: ignore[assignment]  # RQ starts it as None
                 for what, clean in self._registration.cleanup_tasks():
                     self.attempt(what, clean)
+                self._loaded_for = None  # somebody may have flushed the functions
         self.attempt("the end of the registration with RQ", self._registration.unregister)
         self._stop_listening()
         self._client.close()
@@ -231,6 +241,24 @@ class RegistrationThread:
             self._registration.register(state=self._state())
         else:
             self._registration.send_heartbeat(state=self._state())
+
+    def _load_functions(self) -> None:
+        """Load the functions that producers call, once for each registration.
+
+        If the worker had to register again, the server may have lost its data, and the functions with it.
+        """
+        registered_at = self._registration.birth_date
+        if registered_at == self._loaded_for:
+            return
+        if self.attempt("loading the functions that producers call", self._load_where_known, FOR_PRODUCERS):
+            self._loaded_for = registered_at
+
+    def _load_where_known(self) -> None:
+        try:
+            functions.load(self._client)
+        except redis.exceptions.ResponseError as error:
+            if not functions.lacks_functions(error):  # before Redis 7 producers run scripts
+                raise
 
     def _listen(self, duration_s: float) -> None:
         """Obey commands until the next heartbeat is due or the thread must end."""
@@ -253,7 +281,7 @@ class RegistrationThread:
         if pubsub is not None:
             self.attempt("the end of listening to RQ's commands", pubsub.close)
 
-    def attempt(self, what: str, work: Callable[[], object]) -> bool:
+    def attempt(self, what: str, work: Callable[[], object], harmless: str = FOR_RQ_ONLY) -> bool:
         """Do the work, and return whether it succeeded. Count an error, and log it if it is a new one.
 
         That the server can't be reached is logged by the pipeline already.
@@ -268,7 +296,7 @@ class RegistrationThread:
                 explain(error) if isinstance(error, redis.exceptions.RedisError) else f"{type(error).__name__}: {error}"
             )
             if text not in self._logged.values():  # often all of this thread's work fails for one reason
-                log.warning("%s failed (%s); only RQ's tools need it, sorting goes on", what, text)
+                log.warning("%s failed (%s); %s", what, text, harmless)
                 self._logged[what] = text
             return False
         if self._logged.pop(what, None) is not None:

@@ -16,6 +16,7 @@ from rq.serializers import JSONSerializer
 from rq.worker import WorkerStatus
 
 from shared import keys
+from shared.server import functions
 from shared.settings import Settings
 from tests.worker import kit
 from tests.worker.kit import Gate, ToneEngine, frame
@@ -200,6 +201,35 @@ def test_is_registered_again_however_often_its_key_disappears(settings: Settings
         assert thread._thread.is_alive()
     assert Worker.all(connection=client) == []
     assert 0 < client.ttl(keys.rq_worker("w1")) <= 60
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_functions_are_loaded_with_each_registration(settings: Settings, client: redis.Redis) -> None:
+    """So they are there again after the server has lost its data."""
+
+    def are_loaded() -> bool:
+        return functions.loaded_versions(client) == [functions.version()]
+
+    client.function_flush()
+    with running(settings):
+        kit.wait_until(are_loaded, "the functions are loaded")
+        client.function_flush()
+        client.flushall()
+        kit.wait_until(are_loaded, "the functions are loaded again")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_worker_that_may_not_load_functions_says_what_that_means(
+    settings: Settings, client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.acl_setuser("old", enabled=True, nopass=True, keys="*", channels="*", commands=["+@all", "-function"])
+    limited = settings.model_copy(update={"redis_url": settings.redis_url.replace("://", "://old:x@")})
+    try:
+        with running(limited):
+            kit.wait_until(lambda: "producers wait" in caplog.text, "the log says so")
+            assert is_registered(client)
+    finally:
+        client.acl_deluser("old")
 
 
 @pytest.mark.usefixtures("quick")

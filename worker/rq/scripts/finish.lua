@@ -107,7 +107,7 @@ local function retry(queue, job_id)
   requeue(queue, job_id, now_iso)
 end
 
--- What the ended jobs have counted in the loads of their queues: by key and field (see producer/scripts/admission.lua).
+-- What the ended jobs have counted in the loads of their queues: by key and field (see shared/server/functions/admission.lua).
 local loads = {}
 local function count_ended(queue, line, size)
   local bytes = tonumber(size)

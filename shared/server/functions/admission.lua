@@ -1,11 +1,11 @@
--- Put in front of the other scripts of this folder: whether a queue takes the jobs of one line, and what is counted.
+-- Put in front of the other files of this folder: whether a queue takes the jobs of one line, and what is counted.
 --
 -- A queue has bounds in items, bytes and expected wait, and a line may use only a part of each. An image with a
 -- deadline is refused if the jobs before it take so long that its deadline can't be met. An image whose deadline has
 -- passed already is not: that is not the queue's doing, and a worker answers it as `expired`. Waits are checked only
 -- while jobs wait: an image that would not have to wait is taken, however wrong the workers' figures are.
 --
--- What a queue holds is counted in the hash `sortline:load:<queue>`: these scripts add, and finish.lua subtracts when a
+-- What a queue holds is counted in the hash `sortline:load:<queue>`: these functions add, and finish.lua subtracts when a
 -- job has ended. RQ's own tools count nothing. If they have deleted or finished jobs, `items` differs from the number
 -- of jobs that wait or have a lease, and the other counts are scaled by the ratio of the two. If most of what was
 -- counted is gone, nobody knows whose the rest is: the lines' counts start again from 0. When the queue is empty, all
@@ -21,7 +21,7 @@
 --       9  1 (partial): if there is no room for all, take the jobs that fit; 0: take all or none
 --       10  how many jobs arrive for the first time; the others were refused before
 --
--- Answers of the scripts: { jobs that wait, bytes of the queue, jobs of the line, bytes of the line, expected wait in
+-- Answers of the functions: { jobs that wait, bytes of the queue, jobs of the line, bytes of the line, expected wait in
 -- ms, ms that a worker then needs, places before the shortest deadline (0: they are not shared out), ms after which to
 -- try again, whether the queue is congested for the line (0, 1; -1: no job was new), then for each refused job its
 -- index, from 0, and the bound that it hits }.
@@ -50,8 +50,8 @@ local MOST = 1e15
 local MANY_GONE, MOST_GONE = 64, 0.5
 
 -- The first command is a write to a key that never exists: a replica, and a server that can't save, refuses it, before
--- the script has answered from old data.
-redis.call('DEL', 'sortline:never-written')
+-- the function has answered from old data.
+redis.call('UNLINK', 'sortline:never-written')
 
 -- Runs a command; returns its answer, or nil if the key has the wrong type. Raises any other error, e.g. a missing
 -- permission.
@@ -243,7 +243,7 @@ local function status_of(job_key)
 end
 
 -- Decides about the jobs, each { index, size in bytes, deadline or nil }. `duplicates`: the number and the bytes of the
--- call's other jobs, which were enqueued before. Returns the indexes of the jobs that are taken, and the script's
+-- call's other jobs, which were enqueued before. Returns the indexes of the jobs that are taken, and the function's
 -- answer. Nil if RQ's list has the wrong type.
 local function admit(jobs, duplicates)
   local load = read_load()

@@ -1,28 +1,25 @@
 -- Enqueues the jobs of one line (all or none, or those that fit) and wakes idle workers.
 --
 -- Writes what RQ 3.0 writes for Queue.enqueue (queue set, job hash, queue list). The images were written just before,
--- in the same transaction. The script sets their expiry first, so that they expire whatever happens later. It deletes
--- the images of refused jobs.
+-- with their expiry, in the same transaction. Those of refused jobs are deleted.
 --
--- When a script raises, its writes are not undone, so keys of a wrong type are found before the first job is written.
+-- When a function raises, its writes are not undone, so keys of a wrong type are found before the first job is written.
 -- If the queue or the set of queues has a wrong type, the call is refused, because others use these keys too. If a
 -- job's hash has a wrong type, it is replaced: a job's id is random, or a hash, so the key belongs to nobody else. A
 -- wakeup list of a wrong type is replaced too.
 --
 -- KEYS  1 .. 7 as in admission.lua, then for each job: its hash, its image
 -- ARGV  1 .. 10 as in admission.lua
---       11  seconds that an image is kept
---       12  maximum number of tokens in the wakeup list
---       13  number n of the arguments that follow: fields and values that all jobs' hashes have in common
---       14 .. 13+n  those fields and values
+--       11  maximum number of tokens in the wakeup list
+--       12  number n of the arguments that follow: fields and values that all jobs' hashes have in common
+--       13 .. 12+n  those fields and values
 --       then for each job: id, data, description, length of the image, deadline ('' if there is none; server's time)
 --
 -- Returns the answer of admission.lua. Nothing is left of a refused job. If a key has a wrong type, returns an error
 -- that names it, and nothing is left of any new job.
 
-local image_ttl_s, wakeup_tokens = ARGV[LAST_COMMON_ARGUMENT + 1], tonumber(ARGV[LAST_COMMON_ARGUMENT + 2])
-local common_count = tonumber(ARGV[LAST_COMMON_ARGUMENT + 3])
-local FIRST_COMMON_FIELD = LAST_COMMON_ARGUMENT + 4
+local wakeup_tokens, common_count = tonumber(ARGV[LAST_COMMON_ARGUMENT + 1]), tonumber(ARGV[LAST_COMMON_ARGUMENT + 2])
+local FIRST_COMMON_FIELD = LAST_COMMON_ARGUMENT + 3
 local FIRST_ARGUMENT, ARGUMENTS = FIRST_COMMON_FIELD + common_count, 5
 local total = (#KEYS - FIRST_KEY + 1) / 2
 
@@ -36,10 +33,6 @@ end
 
 local function argument(index, offset)
   return ARGV[FIRST_ARGUMENT + ARGUMENTS * index + offset]
-end
-
-for index = 0, total - 1 do
-  redis.call('EXPIRE', image_key(index), image_ttl_s)
 end
 
 -- A client that lost the answer makes the call again. Jobs that were already enqueued are left alone, so that a frame
@@ -77,7 +70,7 @@ if #taken == 0 then
 end
 
 if not try('SADD', QUEUES, QUEUE) then return refuse(QUEUES, 'set') end
--- The list is written before the hashes, because the script stops in between if the login lacks a right. Every worker
+-- The list is written before the hashes, because the function stops in between if the login lacks a right. Every worker
 -- skips an id that has no hash. But if a hash were written without its id in the list, the job would be taken for one
 -- that is already enqueued when it is sent again.
 local job_ids, bytes = { 'RPUSH', QUEUE }, 0

@@ -1,0 +1,110 @@
+"""Calls the server's functions (shared/server/functions), and loads them if the server lacks them and the user may."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import redis
+
+from shared.errors import BadSetting, RedisUnavailable
+from shared.masking import masked
+from shared.server import functions
+from shared.server.functions import Function
+
+Argument = str | bytes | int | float
+
+# Loading the functions takes one more try, and finding out that the server has none another.
+_MAX_TRIES = 3
+
+
+class QueueFunctions:
+    """Calls the functions on one server. May be shared by threads."""
+
+    def __init__(self, client: redis.Redis, redis_url: str) -> None:
+        """Does not call the server."""
+        self._client = client
+        self._redis_url = redis_url
+        self._has_functions = True  # until the server says that it knows none
+
+    def ask(self, names: Sequence[str], arguments: Sequence[Argument]) -> list[Any]:
+        """Call `ask`; returns its answer.
+
+        Raises:
+            redis.exceptions.RedisError: the server can't be reached, or refuses.
+            RedisUnavailable: nobody has loaded the functions, and this user may not.
+            BadSetting: the server has no functions, and this user may not run scripts.
+        """
+        return self._call(Function.ASK, names, arguments, images={}, image_ttl_s=1)
+
+    def submit(
+        self, names: Sequence[str], arguments: Sequence[Argument], *, images: Mapping[str, bytes], image_ttl_s: int
+    ) -> list[Any]:
+        """Write the images and call `submit` in one transaction; returns the function's answer.
+
+        The images expire even if the function does not run.
+
+        Args:
+            names: the function's keys.
+            arguments: the function's other arguments.
+            images: by key.
+            image_ttl_s: seconds after which the images expire.
+
+        Raises:
+            as `ask`.
+        """
+        return self._call(Function.SUBMIT, names, arguments, images=images, image_ttl_s=image_ttl_s)
+
+    def _call(
+        self,
+        function: Function,
+        names: Sequence[str],
+        arguments: Sequence[Argument],
+        *,
+        images: Mapping[str, bytes],
+        image_ttl_s: int,
+    ) -> list[Any]:
+        for _ in range(_MAX_TRIES):
+            try:
+                with self._client.pipeline(transaction=bool(images)) as pipeline:
+                    for key, image in images.items():
+                        pipeline.set(key, image, ex=image_ttl_s)
+                    command = (*self._command(function), len(names), *names, *arguments)
+                    pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis has no types here
+                    return list(pipeline.execute()[-1])
+            except redis.exceptions.ResponseError as error:
+                refused = error
+            if functions.is_missing(refused):
+                self._load()
+            elif functions.lacks_functions(refused):
+                self._has_functions = False
+            elif not self._has_functions and isinstance(refused, redis.exceptions.NoPermissionError):
+                raise self._needs_eval(refused) from refused
+            else:
+                raise refused
+        raise RedisUnavailable(f"the Redis server at {masked(self._redis_url)} loses its functions again and again.")
+
+    def _command(self, function: Function) -> tuple[str, str]:
+        """The beginning of the command that calls the function.
+
+        A script's source is sent each time. With EVALSHA, a server that did not know the script would keep the images.
+        """
+        if self._has_functions:
+            return "FCALL", functions.name_of(function)
+        return "EVAL", functions.script(function)
+
+    def _load(self) -> None:
+        try:
+            functions.load(self._client)
+        except redis.exceptions.NoPermissionError as error:
+            raise RedisUnavailable(
+                f"the Redis server at {masked(self._redis_url)} lacks Sortline's functions (version "
+                f"{functions.version()}), and this user may not load them. A worker of this release loads them when it "
+                "starts; an administrator can with `sortline functions load`."
+            ) from error
+
+    def _needs_eval(self, error: Exception) -> BadSetting:
+        return BadSetting(
+            f"the Redis server at {masked(self._redis_url)} has no functions (it is older than Redis 7), so producers "
+            f"run a script, and this user may not ({error}): grant it +eval (ACL SETUSER), or update the server."
+        )

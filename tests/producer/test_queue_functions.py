@@ -1,0 +1,92 @@
+"""Tests of who loads the functions, and of what a producer does when the server lacks them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from producer import LineProducer
+from shared import keys
+from shared.errors import BadSetting, RedisUnavailable
+from shared.server import functions
+from shared.settings import Settings
+from tests.producer.kit import jpeg
+from tests.shared.server.servers import debian_server
+
+LINE = {"line": "line-1", "camera": "c"}
+
+
+@pytest.fixture
+def lost(client: redis.Redis) -> redis.Redis:
+    """The client of a server that has no functions loaded."""
+    client.function_flush()
+    return client
+
+
+@pytest.fixture
+def camera(lost: redis.Redis, settings: Settings) -> Iterator[Settings]:
+    """The settings of a user that may do everything but load functions."""
+    lost.acl_setuser("camera", enabled=True, nopass=True, keys="*", commands=["+@all", "-function"])
+    yield Settings(redis_url=settings.redis_url.replace("://", "://camera:x@"))
+    lost.acl_deluser("camera")
+
+
+@pytest.fixture
+def old_server(tmp_path: Path) -> Iterator[Settings]:
+    """A server that knows no functions, as Redis before 7."""
+    hidden = [part for name in ("fcall", "fcall_ro", "function") for part in ("--rename-command", name, "")]
+    with debian_server(tmp_path, *hidden):
+        yield Settings(redis_url=f"unix://{tmp_path}/socket?db=0")
+
+
+def test_a_producer_that_may_load_functions_needs_no_worker(lost: redis.Redis, settings: Settings) -> None:
+    producer = LineProducer(settings)
+    for count in (1, 2):
+        lost.function_flush()
+        producer.submit(jpeg(), **LINE)
+        assert lost.llen(keys.rq_queue("live")) == count
+        assert functions.loaded_versions(lost) == [functions.version()]
+
+
+def test_a_producer_that_may_not_load_them_waits_for_somebody_who_may(lost: redis.Redis, camera: Settings) -> None:
+    producer = LineProducer(camera)
+    with pytest.raises(RedisUnavailable, match=f"version {functions.version()}.*sortline functions load"):
+        producer.submit(jpeg(), **LINE)
+    assert lost.llen(keys.rq_queue("live")) == 0
+    assert all(lost.ttl(image) > 0 for image in lost.scan_iter(keys.image("*"))), "what was written expires"
+    functions.load(lost)
+    producer.submit(jpeg(), **LINE)
+    assert lost.llen(keys.rq_queue("live")) == 1
+
+
+def test_a_server_without_functions_runs_the_same_text_as_a_script(old_server: Settings) -> None:
+    producer = LineProducer(old_server)
+    job_ids = [producer.submit(jpeg(), **LINE) for _ in range(2)]
+    with redis.Redis.from_url(old_server.redis_url) as client:
+        assert [job_id.decode() for job_id in client.lrange(keys.rq_queue("live"), 0, -1)] == job_ids
+        assert all(client.ttl(keys.image(job_id)) > 0 for job_id in job_ids)
+
+
+def test_on_a_server_without_functions_a_missing_right_is_named(old_server: Settings) -> None:
+    with redis.Redis.from_url(old_server.redis_url) as client:
+        client.acl_setuser("camera", enabled=True, nopass=True, keys="*", commands=["+@all", "-eval"])
+    path = old_server.redis_url.removeprefix("unix://")
+    producer = LineProducer(Settings(redis_url=f"unix://camera:x@{path}"))
+    with pytest.raises(BadSetting, match=r"has no functions.*older than Redis 7.*grant it \+eval"):
+        producer.submit(jpeg(), **LINE)
+
+
+def test_the_functions_of_another_release_are_left_alone(lost: redis.Redis, settings: Settings) -> None:
+    other = functions.library().replace(functions.version(), "0123456789ab")
+    lost.function_load(other)
+    LineProducer(settings).submit(jpeg(), **LINE)
+    assert functions.loaded_versions(lost) == sorted({"0123456789ab", functions.version()})
+
+
+def test_loading_again_changes_nothing(lost: redis.Redis) -> None:
+    assert functions.load(lost) and not functions.load(lost)
+    functions.delete(lost, functions.version())
+    assert functions.loaded_versions(lost) == []
