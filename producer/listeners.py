@@ -60,8 +60,10 @@ def read_listeners(client: redis.Redis, queue: str) -> Listeners:
         pipe.smembers(keys.RQ_WORKERS)
         pipe.exists(keys.RQ_SUSPENDED)
         workers, are_suspended = cast("tuple[set[bytes], int]", tuple(pipe.execute()))
+        prefix = keys.rq_worker("").encode()
         for worker in workers:
-            pipe.hget(worker, "queues")
+            if worker.startswith(prefix):  # anybody may have put another key there
+                pipe.hget(worker, "queues")
         answers = pipe.execute(raise_on_error=False)
     queues_of = [answer.decode(errors="replace").split(",") for answer in answers if isinstance(answer, bytes)]
     return Listeners(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import redis
 
+from shared import keys
 from shared.errors import BadSetting, RedisUnavailable
 from shared.masking import masked
 from shared.server import functions
@@ -47,7 +48,7 @@ class QueueFunctions:
         Args:
             names: the function's keys.
             arguments: the function's other arguments.
-            images: by key.
+            images: by job id.
             image_ttl_s: seconds after which the images expire.
 
         Raises:
@@ -67,15 +68,15 @@ class QueueFunctions:
         for _ in range(_MAX_TRIES):
             try:
                 with self._client.pipeline(transaction=bool(images)) as pipeline:
-                    for key, image in images.items():
-                        pipeline.set(key, image, ex=image_ttl_s)
+                    for job_id, image in images.items():
+                        pipeline.set(keys.image(job_id), image, ex=image_ttl_s)
                     command = (*self._command(function), len(names), *names, *arguments)
                     pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis has no types here
                     return list(pipeline.execute()[-1])
             except redis.exceptions.ResponseError as error:
                 refused = error
             if functions.is_missing(refused):
-                self._load()
+                self._load(images)
             elif functions.lacks_functions(refused):
                 self._has_functions = False
             elif not self._has_functions and isinstance(refused, redis.exceptions.NoPermissionError):
@@ -93,15 +94,30 @@ class QueueFunctions:
             return "FCALL", functions.name_of(function)
         return "EVAL", functions.script(function)
 
-    def _load(self) -> None:
+    def _load(self, written: Iterable[str]) -> None:
         try:
             functions.load(self._client)
         except redis.exceptions.NoPermissionError as error:
+            self._delete_images(written)
             raise RedisUnavailable(
                 f"the Redis server at {masked(self._redis_url)} lacks Sortline's functions (version "
                 f"{functions.version()}), and this user may not load them. A worker of this release loads them when it "
                 "starts; an administrator can with `sortline functions load`."
             ) from error
+
+    def _delete_images(self, job_ids: Iterable[str]) -> None:
+        """Delete the images of jobs that were not enqueued, so that they don't fill the server while nobody can send.
+
+        A job that was enqueued before, and is sent again, keeps its image.
+        """
+        with self._client.pipeline(transaction=False) as pipeline:
+            written = list(job_ids)
+            for job_id in written:
+                pipeline.hget(keys.rq_job(job_id), "status")
+            for job_id, status in zip(written, pipeline.execute(raise_on_error=False), strict=True):
+                if status is None:
+                    pipeline.unlink(keys.image(job_id))
+            pipeline.execute()
 
     def _needs_eval(self, error: Exception) -> BadSetting:
         return BadSetting(

@@ -136,7 +136,7 @@ class QueueWriter:
                 len(job.image),
                 _server_time(job.deadline_at, offset_s=offset_s),
             )
-        images = {keys.image(job.job_id): job.image for job in chunk}
+        images = {job.job_id: job.image for job in chunk}
         with self._server_errors():
             answer = self._functions.submit(names, arguments, images=images, image_ttl_s=self._settings.image_ttl_s)
             return Admission.parse(answer, chunk)

@@ -17,6 +17,7 @@ import model_store.commands
 import producer.commands
 import producer.demo.commands
 import shared.commands
+import shared.server.commands
 import worker.commands
 from shared.cli import warn_of_misspelled_variables
 from shared.errors import BadSetting, SortlineError
@@ -82,7 +83,14 @@ def _main(
         warn_of_misspelled_variables()
 
 
-for commands in (producer.commands, producer.demo.commands, worker.commands, model_store.commands, shared.commands):
+for commands in (
+    producer.commands,
+    producer.demo.commands,
+    worker.commands,
+    model_store.commands,
+    shared.commands,
+    shared.server.commands,
+):
     commands.add_to(app)
 for name in ("bench", "torture"):  # the worker's container images don't have these packages
     if importlib.util.find_spec(name) is not None:

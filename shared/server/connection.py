@@ -48,6 +48,7 @@ def connect(redis_url: str, *, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> re
         **options,
         socket_timeout=socket_timeout_s,
         socket_connect_timeout=min(_CONNECT_TIMEOUT_S, socket_timeout_s),
+        driver_info=None,  # else each connection sends CLIENT SETINFO, a right that not every server can grant
         health_check_interval=30,
     )
     return redis.Redis.from_pool(pool)

@@ -47,6 +47,13 @@ def test_a_worker_that_has_expired_is_not_counted(client: redis.Redis) -> None:
     assert read_listeners(client, "live").served == ()
 
 
+def test_a_member_that_is_no_worker_is_not_read(client: redis.Redis) -> None:
+    """Anybody with the rights of a worker can put the name of another key there."""
+    client.hset("another:key", "queues", "live")
+    client.sadd(keys.RQ_WORKERS, "another:key", b"\xff", "")
+    assert read_listeners(client, "live").count == 0
+
+
 def test_a_broken_key_of_one_worker_does_not_hide_the_others(client: redis.Redis) -> None:
     register_worker(client, "w1", "live")
     client.sadd(keys.RQ_WORKERS, "rq:worker:odd")

@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from producer import LineProducer
+from producer.frames import Frame
 from shared import keys
 from shared.errors import BadSetting, RedisUnavailable
 from shared.server import functions
@@ -56,10 +57,21 @@ def test_a_producer_that_may_not_load_them_waits_for_somebody_who_may(lost: redi
     with pytest.raises(RedisUnavailable, match=f"version {functions.version()}.*sortline functions load"):
         producer.submit(jpeg(), **LINE)
     assert lost.llen(keys.rq_queue("live")) == 0
-    assert all(lost.ttl(image) > 0 for image in lost.scan_iter(keys.image("*"))), "what was written expires"
+    assert not list(lost.scan_iter(keys.image("*"))), "what was written is deleted"
     functions.load(lost)
     producer.submit(jpeg(), **LINE)
     assert lost.llen(keys.rq_queue("live")) == 1
+
+
+def test_a_job_that_was_enqueued_before_keeps_its_image(lost: redis.Redis, camera: Settings) -> None:
+    producer = LineProducer(camera)
+    functions.load(lost)
+    job = producer.prepare(Frame(data=jpeg(), **LINE))
+    producer.send([job])
+    lost.function_flush()
+    with pytest.raises(RedisUnavailable):
+        producer.send([job])  # its sender did not get the answer to the first call
+    assert lost.exists(keys.image(job.job_id))
 
 
 def test_a_server_without_functions_runs_the_same_text_as_a_script(old_server: Settings) -> None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from shared import keys
 from shared.errors import Transient
 from shared.server.connection import connect
+from shared.server.roles import Role
 from shared.settings import Settings, environment
 from torture.history.checker import RQ_SUCCESSES, Breach, History, Loss, WorkerCount, breach_of, check
 from torture.history.deaths import Death
@@ -27,6 +28,7 @@ from torture.plant.feeder import FeederOptions
 from torture.plant.processes import FeederProcess, Process, WorkerProcess
 from torture.plant.worker_program import MARKS_VARIABLE
 from torture.server.server import TortureServer
+from torture.server.users import denials, url_as
 from torture.server.waiting import PATIENCE_S, wait_until
 
 # How long a worker that is told to end may take to finish what it holds.
@@ -37,6 +39,7 @@ QUIT_CODE = 130
 SETTLE_S = 300.0
 
 ENDS_WHEN_TOLD = "workers and producers end when they are told to, not before, and in good order"
+NEEDS_NO_MORE_RIGHTS = "workers and producers try nothing that their roles may not do"
 GIVES_METRICS = "a worker answers when it is asked for its metrics"
 
 T = TypeVar("T")
@@ -106,7 +109,7 @@ class Plant:
 
     def start_worker(self, settings: Settings | None = None, *, is_restarted: bool = False) -> WorkerProcess:
         """Start a worker. Returns before it is ready. If `is_restarted`, a parent process replaces it when it dies."""
-        variables = environment(settings or self.settings) | {
+        variables = self._environment(Role.WORKER, settings) | {
             "SORTLINE_METRICS_PORT": "0",
             "SORTLINE_LOG_FORMAT": "text",
             MARKS_VARIABLE: str(self.marks),
@@ -152,10 +155,17 @@ class Plant:
             str(self.random.getrandbits(32)),
             options.to_json(),
             ledger=self._new_ledger(f"feeder-{number:05d}"),
-            variables=environment(settings or self.settings),
+            variables=self._environment(Role.PRODUCER, settings),
         )
         self.feeders.append(feeder)
         return feeder
+
+    def _environment(self, role: Role, settings: Settings | None) -> dict[str, str]:
+        """The environment of a process with these settings. On the torture's own server it has the role's rights."""
+        given = settings or self.settings
+        if self.server is None:
+            return environment(given)
+        return environment(given.model_copy(update={"redis_url": url_as(role, given.redis_url)}))
 
     def open_ledger(self) -> LedgerWriter:
         """A ledger for the images that the campaign itself sends; closed with the plant."""
@@ -351,6 +361,8 @@ class Plant:
     def check_history(self) -> tuple[History, list[Breach]]:
         """The whole history, and the promises that were broken in it."""
         observed = self.follower.stop()
+        for denial in denials(self.client) if self.server is not None else ():
+            self.note(NEEDS_NO_MORE_RIGHTS, denial)
         history = History(
             ledger=read_ledger(self._ledgers),
             observed=observed,

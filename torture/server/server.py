@@ -23,6 +23,7 @@ from shared.server.connection import connect
 from shared.server.valkey import POLL_S, StartWatch, valkey_command
 from shared.subprocesses import Child
 from torture.server.fsync_monitor import FsyncMonitor
+from torture.server.users import write_users
 
 _AOF_FOLDER = "appendonlydir"
 _PORT_TRIES = 100
@@ -45,6 +46,7 @@ class TortureServer:
         self._watches_fsyncs = watches_fsyncs
         self._folder = folder
         self._data = folder / "data"
+        self._users = folder / "users.acl"
         self._port = _free_port()
         self._starts = 0
         self._child: Child | None = None
@@ -90,6 +92,8 @@ class TortureServer:
         """
         assert self._child is None, "it is already running"
         command = [*valkey_command(port=self._port, options=self._options), "--dir", str(self._data)]
+        command += ["--aclfile", str(self._users)]
+        write_users(self._users)
         self._data.mkdir(exist_ok=True)
         self._starts += 1
         log = self._folder / f"server-{self._starts}.log"

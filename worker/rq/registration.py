@@ -152,18 +152,20 @@ class RqRegistration(BaseWorker):
         yield "the clean-up of all workers", partial(self._forget_dead, keys.RQ_WORKERS)
 
     def _forget_dead(self, key: str) -> None:
-        """Remove workers whose hash is gone from a set of workers.
+        """Remove workers whose hash is gone from a set of workers, and members that are no workers.
 
         This works on bytes. RQ's own clean-up decodes the members and ends on the first that is not UTF-8, as `rq info`
         does. No worker has such a name, so this removes the member.
         """
+        prefix = keys.rq_worker("").encode()
         members = self.connection.sscan_iter(key)
         while chunk := list(islice(members, CHUNK)):
+            workers = [member for member in chunk if member.startswith(prefix)]
             with self.connection.pipeline(transaction=False) as pipeline:
-                for member in chunk:
-                    pipeline.exists(member)
-                alive = pipeline.execute()
-            if dead := [member for member, exists in zip(chunk, alive, strict=True) if not exists]:
+                for worker in workers:
+                    pipeline.exists(worker)
+                alive = {worker for worker, exists in zip(workers, pipeline.execute(), strict=True) if exists}
+            if dead := [member for member in chunk if member not in alive]:
                 self.connection.srem(key, *dead)
 
     def obey(self, data: object) -> None:

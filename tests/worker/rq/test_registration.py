@@ -152,7 +152,8 @@ def test_registers_over_a_key_of_another_type(registration: RqRegistration, clie
 def test_forgets_dead_workers_although_a_name_is_not_utf8(registration: RqRegistration, client: redis.Redis) -> None:
     """RQ's own clean-up, like `rq info`, raises UnicodeDecodeError on such a name; that must not end the worker."""
     for key in (keys.RQ_WORKERS, keys.rq_queue_workers("live")):
-        client.sadd(key, b"rq:worker:\xff\xfe", keys.rq_worker("long-dead"))
+        client.sadd(key, b"rq:worker:\xff\xfe", keys.rq_worker("long-dead"), "another:key")
+    client.set("another:key", "exists")
     for _, clean in registration.cleanup_tasks():
         clean()
     assert client.smembers(keys.RQ_WORKERS) == client.smembers(keys.rq_queue_workers("live")) == {b"rq:worker:w1"}

@@ -1,0 +1,153 @@
+"""`sortline acl` and `sortline functions`: what an administrator sets up on the server."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shared.cli import RedisUrl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import redis
+
+# Longer than any password; a larger file is not one.
+_MAX_PASSWORD_BYTES = 4096
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this package's commands."""
+    app.command("acl")(acl)
+    group = typer.Typer(no_args_is_help=True, help="The functions on the server that producers call.")
+    app.add_typer(group, name="functions")
+    group.command("load")(load_functions)
+    group.command("list")(list_functions)
+    group.command("delete")(delete_functions)
+
+
+def acl(
+    role: Annotated[
+        str, typer.Argument(metavar="ROLE", help="producer, worker, viewer, reader or admin: whose rights to print")
+    ],
+    user: Annotated[
+        str | None, typer.Option(metavar="NAME", help="print a line of an ACL file that defines this user")
+    ] = None,
+    password_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="file with that user's password; the line holds its SHA-256")
+    ] = None,
+) -> None:
+    """Print what one role may do on the server, as ACL rules of Redis 7 or Valkey. SECURITY.md explains the roles.
+
+    Give the rules to `ACL SETUSER NAME on >PASSWORD`, or write the lines that --user prints into the server's ACL file.
+
+    Example: sortline acl worker --user worker --password-file worker.password >> users.acl
+    """
+    from shared.errors import BadSetting
+    from shared.server import roles
+
+    try:
+        known = roles.Role(role)
+    except ValueError:
+        raise BadSetting(f"{role!r} is not a role: use {', '.join(roles.Role)}.") from None
+    if (user is None) != (password_file is None):
+        raise BadSetting("--user and --password-file define a user together: give both, or none to print the rules.")
+    if user is None or password_file is None:
+        print(" ".join(roles.rules(known)))
+        return
+    print(roles.user_line(known, name=_user_name(user), password=_password(password_file)))
+
+
+def load_functions(redis_url: RedisUrl = None) -> None:
+    """Load the functions that producers of this release call, as a worker does when it starts.
+
+    A producer whose user may not load them waits until somebody has. Those of other releases stay.
+
+    Example: sortline functions load --redis-url redis://admin:PASSWORD@host:6379/0
+    """
+    from shared.server import functions
+
+    with _server(redis_url) as client:
+        done = "loaded" if functions.load(client) else "were loaded before"
+        print(f"The functions of version {functions.version()} {done}.")
+
+
+def list_functions(redis_url: RedisUrl = None) -> None:
+    """List the versions of the functions that the server has.
+
+    Example: sortline functions list
+    """
+    from shared.server import functions
+
+    with _server(redis_url) as client:
+        for version in functions.loaded_versions(client):
+            print(f"{version}  this release" if version == functions.version() else version)
+
+
+def delete_functions(
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="as `functions list` shows it")],
+    redis_url: RedisUrl = None,
+) -> None:
+    """Delete the functions of one version, which no producer calls any more.
+
+    Example: sortline functions delete 0123456789ab
+    """
+    from shared.errors import NotFound
+    from shared.server import functions
+
+    with _server(redis_url) as client:
+        known = functions.loaded_versions(client)
+        if version not in known:
+            raise NotFound(f"the server has no functions of version {version!r}; it has: {', '.join(known) or 'none'}.")
+        functions.delete(client, version)
+        print(f"The functions of version {version} are deleted.")
+
+
+@contextlib.contextmanager
+def _server(redis_url: str | None) -> Iterator[redis.Redis]:
+    """A client of the server; its errors are translated."""
+    from redis.exceptions import ResponseError
+
+    from shared.errors import BadSetting
+    from shared.server.connection import check, connect
+    from shared.server.error_translation import server_errors
+    from shared.server.functions import lacks_functions
+    from shared.settings import load_settings
+
+    settings = load_settings(redis_url=redis_url)
+    with connect(settings.redis_url) as client, server_errors(settings.redis_url):
+        check(client, settings.redis_url)
+        try:
+            yield client
+        except ResponseError as error:
+            if not lacks_functions(error):
+                raise
+            raise BadSetting("the server has no functions, it is older than Redis 7: producers run scripts.") from error
+
+
+def _user_name(name: str) -> str:
+    from shared.errors import BadSetting
+
+    if not name or not name.isascii() or not name.isprintable() or any(character in " ,\"'\\" for character in name):
+        raise BadSetting(f"--user = {name!r}: use letters, digits and signs other than blanks, commas and quotes.")
+    return name
+
+
+def _password(path: Path) -> str:
+    from shared.errors import BadSetting
+    from shared.file_kind import FileKind, kind_of
+
+    if kind_of(path) is not FileKind.FILE:
+        raise BadSetting(f"--password-file: {path} is not a file: write the password into it.")
+    with path.open("rb") as file:
+        content = file.read(_MAX_PASSWORD_BYTES + 1)
+    try:
+        password = content.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise BadSetting(f"--password-file: {path} is not UTF-8.") from None
+    if not password or len(content) > _MAX_PASSWORD_BYTES:
+        raise BadSetting(f"--password-file: {path} must hold a password of 1 to {_MAX_PASSWORD_BYTES:,} bytes.")
+    return password

@@ -1,0 +1,164 @@
+"""A plant whose processes log in as users of their roles, on Debian's Redis with TLS and client certificates."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import pytest
+import redis
+
+from producer.streams.group_reader import ResultGroupReader
+from shared import keys
+from shared.ports import free_port
+from shared.server import functions
+from shared.server.roles import Role, user_line
+from shared.settings import Settings
+from tests.e2e.kit import answers, child_of, environment, ready, sortline, stop, worker
+from tests.kit import BOTTLES, wait_until
+from tests.shared.server.servers import debian_server, self_signed_certificate
+
+pytestmark = pytest.mark.e2e
+
+
+@dataclass(frozen=True)
+class Plant:
+    """The server as each role sees it."""
+
+    settings_of: Callable[[Role], Settings]
+    default: redis.Redis  # the user who may do everything
+
+    def denials(self) -> set[tuple[str, str]]:
+        """Who was denied what."""
+        entries = cast("list[dict[str, str]]", self.default.acl_log())
+        return {(entry["username"], entry["object"]) for entry in entries}
+
+
+@pytest.fixture
+def plant(settings: Settings, tiny_models: Path, tmp_path: Path) -> Iterator[Plant]:
+    certificate, key = self_signed_certificate(tmp_path)
+    port = free_port()
+    users = tmp_path / "users.acl"
+    lines = [user_line(role, name=role, password=f"secret-{role}") for role in Role]
+    users.write_text("\n".join(["user default on nopass ~* &* +@all", *lines, ""]))
+    options = ["--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key)]
+    options += ["--tls-ca-cert-file", str(certificate), "--tls-auth-clients", "yes", "--aclfile", str(users)]
+    query = f"ssl_ca_certs={certificate}&ssl_certfile={certificate}&ssl_keyfile={key}"
+
+    def settings_of(role: Role) -> Settings:
+        return settings.model_copy(
+            update={
+                "redis_url": f"rediss://{role}:secret-{role}@127.0.0.1:{port}/0?{query}",
+                "model_store": str(tiny_models),
+                "model": "tiny",
+            }
+        )
+
+    with (
+        debian_server(tmp_path, *options),
+        redis.Redis(unix_socket_path=str(tmp_path / "socket")) as default,
+    ):
+        yield Plant(settings_of, default)
+
+
+def images(count: int) -> list[str]:
+    return [str(path) for path in sorted(BOTTLES.glob("*.jpg"))[:count]]
+
+
+def test_each_role_does_its_work(plant: Plant, tmp_path: Path) -> None:
+    log = tmp_path / "worker.log"
+    producer, viewer, admin = (plant.settings_of(role) for role in (Role.PRODUCER, Role.VIEWER, Role.ADMIN))
+    with worker(plant.settings_of(Role.WORKER), log=log) as process:
+        wait_until(lambda: ready(log), "the worker is ready", log=log)
+        uploaded = sortline("upload", *images(20), "--wait", settings=producer)
+        assert uploaded.returncode == 0, uploaded.stderr
+        camera = sortline(
+            "camera", "--line", "line-1", "--source", "simulated", "--count", "5", "--rate", "50", settings=producer
+        )
+        assert camera.returncode == 0 and "WARNING" not in camera.stderr, camera.stderr
+        wait_until(lambda: plant.default.xlen(keys.results("line-1")) == 5, "the camera's frames are sorted")
+        shown = sortline("results", "--json", "--count", "100", settings=viewer)
+        assert shown.returncode == 0 and shown.stderr == ""
+        assert shown.stdout.count('"outcome"') == 25
+        metrics = answers(log, "/metrics") or ""
+        assert 'sortline_queue_depth{queue="live"} 0.0' in metrics and "sortline_redis_up 1.0" in metrics
+        listed = sortline("functions", "list", settings=admin)
+        assert listed.stdout == f"{functions.version()}  this release\n", "the worker has loaded them"
+        assert rq_info(admin).startswith("1 workers")
+        assert stop(process) == 0
+    assert "WARNING" not in without_durability(log), log.read_text()
+    assert plant.denials() == set()
+
+
+def test_ejectors_share_results_in_a_group(plant: Plant, tmp_path: Path) -> None:
+    log = tmp_path / "worker.log"
+    stopping = threading.Event()
+    found: list[str] = []
+    with ResultGroupReader(plant.settings_of(Role.READER), line="line-1", group="ejectors") as reader:
+
+        def read() -> None:
+            for result in reader.follow(stopping):
+                found.append(result.job_id)
+                if len(found) == 3:
+                    stopping.set()
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        wait_until(lambda: plant.default.exists(keys.results("line-1")), "the group is made")
+        with worker(plant.settings_of(Role.WORKER), log=log) as process:
+            wait_until(lambda: ready(log), "the worker is ready", log=log)
+            producer = plant.settings_of(Role.PRODUCER)
+            camera = sortline("camera", "--line", "line-1", "--source", "simulated", "--count", "3", settings=producer)
+            assert camera.returncode == 0, camera.stderr
+            thread.join(60)
+            assert stop(process) == 0
+    stopping.set()
+    assert len(set(found)) == 3
+    pending = cast("dict[str, int]", plant.default.xpending(keys.results("line-1"), "ejectors"))
+    assert pending["pending"] == 0, "all are acknowledged"
+    assert plant.denials() == set()
+
+
+def test_a_worker_repairs_recovers_and_starts_again_with_its_rights(plant: Plant, tmp_path: Path) -> None:
+    """The steps after a crash, a broken key and lost data need rights of their own."""
+    log = tmp_path / "worker.log"
+    with worker(plant.settings_of(Role.WORKER), log=log) as process:
+        wait_until(lambda: ready(log), "the worker is ready", log=log)
+        first = child_of(process)
+        plant.default.set(keys.LINES, "of a wrong type")
+        plant.default.sadd(keys.RQ_WORKERS, "other:key", b"\xff")
+        producer = plant.settings_of(Role.PRODUCER)
+        assert sortline("upload", *images(5), "--wait", settings=producer).returncode == 0
+        assert plant.default.type(keys.LINES) == b"set", "the key is moved aside"
+        subprocess.run(["kill", "-9", str(first)], check=True)
+        assert sortline("upload", *images(9)[5:], "--wait", settings=producer).returncode == 0
+        assert child_of(process) != first
+        plant.default.flushall()
+        plant.default.function_flush()
+        wait_until(lambda: functions.loaded_versions(plant.default), "the functions are loaded again")
+        assert sortline("upload", *images(12)[9:], "--wait", settings=producer).returncode == 0
+        assert stop(process) == 0
+    assert plant.denials() <= {("producer", "function|load")}
+
+
+def rq_info(settings: Settings) -> str:
+    """What RQ's own tool shows to the user of these settings."""
+    program = (
+        "import sys; from rq import Queue, Worker; from shared.server.connection import connect\n"
+        "client = connect(sys.argv[1])\n"
+        "print(len(Worker.all(connection=client)), 'workers', [queue.count for queue in Queue.all(connection=client)])"
+    )
+    command = [sys.executable, "-c", program, settings.redis_url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(settings))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def without_durability(log: Path) -> str:
+    """The log without the warnings about this server's settings, which are not the subject."""
+    return "\n".join(line for line in log.read_text().splitlines() if "CONFIG SET" not in line)
