@@ -71,7 +71,7 @@ def load_functions(redis_url: RedisUrl = None) -> None:
     from shared.server import functions
 
     with _server(redis_url) as client:
-        done = "loaded" if functions.load(client) else "were loaded before"
+        done = "are loaded" if functions.load(client) else "were loaded before"
         print(f"The functions of version {functions.version()} {done}.")
 
 

@@ -84,8 +84,8 @@ _MEANINGS = {
     "NOPERM": _Meaning(
         BadSetting,
         "does not let this user do that (NOPERM): {text}",
-        "Grant the user of redis_url the commands +@all -@dangerous, the keys ~rq:* ~sortline:* and the channels &rq:* "
-        "(ACL SETUSER); ACL LOG names what was denied.",
+        "`sortline acl ROLE` prints the rights that the user of redis_url needs (ACL SETUSER); ACL LOG names what was "
+        "denied.",
     ),
     "DENIED": _Meaning(
         BadSetting,
