@@ -89,7 +89,7 @@ _PRODUCER = Rights(
 _WORKER = Rights(
     (
         Grant(
-            f"{_CONNECTION} multi exec time info config|get client|info function|load "
+            f"{_CONNECTION} multi exec time info config|get client|info function|load function|list "
             "eval evalsha subscribe unsubscribe scan "
             "exists type del unlink rename expire persist ttl "
             "get mget strlen "

@@ -130,6 +130,10 @@ def _flush_scripts(target: Target) -> None:
     target.plant.client.script_flush()
 
 
+def _flush_functions(target: Target) -> None:
+    target.plant.client.function_flush()
+
+
 def _fill_memory(target: Target) -> None:
     used_bytes = target.plant.client.info("memory")["used_memory"]
     with configured(target.plant.client, "maxmemory", str(used_bytes // 2)):
@@ -213,6 +217,7 @@ FAULTS: Faults = {
     "CLIENT PAUSE": _pause_clients,
     "CLIENT PAUSE WRITE": _pause_writes,
     "SCRIPT FLUSH": _flush_scripts,
+    "FUNCTION FLUSH": _flush_functions,
     "memory full": _fill_memory,
     "can't save (MISCONF)": _fail_to_save,
     "made a replica (READONLY)": _be_a_replica,

@@ -18,7 +18,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
 from functools import partial
 from itertools import islice
 
@@ -48,6 +47,8 @@ HEARTBEAT_INTERVAL_S = 2.0
 LISTEN_S = 0.5
 # How many members of a set of workers are checked in one round trip.
 CHUNK = 1_000
+# How often the thread looks whether the server still has the functions: it may have lost its data.
+FUNCTIONS_INTERVAL_S = 2.0
 # Why an error in this thread does not matter for sorting.
 FOR_RQ_ONLY = "only RQ's tools need it, sorting goes on"
 FOR_PRODUCERS = "producers wait if they may not load them either, sorting goes on"
@@ -201,7 +202,7 @@ class RegistrationThread:
         self._metrics = metrics
         self._pubsub: PubSub | None = None
         self._logged: dict[str, str] = {}
-        self._loaded_for: datetime | None = None
+        self._functions_due_at = float("-inf")  # monotonic
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="registration", daemon=True)
 
@@ -219,8 +220,9 @@ class RegistrationThread:
         is_checked = False
         while True:
             is_registered = self.attempt("the registration with RQ", self._heartbeat)
-            if is_registered:
-                self._load_functions()
+            if is_registered and time.monotonic() >= self._functions_due_at:
+                self.attempt("loading the functions that producers call", self._load_functions, FOR_PRODUCERS)
+                self._functions_due_at = time.monotonic() + FUNCTIONS_INTERVAL_S
             # Listen before the check and the clean-up, which can wait until the worker has started.
             self._listen(HEARTBEAT_INTERVAL_S)
             if is_registered and not is_checked:
@@ -233,7 +235,6 @@ class RegistrationThread:
                 self._registration.last_cleaned_at = now()  # type: ignore[assignment]  # RQ starts it as None
                 for what, clean in self._registration.cleanup_tasks():
                     self.attempt(what, clean)
-                self._loaded_for = None  # somebody may have flushed the functions
         self.attempt("the end of the registration with RQ", self._registration.unregister)
         self._stop_listening()
         self._client.close()
@@ -245,19 +246,10 @@ class RegistrationThread:
             self._registration.send_heartbeat(state=self._state())
 
     def _load_functions(self) -> None:
-        """Load the functions that producers call, once for each registration.
-
-        If the worker had to register again, the server may have lost its data, and the functions with it.
-        """
-        registered_at = self._registration.birth_date
-        if registered_at == self._loaded_for:
-            return
-        if self.attempt("loading the functions that producers call", self._load_where_known, FOR_PRODUCERS):
-            self._loaded_for = registered_at
-
-    def _load_where_known(self) -> None:
+        """Load the functions that producers call, unless the server has them, or knows none."""
         try:
-            functions.load(self._client)
+            if functions.version() not in functions.loaded_versions(self._client):
+                functions.load(self._client)
         except redis.exceptions.ResponseError as error:
             if not functions.lacks_functions(error):  # before Redis 7 producers run scripts
                 raise
