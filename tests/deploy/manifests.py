@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -74,6 +75,14 @@ def dockerfile_environment(path: str) -> dict[str, str]:
     last = instructions[-1].stage
     pairs = [word for step in instructions if step.name == "ENV" and step.stage == last for word in step.words]
     return dict(pair.split("=", 1) for pair in pairs)
+
+
+def password_file(folder: Path) -> Path:
+    """A file in the place of the one that Compose or Kubernetes mounts."""
+    path = folder / "password"
+    path.write_text("secret")
+    path.chmod(0o400)
+    return path
 
 
 @dataclass(frozen=True, kw_only=True)

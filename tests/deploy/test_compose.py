@@ -7,6 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jsonschema
 import pytest
@@ -20,6 +21,7 @@ from tests.deploy.manifests import (
     COMPOSE_VARIABLE,
     DEPLOY,
     dockerfile_environment,
+    password_file,
     read_compose,
     read_dockerfile,
     read_yaml,
@@ -28,7 +30,9 @@ from tests.kit import PROJECT, needed_tool
 
 SCHEMA = json.loads((Path(__file__).parent / "schemas" / "compose-spec.json").read_text())
 FILES = ("compose.yaml", "compose.gpu.yaml")
-SERVICES = read_compose()["services"]
+COMPOSE = read_compose()
+SERVICES = COMPOSE["services"]
+CLIENTS = sorted(name for name, service in SERVICES.items() if "SORTLINE_REDIS_URL" in service.get("environment", {}))
 OURS = sorted(name for name, service in SERVICES.items() if service["image"].startswith("sortline:"))
 
 
@@ -52,6 +56,8 @@ def test_settings_are_settings(service: str, monkeypatch: pytest.MonkeyPatch, tm
     environment = dockerfile_environment("Dockerfile.cpu") | SERVICES[service].get("environment", {})
     ours = {name: value for name, value in environment.items() if name.startswith(ENV_PREFIX)}
     assert {name.removeprefix(ENV_PREFIX).lower() for name in ours} <= set(Settings.model_fields)
+    if "SORTLINE_REDIS_PASSWORD_FILE" in ours:  # Compose mounts it
+        ours["SORTLINE_REDIS_PASSWORD_FILE"] = str(password_file(tmp_path))
     for name, value in ours.items():
         monkeypatch.setenv(name, value)
     load_settings()
@@ -80,7 +86,7 @@ def test_variables_are_documented_with_their_defaults() -> None:
 def test_service_can_be_left_alone(name: str) -> None:
     """Pinned, bounded, restarted, and with a health check: its own or its image's."""
     service = SERVICES[name]
-    image, _, tag = service["image"].rpartition(":")
+    image, _, tag = service["image"].partition("@")[0].rpartition(":")
     assert image and tag and tag != "latest"
     assert {"cpus", "memory"} <= set(service["deploy"]["resources"]["limits"])
     assert service["restart"] in ("unless-stopped", "no")
@@ -139,12 +145,42 @@ def test_threads_match_the_cpu_limit() -> None:
     assert gpu["deploy"]["resources"]["limits"]["cpus"] == cpus, "the threads come from compose.yaml"
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_our_services_are_confined(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_services_are_confined(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
+    assert "/tmp" in service["tmpfs"]  # of the container
     assert service["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in service["security_opt"]
+    assert not {"privileged", "cap_add", "devices", "pid", "ipc"} & service.keys()
+    if name not in OURS:  # a test of the Dockerfiles looks at the user of ours
+        assert int(service["user"].partition(":")[0]) > 0
+
+
+def test_only_clients_of_the_server_are_in_its_network_which_leads_nowhere() -> None:
+    assert COMPOSE["networks"]["queue"] == {"internal": True}
+    members = {name for name, service in SERVICES.items() if "queue" in service.get("networks", [])}
+    assert members == {"valkey", *CLIENTS}
+    assert SERVICES["valkey"]["networks"] == ["queue"]
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_clients_log_in_as_a_user_of_their_own(name: str) -> None:
+    """Each has the password of its user alone, in a file: environments and commands are shown by `docker inspect`."""
+    environment, (secret,) = SERVICES[name]["environment"], SERVICES[name]["secrets"]
+    url = urlsplit(environment["SORTLINE_REDIS_URL"])
+    assert (url.username, url.password, url.hostname) == (secret, None, "valkey")
+    assert secret == {"camera": "producer"}.get(name, name)
+    assert environment["SORTLINE_REDIS_PASSWORD_FILE"] == f"/run/secrets/{secret}"
+    assert COMPOSE["secrets"][secret] == {"file": f"./secrets/{secret}.password"}
+
+
+def test_the_server_gets_its_users_and_the_password_of_its_health_check() -> None:
+    valkey = SERVICES["valkey"]
+    assert valkey["secrets"] == ["users", "health"]
+    assert valkey["command"].split()[-2:] == ["--aclfile", "/run/secrets/users"]
+    assert "--user health" in valkey["healthcheck"]["test"][-1]
+    assert "/run/secrets/health" in valkey["healthcheck"]["test"][-1]
 
 
 def test_models_are_read_only_and_where_the_image_looks() -> None:

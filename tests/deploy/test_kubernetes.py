@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
@@ -14,7 +15,14 @@ from shared.setting_problems import ENV_PREFIX
 from shared.settings import Settings, load_settings
 from tests.deploy.conftest import LiveWorker
 from tests.deploy.live import status_of
-from tests.deploy.manifests import DEPLOY, dockerfile_environment, read_dockerfile, read_documents, read_yaml
+from tests.deploy.manifests import (
+    DEPLOY,
+    dockerfile_environment,
+    password_file,
+    read_dockerfile,
+    read_documents,
+    read_yaml,
+)
 
 KUSTOMIZATION = read_yaml("kubernetes/kustomization.yaml")
 OBJECTS = [item for file in KUSTOMIZATION["resources"] for item in read_documents(f"kubernetes/{file}")]
@@ -37,11 +45,11 @@ def generated_settings() -> dict[str, str]:
     return dict(literal.split("=", 1) for literal in generator["literals"])
 
 
-(AUTOSCALER,) = read_documents("kubernetes/autoscale/autoscaler.yaml")
+(AUTOSCALER,) = read_documents("kubernetes-autoscale/autoscaler.yaml")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("item", OBJECTS, ids=lambda item: str(item["kind"]))
+@pytest.mark.parametrize("item", OBJECTS, ids=lambda item: f"{item['kind']}-{item['metadata']['name']}")
 def test_follows_the_kubernetes_schema(item: dict[str, Any], version: str) -> None:
     kubernetes_validate.validate(item, version, strict=True)
 
@@ -54,6 +62,15 @@ def test_schema_refuses_what_is_wrong() -> None:
         kubernetes_validate.validate(service, VERSIONS[-1], strict=True)
 
 
+@pytest.mark.parametrize("folder", ["kubernetes", "kubernetes-autoscale"])
+def test_no_kustomization_is_inside_one_that_it_uses(folder: str) -> None:
+    """kustomize takes that for a circle, and refuses it."""
+    for resource in read_yaml(f"{folder}/kustomization.yaml")["resources"]:
+        path = (DEPLOY / folder / resource).resolve()
+        assert path.exists()
+        assert not path.is_dir() or not (DEPLOY / folder).is_relative_to(path)
+
+
 def test_every_manifest_is_in_the_kustomization() -> None:
     files = {path.name for path in (DEPLOY / "kubernetes").glob("*.yaml")} - {"kustomization.yaml"}
     assert files == set(KUSTOMIZATION["resources"])
@@ -62,7 +79,8 @@ def test_every_manifest_is_in_the_kustomization() -> None:
 def test_settings_are_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Image, config map and container together are a valid configuration, without an unknown name."""
     monkeypatch.chdir(tmp_path)
-    of_container = {entry["name"]: entry.get("value", "redis://:secret@redis:6379/0") for entry in CONTAINER["env"]}
+    of_container = {entry["name"]: entry["value"] for entry in CONTAINER["env"]}
+    of_container["SORTLINE_REDIS_PASSWORD_FILE"] = str(password_file(tmp_path))
     environment = dockerfile_environment("Dockerfile.cpu") | generated_settings() | of_container
     ours = {name: value for name, value in environment.items() if name.startswith(ENV_PREFIX)}
     assert {name.removeprefix(ENV_PREFIX).lower() for name in ours} <= set(Settings.model_fields)
@@ -71,12 +89,22 @@ def test_settings_are_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert load_settings().metrics_port == CONTAINER["ports"][0]["containerPort"]
 
 
-def test_redis_comes_from_a_secret() -> None:
-    (redis_url,) = [entry for entry in CONTAINER["env"] if entry["name"] == "SORTLINE_REDIS_URL"]
-    assert "value" not in redis_url
-    reference = redis_url["valueFrom"]["secretKeyRef"]
+def test_the_password_is_a_file_of_a_secret() -> None:
+    """Not a variable: `kubectl describe`, crash reports and child processes show those."""
+    values = {entry["name"]: entry["value"] for entry in CONTAINER["env"]}
+    path = PurePosixPath(values["SORTLINE_REDIS_PASSWORD_FILE"])
+    (mount,) = [mount for mount in CONTAINER["volumeMounts"] if mount["mountPath"] == str(path.parent)]
+    (volume,) = [volume for volume in POD["spec"]["volumes"] if volume["name"] == mount["name"]]
+    assert mount["readOnly"] is True
+    (item,) = volume["secret"]["items"]
+    assert item["path"] == path.name
+    # The secret's files are root's; the container's user reads them through the group that fsGroup gives it.
+    assert volume["secret"]["defaultMode"] == 0o440
+    assert POD["spec"]["securityContext"]["fsGroup"] > 0
     readme = (DEPLOY / "README.md").read_text()
-    assert f"create secret generic {reference['name']} --from-literal={reference['key']}=" in readme
+    assert f"create secret generic {volume['secret']['secretName']} --from-file={item['key']}=" in readme
+    url = urlsplit(generated_settings()["SORTLINE_REDIS_URL"])
+    assert (url.username, url.password) == ("worker", None)
 
 
 def test_config_map_is_generated() -> None:
@@ -126,21 +154,36 @@ def test_redis_away_does_not_restart_a_worker() -> None:
 
 
 def test_pod_is_confined() -> None:
+    """The Pod Security Standard `restricted`, and more: the root file system can't be written."""
     pod, container = POD["spec"]["securityContext"], CONTAINER["securityContext"]
     assert pod["runAsNonRoot"] is True
     (user,) = [step.text for step in read_dockerfile("Dockerfile.cpu") if step.name == "USER"]
     assert user == f"{pod['runAsUser']}:{pod['runAsGroup']}"
+    assert pod["seccompProfile"] == {"type": "RuntimeDefault"}
     assert container["readOnlyRootFilesystem"] is True
     assert container["allowPrivilegeEscalation"] is False
     assert container["capabilities"] == {"drop": ["ALL"]}
     assert POD["spec"]["automountServiceAccountToken"] is False
+    assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & POD["spec"].keys()
+    allowed = {
+        "configMap",
+        "csi",
+        "downwardAPI",
+        "emptyDir",
+        "ephemeral",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
+    }
+    assert all(volume.keys() - {"name"} <= allowed for volume in POD["spec"]["volumes"])
+    assert "hostPort" not in CONTAINER["ports"][0]
 
 
 def test_volumes_are_claimed_and_mounted() -> None:
     volumes = {volume["name"]: volume for volume in POD["spec"]["volumes"]}
     mounts = {mount["mountPath"]: mount for mount in CONTAINER["volumeMounts"]}
     assert {mount["name"] for mount in mounts.values()} == set(volumes)
-    store = {entry["name"]: entry.get("value") for entry in CONTAINER["env"]}["SORTLINE_MODEL_STORE"]
+    store = {entry["name"]: entry["value"] for entry in CONTAINER["env"]}["SORTLINE_MODEL_STORE"]
     models = mounts[str(store)]
     assert models["readOnly"] is True
     claim = volumes[models["name"]]["persistentVolumeClaim"]["claimName"]
@@ -180,8 +223,8 @@ def test_the_autoscaler_scales_the_workers_on_the_load_of_the_most_urgent_queue(
 
 
 def test_the_autoscaler_and_the_manifests_do_not_both_set_the_replicas() -> None:
-    kustomization = read_yaml("kubernetes/autoscale/kustomization.yaml")
-    assert kustomization["resources"] == ["..", "autoscaler.yaml"]
+    kustomization = read_yaml("kubernetes-autoscale/kustomization.yaml")
+    assert kustomization["resources"] == ["../kubernetes", "autoscaler.yaml"]
     (patch,) = kustomization["patches"]
     assert yaml.safe_load(patch["patch"]) == [{"op": "remove", "path": "/spec/replicas"}]
     assert patch["target"] == {"kind": "Deployment", "name": the("Deployment")["metadata"]["name"]}
