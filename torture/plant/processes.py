@@ -28,7 +28,7 @@ class Process:
     def __init__(self, module: str, *arguments: str, log: Path, variables: Mapping[str, str]) -> None:
         self.log = log
         with log.open("ab") as file:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603  # our own programs
                 own_command(*arguments, module=module),
                 stdin=subprocess.PIPE,
                 stdout=file,

@@ -111,7 +111,7 @@ class Writer:
     def _start(self) -> subprocess.Popen[bytes]:
         """Start the process by exec: it holds no connection of the worker's."""
         self._starts_at = time.monotonic() + _RESTART_WAIT_S
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603  # our own program, without a shell
             own_command(*self._arguments, module=_PROGRAM),
             bufsize=0,
             stdin=subprocess.PIPE,

@@ -1,0 +1,129 @@
+"""None of our code reads a format that can run code.
+
+Ruff's rules `S` (bandit's) look at all code; here is what they can't see.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+import pytest
+
+from tests.test_layout import SOURCES, Import, violations
+
+# Modules that make objects, and call what they name, from bytes.
+UNPICKLE = {
+    "_pickle",
+    "cloudpickle",
+    "dill",
+    "joblib",
+    "jsonpickle",
+    "marshal",
+    "pickle",
+    "shelve",
+    "torch",
+}
+# Makes the hostile jobs that `torture` sends: it writes pickles, and reads none.
+WRITES_PICKLES = "torture.forging.job_values"
+# A saved Keras model may hold Python code (layers of the kind Lambda), and names classes: loading it runs them. We read
+# Keras' weights only, which are numbers, and build the networks ourselves.
+KERAS_LOADS = ("load_model", "model_from_json", "model_from_config", "deserialize_keras_object")
+# RQ's default for all of these is its pickle serializer.
+OF_RQ = {"Queue", "Worker", "SimpleWorker", "Job", "Job.create", "Job.fetch", "Job.fetch_many", "Job.restore"}
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    """Every call below a node, with the dotted name of what is called."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def argument(call: ast.Call, name: str) -> str | None:
+    return next((ast.unparse(given.value) for given in call.keywords if given.arg == name), None)
+
+
+def is_unsafe(name: str, call: ast.Call) -> bool:
+    """Whether this call might make objects, or run code, of whoever wrote the bytes."""
+    base, _, last = name.rpartition(".")
+    if last in ("load", "fromfile") and base in ("np", "numpy"):
+        return argument(call, "allow_pickle") != "False"
+    if "keras" in base and last in KERAS_LOADS:
+        return True
+    return argument(call, "allow_pickle") == "True" or argument(call, "safe_mode") == "False"
+
+
+def is_pickled_by_rq(name: str, call: ast.Call) -> bool:
+    return name in OF_RQ and argument(call, "serializer") != "JSONSerializer"
+
+
+def is_check_of_input(test: ast.expr) -> bool:
+    """Whether an assertion says more than what a value's type is, or that it is there."""
+    if isinstance(test, ast.BoolOp):
+        return any(is_check_of_input(value) for value in test.values)
+    if isinstance(test, ast.Compare):
+        return not all(isinstance(op, ast.Is | ast.IsNot) for op in test.ops)
+    if isinstance(test, ast.Call):
+        return ast.unparse(test.func) != "isinstance"
+    return not (isinstance(test, ast.Attribute) and isinstance(test.value, ast.Name) and test.value.id == "self")
+
+
+def found(tree: ast.AST) -> list[str]:
+    """Everything in a module that these rules refuse."""
+    refused = [node for name, node in calls(tree) if is_unsafe(name, node) or is_pickled_by_rq(name, node)]
+    asserts = [node for node in ast.walk(tree) if isinstance(node, ast.Assert) and is_check_of_input(node.test)]
+    return [f"{node.lineno}: {ast.unparse(node)}" for node in (*refused, *asserts)]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "np.load(path)",
+        "np.load(path, allow_pickle=True)",
+        "load(path, allow_pickle=True)",
+        "tf_keras.models.load_model(path)",
+        "keras.models.model_from_json(text)",
+        "load(path, safe_mode=False)",
+        "Queue('live', connection=client)",
+        "Queue('live', connection=client, serializer=DefaultSerializer)",
+        "Job.fetch(job_id, connection=client)",
+        "assert len(data) < 10",
+        "assert image",
+        "assert width > 0 and image is not None",
+    ],
+)
+def test_the_rules_would_notice(code: str) -> None:
+    assert len(found(ast.parse(code))) == 1
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "np.load(path, allow_pickle=False)",
+        "load_model(settings)",
+        "Queue('live', connection=client, serializer=JSONSerializer)",
+        "assert image is not None and isinstance(image, Image), 'no image'",
+    ],
+)
+def test_the_rules_let_pass_what_is_safe(code: str) -> None:
+    assert found(ast.parse(code)) == []
+
+
+@pytest.mark.parametrize("module", sorted(SOURCES))
+def test_nothing_unpickles_loads_code_or_checks_input_by_assert(module: str) -> None:
+    """`python -O` drops assertions, so they may only tell the type checker and the reader what is already known."""
+    assert found(ast.parse(SOURCES[module].read_text(encoding="utf-8"))) == []
+
+
+def test_no_module_that_unpickles_is_imported() -> None:
+    def breaks(module: str, imported: Import) -> bool:
+        return imported.top in UNPICKLE and module != WRITES_PICKLES
+
+    assert violations(breaks) == []
+
+
+def test_the_module_that_writes_pickles_reads_none() -> None:
+    text = SOURCES[WRITES_PICKLES].read_text(encoding="utf-8")
+    used = {name for name, _ in calls(ast.parse(text)) if name.startswith("pickle.")}
+    assert used == {"pickle.dumps"}
