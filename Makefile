@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast coverage lint format bench lock clean
+.PHONY: demo test test-fast coverage lint format bench lock audit sbom pin-images clean
 
 demo: $(STAMP)
 	$(BIN)/sortline demo $(ARGS)
@@ -62,6 +62,24 @@ lock: $(STAMP)
 	$(LOCK) --extra dev --output-file requirements/dev.lock
 	$(LOCK) --constraint requirements/dev.lock --extra build --output-file requirements/worker.lock
 	$(LOCK) --constraint requirements/dev.lock --extra build --extra gpu --output-file requirements/gpu.lock
+
+# Known vulnerabilities of the locked packages. Exits with 3 if that could not be asked, which is not the same as none.
+audit: $(STAMP)
+	$(BIN)/python requirements/audit.py $(ARGS)
+
+# What is in the images: a bill of materials (CycloneDX) of each lock file that an image installs, the same on each run.
+# A lock file does not say which package needs which, and the tool warns of that.
+BUILD := build
+SBOM := $(BIN)/python -W "ignore:The Component this BOM is describing" -m cyclonedx_py requirements \
+  --pyproject pyproject.toml --output-reproducible --validate
+sbom: $(STAMP)
+	@mkdir -p $(BUILD)
+	$(SBOM) --output-file $(BUILD)/sortline-worker.cdx.json requirements/worker.lock
+	$(SBOM) --output-file $(BUILD)/sortline-gpu.cdx.json requirements/gpu.lock
+
+# Writes the digests of the base images beside their tags, if the registries can be reached.
+pin-images:
+	$(PYTHON) deploy/pin_images.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache htmlcov .coverage .coverage.*
