@@ -55,7 +55,10 @@ def is_unsafe(name: str, call: ast.Call) -> bool:
 
 
 def is_pickled_by_rq(name: str, call: ast.Call) -> bool:
-    return name in OF_RQ and argument(call, "serializer") != "JSONSerializer"
+    """In our code, only constructors of RQ and of classes that inherit from RQ have an argument `connection`."""
+    return (name in OF_RQ or argument(call, "connection") is not None) and (
+        argument(call, "serializer") != "JSONSerializer"
+    )
 
 
 def is_check_of_input(test: ast.expr) -> bool:
@@ -88,6 +91,7 @@ def found(tree: ast.AST) -> list[str]:
         "Queue('live', connection=client)",
         "Queue('live', connection=client, serializer=DefaultSerializer)",
         "Job.fetch(job_id, connection=client)",
+        "super().__init__(queues, name=name, connection=client)",
         "assert len(data) < 10",
         "assert image",
         "assert width > 0 and image is not None",
