@@ -283,16 +283,9 @@ def test_the_acl_file_holds_digests_and_no_passwords(folder: Folder) -> None:
     assert text.splitlines()[0] == "user default off resetkeys resetchannels -@all"
 
 
-def _knows_acl() -> bool:
-    command = [sys.executable, "-m", "sortline", "acl", "--help"]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, check=False).returncode == 0
-
-
 @pytest.mark.slow
 def test_sortline_gives_the_rules(bare: Folder) -> None:
     """The command itself in place of the stub."""
-    if not _knows_acl():
-        pytest.skip("this Sortline has no command `acl`")
     bare.add_program("sortline", f'#!/bin/sh\nPYTHONPATH={PROJECT} exec {sys.executable} -m sortline "$@"\n')
     done = bare.make_users()
     assert done.returncode == 0, done.stderr
