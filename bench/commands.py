@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from bench.engines import KINDS
-from shared.cli import JsonFlag
+from shared.cli import ARGUMENTS_ARE_PUBLIC, JsonFlag
 
 BENCHMARKS = (
     "engine",
@@ -118,7 +118,8 @@ def bench(
     ] = None,
     out: Annotated[Path, typer.Option(help="folder for the JSON file and the plot")] = Path("bench-out"),
     redis_url: Annotated[
-        str | None, typer.Option(help="an idle server that may be EMPTIED; an embedded one by default")
+        str | None,
+        typer.Option(help=f"an idle server that may be EMPTIED; an embedded one by default; {ARGUMENTS_ARE_PUBLIC}"),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:

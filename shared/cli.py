@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shared.log_format import configure_logging
+from shared.masking import secrets_of
 from shared.messages import note
 from shared.printable import printable
 
@@ -21,9 +22,13 @@ if TYPE_CHECKING:  # pydantic takes longer to import than `sortline --help` may 
 log = logging.getLogger("sortline.settings")
 
 _UNDECODED = re.compile("[\udc80-\udcff]+")  # bytes of a name that Python could not decode
+# In a log, shorter secrets are masked in URLs only: they are parts of ordinary words.
+_MIN_HIDDEN_CHARACTERS = 6
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 
-RedisUrl = Annotated[str | None, typer.Option(help="Redis server, e.g. redis://host:6379/0")]
+# Everybody on the machine can read the arguments of a process.
+ARGUMENTS_ARE_PUBLIC = "a password in it is visible in `ps`: use redis_password_file"
+RedisUrl = Annotated[str | None, typer.Option(help=f"Redis server, e.g. redis://host:6379/0; {ARGUMENTS_ARE_PUBLIC}")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 
 
@@ -54,7 +59,12 @@ def _takes_unicode() -> bool:
 
 def setup_logging(settings: Settings) -> None:
     """Log to standard error, in the format and at the level that the settings give. Warns of misspelled variables."""
-    configure_logging(log_format=settings.log_format, level=settings.log_level)
+    hidden = (*secrets_of(settings.redis_url), *secrets_of(settings.model_store))
+    configure_logging(
+        log_format=settings.log_format,
+        level=settings.log_level,
+        secrets=[secret for secret in hidden if len(secret) >= _MIN_HIDDEN_CHARACTERS],
+    )
     for text in _misspelled_variables():
         log.warning("%s", text)
 

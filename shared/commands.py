@@ -24,14 +24,14 @@ def config(as_json: JsonFlag = False) -> None:
 
     Example: SORTLINE_MAX_BATCH=32 sortline config
     """
-    from shared.masking import masked
+    from shared.masking import masked_setting
     from shared.setting_problems import origin
     from shared.settings import Settings, load_settings
 
     settings = load_settings()
     rows = {
         name: {
-            "value": masked(value),
+            "value": masked_setting(name, value),
             "origin": origin(name, {}),
             "description": Settings.model_fields[name].description,
         }

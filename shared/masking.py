@@ -1,18 +1,198 @@
-"""Hides the passwords of URLs in everything that is shown, logged or raised."""
+"""Hides passwords, tokens and keys in everything that is shown, logged, raised or recorded.
+
+    masked(value)                   a value, e.g. a handle; if it begins as a URL, the whole of it is one
+    masked_setting(name, value)     the value of a setting
+    masked_url(url)                 the same for what should be a URL, and may lack even its scheme
+    masked_text(text, secrets)      a text that may quote URLs, e.g. an exception's
+    secrets_of(url)                 the texts that must not be shown of a URL: libraries quote pieces of it
+
+Imports only the standard library, because a worker's small parent process uses this module too. Nothing here uses
+`urlsplit`: it takes a part of a password with an unescaped `/`, `#` or `?` for the path.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterator
 
-# Not urlsplit: it would take a part of a password with an unescaped `/`, `#` or `?` for the path, and not mask it. Only
-# a user that is followed by a colon is shown: what is there without one may be a password. Other URLs than Redis's may
-# have an @ in their paths.
-_LOGIN = re.compile(r"(?<=://)(?:([^:@/]*:).*|(?:(?<=redis://)|(?<=rediss://)).*|[^/]*)@", re.DOTALL)
-_QUERY_PASSWORD = re.compile(r"([?&]password=)[^&#]*")
+MASK = "***"
+
+# In these URLs an @ always ends the login. A user alone may be a password that was written in the user's place.
+_SERVER_SCHEMES = frozenset({"redis", "rediss", "valkey", "valkeys", "unix"})
+# Options after ? or # whose values are no secrets. All other values are masked.
+_HARMLESS_OPTIONS = frozenset(
+    {
+        *("db", "username", "client_name", "protocol"),
+        *("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"),
+        *("endpoint_url", "region", "region_name", "anon"),
+        *("tf-hub-format", "scaling", "size", "sha256"),
+    }
+)
+_OPTION_NAME = re.compile(r"[A-Za-z][\w.-]{0,63}")
+# A port, and what follows it. Anything else after the colon may be a password whose host is missing.
+_PORT = re.compile(r"\d*(?=[/?#]|$)")
+# From the :// of a URL in a text to its end, with the @ of a login whose password is not escaped. Our own messages show
+# the form of a URL, which has no secrets. The bound keeps the search linear.
+_URL_IN_TEXT = re.compile(r"://(?!\[user:password@\])(?:\S{0,4096}@)?[^\s'\"<>`]*")
+_SCHEME_BEFORE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*$")
+_MAX_SCHEME_CHARACTERS = 32
+_END_OF_SENTENCE = ".,;:!)]}"
+
+# What separates the pieces of a URL that libraries quote, and the shortest pieces worth hiding: shorter ones are in
+# every other word.
+_SEPARATORS = re.compile(r"[:/?#@&=\[\]]")
+_MIN_SECRET_CHARACTERS = 3
+_MIN_PIECE_CHARACTERS = 4
 
 
 def masked(value: object) -> object:
-    """The value with the passwords of a URL replaced by `***`, even if they are not properly escaped."""
+    """The value with the secrets of a URL replaced by `***`, even if they are not properly escaped.
+
+    Masked are passwords, users that stand alone, and the values of all options that are not known to be harmless.
+    """
     if not isinstance(value, str) or "://" not in value:
         return value
-    return _QUERY_PASSWORD.sub(r"\1***", _LOGIN.sub(r"\1***@", value))
+    return masked_url(value) if _is_scheme(value.partition("://")[0].strip()) else masked_text(value)
+
+
+def masked_url(url: str) -> str:
+    """As `masked`, for a text that should be a URL: without a scheme, all that precedes an @ is masked."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return f"{MASK}@{url.rpartition('@')[2]}" if "@" in url else url
+    return f"{scheme}://{_masked_rest(scheme, rest)}"
+
+
+def masked_setting(name: str, value: object) -> object:
+    """The value of a setting as it may be shown."""
+    if name == "redis_password" and value is not None:
+        return MASK
+    return masked_url(value) if name == "redis_url" and isinstance(value, str) else masked(value)
+
+
+def masked_text(text: str, secrets: Collection[str] = ()) -> str:
+    """The text with the secrets of all URLs in it masked, and each of these `secrets` too, wherever it stands."""
+    if "://" in text:
+        text = _URL_IN_TEXT.sub(_masked_match, text)
+    for secret in secrets:
+        text = text.replace(secret, MASK)
+    return text
+
+
+def secrets_of(url: str) -> tuple[str, ...]:
+    """What must not be shown of a URL: its secrets, escaped and not, and the pieces of them; the longest first.
+
+    For texts of libraries, which quote a part of a URL as a host, bucket, port or path.
+    """
+    from urllib.parse import unquote, unquote_plus  # imported here: the parent process has no need of it
+
+    scheme, separator, rest = url.partition("://")
+    found: set[str] = set()
+    for secret in _raw_secrets(scheme, rest if separator else url):
+        whole = {secret, unquote(secret), unquote_plus(secret)}
+        found |= {text for text in whole if len(text) >= _MIN_SECRET_CHARACTERS}
+        pieces = (piece for text in whole for piece in _SEPARATORS.split(text))
+        found |= {piece for piece in pieces if len(piece) >= _MIN_PIECE_CHARACTERS}
+    return tuple(sorted(found - {MASK}, key=lambda text: (-len(text), text)))
+
+
+def _masked_match(found: re.Match[str]) -> str:
+    before = found.string[max(0, found.start() - _MAX_SCHEME_CHARACTERS) : found.start()]
+    scheme = _SCHEME_BEFORE.search(before)
+    rest = found[0].removeprefix("://")
+    url = rest.rstrip(_END_OF_SENTENCE)
+    return f"://{_masked_rest(scheme[0] if scheme else '', url)}{rest[len(url) :]}"
+
+
+def _masked_rest(scheme: str, rest: str) -> str:
+    """What follows the :// of a URL, masked."""
+    login, place = _split_login(scheme, rest)
+    if login is not None:
+        user = _shown_user(login)
+        return f"{MASK if user is None else f'{user}:{MASK}'}@{_with_masked_options(place)}"
+    if (host := _host_before_password(place)) is not None:
+        return f"{host}:{MASK}"
+    return _with_masked_options(place)
+
+
+def _split_login(scheme: str, rest: str) -> tuple[str | None, str]:
+    """The login (None if there is none), and what follows it. The last @ ends it, as a password may hold others."""
+    login, at, place = rest.rpartition("@")
+    if not at:
+        return None, rest
+    start = re.split("[/?#]", rest, maxsplit=1)[0]
+    host, colon, port = start.partition(":")
+    if scheme.lower() in _SERVER_SCHEMES or (colon and not _is_address(host, port, start)):
+        return login, place
+    if "@" in start:  # other URLs may have an @ in their paths
+        return start.rpartition("@")[0], rest[start.rindex("@") + 1 :]
+    return None, rest
+
+
+def _is_address(host: str, port: str, start: str) -> bool:
+    """Whether the part of a URL before its path is a host with a port, rather than the beginning of a login."""
+    return "@" not in start and port.isdigit() and (host == "localhost" or "." in host or host.startswith("["))
+
+
+def _shown_user(login: str) -> str | None:
+    """The user, if it is followed by a password and so can't be one."""
+    user, colon, _ = login.partition(":")
+    return user if colon and not re.search("[@/?#]", user) else None
+
+
+def _host_before_password(place: str) -> str | None:
+    """The host if what follows its colon is not a port: it may be a password without @ and host."""
+    start = re.split("[/?#]", place, maxsplit=1)[0]
+    host, colon, _ = start.partition(":")
+    if not colon or host.startswith("[") or _PORT.match(place, len(host) + 1):
+        return None
+    return host
+
+
+def _with_masked_options(place: str) -> str:
+    """Host and path, with the options after ? and # masked."""
+    before, hash_sign, fragment = place.partition("#")
+    path, question_mark, query = before.partition("?")
+    return path + question_mark + _masked_options(query) + hash_sign + _masked_options(fragment)
+
+
+def _masked_options(options: str) -> str:
+    """Options such as `db=1&password=***`. What follows a secret may be a part of it, if it holds a `&`."""
+    shown: list[str] = []
+    is_secret_before = False
+    for option in filter(None, re.split("[&;]", options)):
+        name, equals, value = option.partition("=")
+        if equals and _is_harmless(name, value):
+            shown.append(option)
+            continue
+        is_name = equals and _OPTION_NAME.fullmatch(name) and not (is_secret_before and name.lower() != "password")
+        is_secret_before = True
+        if is_name:
+            shown.append(f"{name}={MASK}")
+        elif not shown or not shown[-1].endswith(MASK):
+            shown.append(MASK)
+    return "&".join(shown)
+
+
+def _is_harmless(name: str, value: str) -> bool:
+    return name.lower() in _HARMLESS_OPTIONS and "@" not in value and "%40" not in value
+
+
+def _raw_secrets(scheme: str, rest: str) -> Iterator[str]:
+    login, place = _split_login(scheme or "redis", rest)
+    if login is not None:
+        user = _shown_user(login)
+        yield login if user is None else login[len(user) + 1 :]
+    elif (host := _host_before_password(place)) is not None:
+        yield place[len(host) + 1 :]
+        return
+    is_secret_before = False
+    for option in re.split("[?#&;]", place)[1:]:
+        name, equals, value = option.partition("=")
+        if not (equals and _is_harmless(name, value)):
+            yield from (name, value) if is_secret_before and name.lower() != "password" else (value or name,)
+            is_secret_before = True
+
+
+def _is_scheme(text: str) -> bool:
+    return bool(re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", text))

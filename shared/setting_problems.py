@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from shared.closest_name import closest_name
-from shared.masking import masked
+from shared.masking import masked_setting, masked_text
 from shared.settings_file import CONFIG_VARIABLE, config_file, file_values
-from shared.validation_messages import describe_problem
+from shared.validation_messages import describe_problem, quoted
 
 ENV_PREFIX = "SORTLINE_"
 
@@ -60,9 +60,16 @@ def describe(error: ValidationError, flags: dict[str, Any], names: Collection[st
             lines.append(f"{place} {name!r}, which is not a setting: {advice}")
             continue
         where = ".".join(str(part) for part in problem["loc"]) or name
-        value = masked(repr(problem["input"]))
+        value = _shown(problem["input"], name)
         lines.append(f"setting {where} = {value} (from {origin(name, flags)}): {describe_problem(problem)}.")
     return "\n".join(lines)
+
+
+def _shown(value: object, name: str) -> str:
+    """The value in quotes, without the secrets in it."""
+    if name in ("redis_url", "model_store") and not isinstance(value, str):
+        return quoted(value)  # a list or table is only hinted at: its parts may be secrets
+    return masked_text(repr(masked_setting(name, value)))
 
 
 def _advice(name: str, names: Collection[str], *, remove: str, prefix: str = "") -> str:

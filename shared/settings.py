@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, field_validator
+from pydantic import Field, SecretStr, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -26,7 +28,9 @@ from shared.belts import Belt
 from shared.errors import BadSetting
 from shared.home_folder import expand_home, with_home
 from shared.jobs import MAX_ATTEMPTS, MAX_LOSSES
+from shared.masking import masked_setting
 from shared.policy_overrides import PolicyOverride
+from shared.redis_password import FILE, PASSWORD, GivenPassword, url_with_password, usable_password
 from shared.schemas import UNCERTAIN, Name, Outcome
 from shared.setting_problems import ENV_PREFIX
 from shared.settings_file import check_config_file, config_file, file_values
@@ -38,14 +42,26 @@ MAX_TTL_S = 315_360_000
 # Each check is two small reads from the store, which may be remote.
 MIN_STORE_POLL_S = 0.2
 
+# Flags for a server that has no password, whatever the environment and the settings file say: an embedded one.
+NO_PASSWORD: Mapping[str, str] = MappingProxyType({PASSWORD: "", FILE: ""})
+
 
 class Settings(BaseSettings):
-    """The effective settings of one process. Make them with `load_settings`; docs/settings.md explains each one."""
+    """The effective settings of one process. Make them with `load_settings`; docs/settings.md explains each one.
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+    Once they are loaded, `redis_url` has the server's password, wherever it was given.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0", description="URL of the Redis or Valkey server that holds the queues"
+    )
+    redis_password: SecretStr | None = Field(
+        None, description="password for `redis_url`, if neither it nor a file has one"
+    )
+    redis_password_file: Path | None = Field(
+        None, description="file that holds nothing but the password for `redis_url`, e.g. a mounted secret"
     )
     model_store: str = Field(
         "~/.local/share/sortline/models", description="folder or URL (s3://bucket/models) of the published models"
@@ -190,6 +206,11 @@ class Settings(BaseSettings):
     def _stripped(cls, value: str) -> str:
         return value.strip()  # a secret that was made from a file may end with a newline
 
+    @field_validator("redis_password")
+    @classmethod
+    def _usable_password(cls, value: SecretStr | None) -> SecretStr | None:
+        return None if value is None else SecretStr(usable_password(value.get_secret_value()))
+
     @field_validator("queues")
     @classmethod
     def _usable_queues(cls, value: str) -> str:
@@ -212,12 +233,12 @@ class Settings(BaseSettings):
             raise ValueError(f"{unknown[0]!r} is not an outcome; use any of {', '.join(known)}")
         return value
 
-    @field_validator("archive_dir", mode="before")
+    @field_validator("archive_dir", "redis_password", "redis_password_file", mode="before")
     @classmethod
     def _none_if_empty(cls, value: object) -> object:
         return None if value == "" else value  # Compose passes on an unset variable as an empty string
 
-    @field_validator("archive_dir")
+    @field_validator("archive_dir", "redis_password_file")
     @classmethod
     def _usable_path(cls, value: Path | None) -> Path | None:
         if value is not None:
@@ -244,6 +265,10 @@ class Settings(BaseSettings):
         if 0 < value < 8:
             raise ValueError("use the number of bits that the camera gives, 8 to 16, or 0")
         return value
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """The values for `repr`, which may end up in a log: secrets are masked."""
+        return ((name, masked_setting(name or "", value)) for name, value in super().__repr_args__())
 
     @property
     def queue_names(self) -> list[str]:
@@ -309,7 +334,7 @@ def load_settings(**flags: Any) -> Settings:
     path = config_file()
     try:
         check_config_file()
-        return Settings(**given)
+        return _with_password(Settings(**given), given)
     except tomllib.TOMLDecodeError as error:
         raise BadSetting(f"{path} is not valid TOML: {error}.") from error
     except UnicodeDecodeError as error:
@@ -331,14 +356,34 @@ def load_settings(**flags: Any) -> Settings:
         raise BadSetting(setting_problems.describe(error, given, Settings.model_fields)) from error
 
 
+def _with_password(settings: Settings, flags: dict[str, Any]) -> Settings:
+    """The settings with the password in `redis_url`. The settings that gave it stay: `sortline config` shows them."""
+    password = None if settings.redis_password is None else settings.redis_password.get_secret_value()
+    given = GivenPassword(settings.redis_url, password, settings.redis_password_file, flags)
+    return settings.model_copy(update={"redis_url": url_with_password(given)})
+
+
 def environment(settings: Settings) -> dict[str, str]:
-    """The environment variables with which `load_settings` in another process returns these settings."""
-    values = settings.model_dump(mode="json")
+    """The environment variables with which `load_settings` in another process returns these settings.
+
+    The password is in the URL of the server alone. The variables of the two settings that gave it are empty, so that
+    those of this process, and the settings file's, don't count.
+    """
+    values = settings.model_dump(mode="json", exclude=set(NO_PASSWORD))
     return {
         ENV_PREFIX + name.upper(): json.dumps(value) if isinstance(value, dict) else str(value)
-        for name, value in values.items()
+        for name, value in {**values, **NO_PASSWORD}.items()
         if value is not None
     }
+
+
+def server_variables(settings: Settings) -> dict[str, str]:
+    """The variables of `environment` that name the server, for a child that reads all other settings itself.
+
+    Not for its arguments: everybody on the machine can read those.
+    """
+    names = [ENV_PREFIX + name.upper() for name in ("redis_url", *NO_PASSWORD)]
+    return {name: value for name, value in environment(settings).items() if name in names}
 
 
 def misspelled_variables() -> list[str]:

@@ -21,7 +21,8 @@ import shared.server.commands
 import worker.commands
 from shared.cli import warn_of_misspelled_variables
 from shared.errors import BadSetting, SortlineError
-from shared.messages import note, open_messages
+from shared.masking import masked_text
+from shared.messages import mask_tracebacks, note, open_messages
 from shared.printable import printable
 
 
@@ -103,13 +104,14 @@ def main() -> None:
     So is the error of a file, such as one that may not be read, wherever it is raised.
     """
     _prepare_output()
+    mask_tracebacks()
     try:
         try:
             app()
         finally:
             sys.stdout.flush()  # if the interpreter flushes at exit, an error has no message of ours
     except SortlineError as error:
-        note(f"sortline: {error}")
+        note(f"sortline: {masked_text(str(error))}")
         sys.exit(2 if isinstance(error, BadSetting) else 1)
     except BrokenPipeError:  # the reader of the output has ended, e.g. `head`
         _discard_output()

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from shared.cli import JsonFlag, print_json
+from shared.cli import ARGUMENTS_ARE_PUBLIC, JsonFlag, print_json
 from shared.messages import note
 
 CAMPAIGNS = ("kills", "stops", "server", "overload", "poison", "forged")
@@ -31,7 +31,9 @@ def torture(
     engine: Annotated[str, typer.Option(help="null (costs nothing) or real (the model of your settings)")] = "null",
     redis_url: Annotated[
         str | None,
-        typer.Option(help="an EMPTY database (not for the campaign `server`); by default an embedded server"),
+        typer.Option(
+            help=f"an EMPTY database (not for the campaign `server`); default: embedded; {ARGUMENTS_ARE_PUBLIC}"
+        ),
     ] = None,
     flush: Annotated[
         bool, typer.Option("--flush", help="first DELETE everything in the database of --redis-url")

@@ -18,7 +18,7 @@ from shared.masking import masked
 from shared.server.connection import check as check_server
 from shared.server.connection import connect
 from shared.server.error_translation import server_errors
-from shared.settings import Settings, load_settings
+from shared.settings import NO_PASSWORD, Settings, load_settings
 from torture.campaigns.base import Campaign, Figures, Limits
 from torture.campaigns.forged import forged
 from torture.campaigns.kills import kills
@@ -153,7 +153,7 @@ def _server(redis_url: str | None, folder: Path, *, flush: bool) -> Iterator[tup
     """
     if redis_url is None:
         with TortureServer(folder, appendfsync="always") as server, server_errors(server.url):
-            yield load_settings(redis_url=server.url, queues=QUEUES), server
+            yield load_settings(redis_url=server.url, queues=QUEUES, **NO_PASSWORD), server
         return
     settings = load_settings(redis_url=redis_url, queues=QUEUES)
     with server_errors(settings.redis_url):

@@ -56,7 +56,7 @@ def fill_queue(settings: Settings, *, count: int, size: str, quality: int = 85) 
     client.flushdb()
     arguments = ["camera", "--line", LINE, "--camera", CAMERA]
     arguments += ["--source", "simulated", "--rate", "0", "--replay", str(min(count, REPLAYED))]
-    arguments += ["--count", str(count), "--size", size, "--quality", str(quality), "--redis-url", settings.redis_url]
+    arguments += ["--count", str(count), "--size", size, "--quality", str(quality)]
     variables = os.environ | environment(without_bounds(settings))
     command = own_command(*arguments, "--json")
     done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL, env=variables)  # noqa: S603  # our own camera

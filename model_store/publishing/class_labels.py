@@ -17,6 +17,7 @@ from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.scratch import scratch_folder
 from shared.errors import BadSetting
 from shared.home_folder import expand_home
+from shared.masking import masked
 
 BACKGROUND = "background"
 _IMAGENET_CLASSES = 1000
@@ -43,7 +44,7 @@ def read_labels(location: str, *, steps: ProgressSteps) -> tuple[str, ...]:
         with scratch_folder("sortline-labels-") as scratch:
             file = scratch / "labels.txt"
             download(location, file, steps=steps, max_bytes=_MAX_BYTES)
-            return _lines(file, location)
+            return _lines(file, str(masked(location)))
     return _lines(expand_home(location, name="labels"), location)
 
 

@@ -39,6 +39,7 @@ from model_store.runtime.scratch import is_disk_error, scratch_folder
 from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
 from shared.errors import BadBackbone, BadDataset, BadSetting
 from shared.images.arrays import Pixels
+from shared.masking import masked
 
 _MIN_IMAGES = 8
 # Some 100 images suffice to measure an agreement of 99 %; more only take longer.
@@ -106,7 +107,7 @@ def import_classifier(
     lines = read_labels(options.labels, steps=steps)
     check_writable(store, options.name, cache=cache)
     module = resolve_classifier(options.handle, cache=cache, steps=steps)
-    labels = labels_for(lines, outputs=module.feature_width, location=options.labels)
+    labels = labels_for(lines, outputs=module.feature_width, location=str(masked(options.labels)))
     policy = policy_of(labels.names, options.lanes)
     images = _images(files, size_px=module.input_size_px, decode_settings=decode_settings, steps=steps)
     with scratch_folder("sortline-import-") as folder:

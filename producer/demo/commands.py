@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shared.cli import JsonFlag
+from shared.cli import ARGUMENTS_ARE_PUBLIC, JsonFlag
 
 
 def add_to(app: typer.Typer) -> None:
@@ -21,7 +21,9 @@ def demo(
     lines: Annotated[int, typer.Option(min=1, max=16, help="number of simulated lines")] = 2,
     out: Annotated[Path, typer.Option(help="folder for logs and the contact sheet")] = Path("demo-out"),
     model: Annotated[str, typer.Option(help="model to serve; trained on first use")] = "demo",
-    redis_url: Annotated[str | None, typer.Option(help="use this server instead of an embedded one")] = None,
+    redis_url: Annotated[
+        str | None, typer.Option(help=f"use this server instead of an embedded one; {ARGUMENTS_ARE_PUBLIC}")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Show the whole system at work on this machine: server, model, worker, cameras, results.
@@ -42,7 +44,7 @@ def demo(
     from shared.output_files import check_output_folder
     from shared.server.connection import check, connect
     from shared.server.embedded import embedded_server
-    from shared.settings import load_settings
+    from shared.settings import NO_PASSWORD, load_settings
 
     console = Console(stderr=True)
     options = DemoOptions(seconds=seconds, rate_hz=rate, lines=lines, out=out)
@@ -50,7 +52,7 @@ def demo(
     ensure_model(load_settings(redis_url=redis_url, model=model), console=console)
     server = contextlib.nullcontext(redis_url) if redis_url else embedded_server()
     with server as url:
-        settings = load_settings(redis_url=url, model=model)
+        settings = load_settings(redis_url=url, model=model, **({} if redis_url else NO_PASSWORD))
         check(connect(settings.redis_url), settings.redis_url)
         summary = Demo(settings, options, console=console).run()
     print_json(asdict(summary)) if as_json else show(summary)

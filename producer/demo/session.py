@@ -37,7 +37,7 @@ from shared.ports import free_port
 from shared.schemas import SortResult
 from shared.server.connection import connect
 from shared.server.error_translation import server_errors
-from shared.settings import Settings
+from shared.settings import Settings, server_variables
 from shared.subprocesses import NOT_BEGUN, Child, own_command
 
 READY_TIMEOUT_S = 60.0
@@ -161,10 +161,10 @@ class Demo:
         port = free_port()
         log = self._options.out / "worker.log"
         # The worker reads the same environment and settings file as this process; only these settings differ.
-        arguments = ["worker", "--redis-url", self._settings.redis_url, "--metrics-port", str(port), "--queues", QUEUE]
+        arguments = ["worker", "--metrics-port", str(port), "--queues", QUEUE]
         arguments += ["--model", self._settings.model]
         self._console.print("starting the worker")
-        with Child(arguments, log=log) as worker:
+        with Child(arguments, log=log, variables=server_variables(self._settings)) as worker:
             self._await_ready(worker, port)
             self._console.print(f"worker is ready; its metrics: http://127.0.0.1:{port}/metrics")
             yield
@@ -182,10 +182,11 @@ class Demo:
         out, options = self._options.out, self._options
         arguments = ["camera", "--line", name, "--source", "simulated", "--seed", str(options.seed), "--json"]
         arguments += ["--rate", str(options.rate_hz), "--count", str(options.frames_per_line), "--pool", str(POOL)]
-        arguments += ["--deadline-ms", str(DEADLINE_MS), "--queue", QUEUE, "--redis-url", self._settings.redis_url]
+        arguments += ["--deadline-ms", str(DEADLINE_MS), "--queue", QUEUE]
         summary = out / f"{name}.json"
         summary.unlink(missing_ok=True)
-        return Child(arguments, log=out / f"{name}.log", out=summary)
+        variables = server_variables(self._settings)
+        return Child(arguments, log=out / f"{name}.log", out=summary, variables=variables)
 
     # watching ───────────────────────────────────────────────────────────────────────────────────────
 

@@ -13,7 +13,7 @@ import redis
 from redis.connection import UnixDomainSocketConnection, parse_url
 
 from shared.errors import BadSetting, RedisUnavailable
-from shared.masking import masked
+from shared.masking import MASK, masked_url
 from shared.server.error_translation import server_errors, wants_no_tls
 
 # Long enough for a stop-the-world save on the server, short enough to notice that it is gone.
@@ -73,7 +73,7 @@ def check(client: redis.Redis, redis_url: str) -> None:
             about = _pairs(connection.read_response())
     except (AttributeError, TypeError, ValueError) as error:  # the client doesn't check what the answer consists of
         raise BadSetting(
-            f"the server at {masked(redis_url)} is not a Redis server: it can't answer HELLO. Correct redis_url."
+            f"the server at {masked_url(redis_url)} is not a Redis server: it can't answer HELLO. Correct redis_url."
         ) from error
     except RedisUnavailable as error:
         if isinstance(error.__cause__, (redis.exceptions.ResponseError, redis.exceptions.BusyLoadingError)):
@@ -85,7 +85,7 @@ def check(client: redis.Redis, redis_url: str) -> None:
     mode = about.get(b"mode", b"standalone").decode()
     if mode != "standalone":
         raise BadSetting(
-            f"the Redis server at {masked(redis_url)} is in {mode} mode, which neither Sortline nor RQ supports. "
+            f"the Redis server at {masked_url(redis_url)} is in {mode} mode, which neither Sortline nor RQ supports. "
             "Point redis_url at a standalone server."
         )
 
@@ -112,19 +112,24 @@ def _parsed(redis_url: str) -> dict[str, Any]:
     if is_misread or url.port == 0 or (is_unix and not url.path):  # the client would replace port 0 by 6379
         raise _unusable(redis_url)
     if is_unix and url.hostname:
-        raise BadSetting(f"redis_url {masked(redis_url)!r} lacks a slash: write unix:///path/to/socket.")
+        raise BadSetting(f"redis_url {masked_url(redis_url)!r} lacks a slash: write unix:///path/to/socket.")
     if not is_unix and not re.fullmatch(r"/?[0-9]*", url.path):
         raise BadSetting(
-            f"redis_url {masked(redis_url)!r} ends with {url.path!r}: end it with the number of a database, e.g. /0."
+            f"redis_url {masked_url(redis_url)!r} ends with {url.path!r}: end it with the number of a database, "
+            "e.g. /0."
         )
+    for option in re.split("[&;]", url.query) if url.query else ():
+        if "=" not in option:  # it may be a part of a password, so it is not named
+            raise BadSetting(f"redis_url {masked_url(redis_url)!r}: write each option after the ? as NAME=VALUE.")
     _check_options(redis_url, {name: values[0] for name, values in names.items()}, is_tls=url.scheme == "rediss")
     return options
 
 
 def _unusable(redis_url: str) -> BadSetting:
     return BadSetting(
-        f"redis_url {masked(redis_url)!r} can't be used: write redis://[user:password@]host:port/db, rediss:// for TLS "
-        "or unix:///path/to/socket?db=0, for one server. In the password write %2F for a /, %40 for an @, and so on."
+        f"redis_url {masked_url(redis_url)!r} can't be used: write redis://[user:password@]host:port/db, rediss:// for "
+        "TLS or unix:///path/to/socket?db=0, for one server. In the password write %2F for a /, %40 for an @, and so "
+        "on, or give the password as it is, by redis_password_file."
     )
 
 
@@ -132,17 +137,19 @@ def _check_options(redis_url: str, options: dict[str, str], *, is_tls: bool) -> 
     known = _OPTIONS | _TLS_OPTIONS if is_tls else _OPTIONS
     for name, value in options.items():
         if name not in known:
+            shown = MASK if "password" in options else repr(name)  # it may be a part of a password with an &
             also = "" if is_tls or name not in _TLS_OPTIONS else " (TLS is rediss://)"
             raise BadSetting(
-                f"redis_url {masked(redis_url)!r}: the option {name!r} can't be set here{also}. "
+                f"redis_url {masked_url(redis_url)!r}: the option {shown} can't be set here{also}. "
                 f"These can: {', '.join(sorted(known))}."
             )
         if not value or (name == "ssl_cert_reqs" and value not in _CERT_REQS):
             advice = f"use {', '.join(_CERT_REQS)}" if name == "ssl_cert_reqs" else "give it a value, or leave it out"
-            raise BadSetting(f"redis_url {masked(redis_url)!r}: {name} = {value!r}: {advice}.")
+            raise BadSetting(f"redis_url {masked_url(redis_url)!r}: {name} = {value!r}: {advice}.")
         if name in _TLS_FILES and not os.path.isfile(value):
             raise BadSetting(
-                f"redis_url {masked(redis_url)!r}: {name} = {value!r} is not a file, or its folder may not be searched."
+                f"redis_url {masked_url(redis_url)!r}: {name} = {value!r} is not a file, or its folder may not be "
+                "searched."
             )
 
 
@@ -152,7 +159,7 @@ def _check_scheme(options: dict[str, Any], redis_url: str) -> None:
     if url.scheme == "unix":
         return
     address = (options.get("host", "localhost"), options.get("port", 6379))
-    at = f" at {masked(redis_url)}"
+    at = f" at {masked_url(redis_url)}"
     try:
         with socket.create_connection(address, timeout=_TLS_PROBE_TIMEOUT_S) as plain:
             if url.scheme == "rediss":

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from redis import exceptions
 
 from shared.errors import BadSetting, Bound, CommandRefused, QueueFull, RedisUnavailable, SortlineError
-from shared.masking import masked
+from shared.masking import masked_text, masked_url, secrets_of
 
 
 class _Meaning(NamedTuple):
@@ -40,7 +40,8 @@ _CLUSTER = _Meaning(
 _LOGIN = _Meaning(
     BadSetting,
     "refuses the login",
-    "Put the user and password that it expects into redis_url, or none if it expects none.",
+    "Put the user that it expects into redis_url, and the password there or into redis_password_file; give neither if "
+    "it expects none.",
 )
 _NO_DATABASE = _Meaning(
     BadSetting, "has no such database: {text}", "Most servers have databases 0 to 15; end redis_url with such a number."
@@ -167,14 +168,15 @@ def translate(error: exceptions.RedisError, redis_url: str | None = None) -> Sor
 
     Its message is one line. It names the server, with the password masked, if `redis_url` is given.
     """
-    at = "" if redis_url is None else f" at {masked(redis_url)}"
+    at = "" if redis_url is None else f" at {masked_url(redis_url)}"
     code, text = _code_and_text(error)
     meaning = _meaning(code, text)
+    text = masked_text(text, () if redis_url is None else secrets_of(redis_url))
     if meaning is not None:
         message = f"the Redis server{at} {meaning.text.format(text=text)}. {meaning.advice}"
         return QueueFull(message, bound=Bound.MEMORY) if meaning.raises is QueueFull else meaning.raises(message)
     if isinstance(error, (exceptions.ConnectionError, exceptions.TimeoutError)):
-        return _connection_error(error, at)
+        return _connection_error(error, at, text)
     if isinstance(error, exceptions.InvalidResponse):
         return BadSetting(f"the server{at} is not a Redis server: {text}. Correct redis_url.")
     return CommandRefused(f"the Redis server{at} refuses a command: {text}.")
@@ -215,11 +217,10 @@ def _meaning(code: str, text: str) -> _Meaning | None:
     return next((meaning for start, meaning in _MEANINGS_OF_ERR.items() if text.startswith(start)), None)
 
 
-def _connection_error(error: Exception, at: str) -> SortlineError:
+def _connection_error(error: Exception, at: str, text: str) -> SortlineError:
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLError) and (refusal := _tls_refusal(cause, at)):
             return refusal
-    text = str(error).rstrip(".")
     advice = " Start one, or set SORTLINE_REDIS_URL or --redis-url." if at else ""
     return RedisUnavailable(f"no Redis server answers{at}: {text}{_tls_hint(error)}.{advice}")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from shared.errors import BadImage, BadJob
+from shared.masking import masked_text
 from worker.models.model import Model
 from worker.state.jobs import NO_TIMINGS, AdmittedJob, ClaimedJob, Disposition, FinishedJob, StageTimings
 
@@ -94,7 +95,7 @@ def decide(verdict: Verdict) -> FinishedJob:
 
 def _failed(verdict: Failed) -> FinishedJob:
     claimed, error = verdict.admitted.claimed, verdict.error
-    text = "".join(traceback.format_exception(error))
+    text = masked_text("".join(traceback.format_exception(error)))  # it is kept on the server
     if verdict.may_retry and claimed.retries_left > 0:
         return FinishedJob(claimed, Disposition.RETRY, None, text)
     result = verdict.model.decider.failed(verdict.admitted, error, timings=verdict.timings, finished_at=verdict.at)

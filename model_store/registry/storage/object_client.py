@@ -7,13 +7,13 @@ of a driver becomes a StoreUnavailable, whatever its type: drivers also raise ex
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from model_store.registry.storage.protocol import store_unavailable_error
 from shared.errors import BadSetting
-from shared.masking import masked
+from shared.masking import masked_text, masked_url, secrets_of
 
 _DRIVERS = "`pip install s3fs` for s3://, gcsfs for gs://, adlfs for az://"
 
@@ -21,11 +21,15 @@ _DRIVERS = "`pip install s3fs` for s3://, gcsfs for gs://, adlfs for az://"
 class ObjectClient:
     """The objects below one folder of an fsspec file system; paths are relative to it."""
 
-    def __init__(self, fs: Any, root: str, *, location: str) -> None:
-        """`fs` is an fsspec file system, `root` a path in it; `location` names both in messages."""
+    def __init__(self, fs: Any, root: str, *, location: str, secrets: Sequence[str] = ()) -> None:
+        """`fs` is an fsspec file system, `root` a path in it; `location` names both in messages.
+
+        `secrets` are masked in the texts of the driver's errors.
+        """
         self._fs = fs
         self._root = root.rstrip("/")
         self.location = location
+        self._secrets = secrets
 
     @classmethod
     def at(cls, url: str) -> ObjectClient:
@@ -34,21 +38,22 @@ class ObjectClient:
         Raises:
             BadSetting: the URL isn't understood, or its driver is not installed; the message says what to install.
         """
-        location = str(masked(url)).rstrip("/")
+        location, secrets = masked_url(url).rstrip("/"), secrets_of(url)
         try:
             from fsspec.core import url_to_fs
 
             fs, root = url_to_fs(url)
         except ImportError as error:
             raise BadSetting(
-                f"model_store = {location} needs a driver that is not installed ({error}): {_DRIVERS}."
+                f"model_store = {location} needs a driver that is not installed ({masked_text(str(error), secrets)}): "
+                f"{_DRIVERS}."
             ) from error
         except ValueError as error:
             raise BadSetting(
-                f"model_store = {location} can't be used: {error}. Give a folder, or a URL that fsspec knows, e.g. "
-                "s3://bucket/models."
+                f"model_store = {location} can't be used: {masked_text(str(error), secrets)}. Give a folder, or a URL "
+                "that fsspec knows, e.g. s3://bucket/models."
             ) from error
-        return cls(fs, root, location=location)
+        return cls(fs, root, location=location, secrets=secrets)
 
     def entries(self, folder: str) -> list[str]:
         """The names of the files and folders in a folder, sorted; empty when the folder doesn't exist."""
@@ -129,7 +134,7 @@ class ObjectClient:
         try:
             yield
         except Exception as error:
-            raise store_unavailable_error(self.location, error) from error
+            raise store_unavailable_error(self.location, error, secrets=self._secrets) from error
 
 
 def _name(entry: dict[str, Any]) -> str:

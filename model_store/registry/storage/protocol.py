@@ -8,12 +8,14 @@ relative to a model's folder: `current`, `000003/manifest.json`.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
 from model_store.runtime.scratch import describe_disk_error
 from shared.errors import StoreUnavailable
+from shared.masking import masked_text
 
 STAGING_PREFIX = ".staging-"  # being written, or left behind by a dead writer; readers ignore it
 TRASH_PREFIX = ".trash-"  # being deleted
@@ -88,9 +90,9 @@ def version_number(folder: str) -> int | None:
     return int(folder) if _VERSION_FOLDER.fullmatch(folder) else None
 
 
-def store_unavailable_error(location: str, error: BaseException) -> StoreUnavailable:
-    """The error for a store that can't be read or written."""
+def store_unavailable_error(location: str, error: BaseException, *, secrets: Sequence[str] = ()) -> StoreUnavailable:
+    """The error for a store that can't be read or written; `secrets` are masked in the text of `error`."""
     return StoreUnavailable(
-        f"the model store {location} can't be read or written: {describe_disk_error(error)}. "
+        f"the model store {location} can't be read or written: {masked_text(describe_disk_error(error), secrets)}. "
         "Check that it is reachable, that you have permission, and that the disk isn't full."
     )

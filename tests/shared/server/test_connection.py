@@ -78,7 +78,7 @@ def test_a_server_that_accepts_and_says_nothing_is_away(monkeypatch: pytest.Monk
         ("redis://host/?db=live", "host:port/db"),
         ("redis://host?decode_responses=True", "'decode_responses'"),
         ("redis://host?socket_timeout=0.1", "'socket_timeout'"),
-        ("redis://host?nonsense", "'nonsense'"),
+        ("redis://host?nonsense", "NAME=VALUE"),
         ("redis://host?ssl_cert_reqs=none", "TLS is rediss://"),
         ("rediss://host?ssl_cert_reqs=maybe", "required, optional, none"),
         ("rediss://host?ssl_ca_certs=/no/such/file", "is not a file"),
