@@ -136,8 +136,8 @@ def _is_address(host: str, port: str, start: str) -> bool:
 
 def _shown_user(login: str) -> str | None:
     """The user, if it is followed by a password and so can't be one."""
-    user, colon, _ = login.partition(":")
-    return user if colon and not re.search("[@/?#]", user) else None
+    user, _, password = login.partition(":")
+    return user if password and not re.search("[@/?#]", user) else None
 
 
 def _host_before_password(place: str) -> str | None:

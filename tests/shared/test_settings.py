@@ -11,7 +11,6 @@ import pytest
 from shared.errors import BadSetting
 from shared.images.decode_memory import MAX_DECODE_BYTES
 from shared.images.decoding import MAX_BYTES, MAX_PX
-from shared.masking import masked
 from shared.policy_overrides import PolicyOverride
 from shared.setting_problems import origin
 from shared.settings import Settings, environment, load_settings, misspelled_variables
@@ -208,28 +207,6 @@ def test_derived_values(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.queue_names == ["live", "bulk"]
     assert settings.model_store_dir == Path("/home/plant/models")
     assert settings.cache_path == Path("/home/plant/cache")
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        ("redis://:hunter2@host:6379/0", "redis://:***@host:6379/0"),
-        ("rediss://plant:hunter2@host/1?ssl_cert_reqs=none", "rediss://plant:***@host/1?ssl_cert_reqs=none"),
-        ("redis://:hun@ter2@host", "redis://:***@host"),
-        ("redis://:hun/ter2#?@host", "redis://:***@host"),
-        ("unix://plant:hunter2@/run/redis.sock", "unix://plant:***@/run/redis.sock"),
-        ("redis://host?password=hunter2&db=1", "redis://host?password=***&db=1"),
-        ("redis://host:6379/0", "redis://host:6379/0"),
-        ("redis://hunter2@host", "redis://***@host"),  # most likely it is a password
-        ("redis://plant@site:hunter2@host", "redis://***@host"),
-        ("rediss://hun/ter2@host", "rediss://***@host"),
-        ("https://site/module@2", "https://site/module@2"),
-        ("bottles@3", "bottles@3"),
-        (16, 16),
-    ],
-)
-def test_passwords_of_urls_are_masked(value: object, shown: object) -> None:
-    assert masked(value) == shown
 
 
 def test_a_line_may_have_its_own_policy(monkeypatch: pytest.MonkeyPatch) -> None:

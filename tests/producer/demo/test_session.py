@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -113,8 +114,12 @@ class Commands:
         self._client = client
         self._accepted = accepted
 
-    def child(self, arguments: list[str], *, log: Path, out: Path | None = None) -> Command:
+    def child(
+        self, arguments: list[str], *, log: Path, variables: Mapping[str, str], out: Path | None = None
+    ) -> Command:
         """In place of `Child`."""
+        assert "SORTLINE_REDIS_URL" in variables  # not in the arguments, which everybody can read
+        assert "--redis-url" not in arguments
         self.events.append(f"{arguments[0]} begins")
         if out is not None:
             out.write_text(json.dumps({"accepted": self._accepted}))
