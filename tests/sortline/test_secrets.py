@@ -21,7 +21,6 @@ COMMANDS = (
     ("config", "--json"),
     ("results",),
     ("upload", str(BOTTLES / "bottles_000.jpg"), "--timeout", "0.1"),
-    ("bench", "queue"),
 )
 STORES = (
     "s3://key:hunter2@bucket/m",
@@ -73,7 +72,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 
 @pytest.mark.parametrize("url", SECRET_URLS)
 def test_no_form_of_the_servers_url_shows(url: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.run.describe_machine", dict)
     for name, origin in (("flag", ("--redis-url", url)), ("variable", ())):
         if name == "variable":
             monkeypatch.setenv("SORTLINE_REDIS_URL", url)
