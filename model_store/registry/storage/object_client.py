@@ -37,6 +37,7 @@ class ObjectClient:
 
         Raises:
             BadSetting: the URL isn't understood, or its driver is not installed; the message says what to install.
+            StoreUnavailable: its driver connects at once, and can't.
         """
         location, secrets = masked_url(url).rstrip("/"), secrets_of(url)
         try:
@@ -53,6 +54,8 @@ class ObjectClient:
                 f"model_store = {location} can't be used: {masked_text(str(error), secrets)}. Give a folder, or a URL "
                 "that fsspec knows, e.g. s3://bucket/models."
             ) from error
+        except Exception as error:  # some drivers connect at once: ftp://, sftp://
+            raise store_unavailable_error(location, error, secrets=secrets) from error
         return cls(fs, root, location=location, secrets=secrets)
 
     def entries(self, folder: str) -> list[str]:
