@@ -9,7 +9,7 @@ import redis
 
 from shared import keys
 from shared.errors import BadSetting, RedisUnavailable
-from shared.masking import masked
+from shared.masking import masked_url
 from shared.server import functions
 from shared.server.functions import Function
 
@@ -83,7 +83,9 @@ class QueueFunctions:
                 raise self._needs_eval(refused) from refused
             else:
                 raise refused
-        raise RedisUnavailable(f"the Redis server at {masked(self._redis_url)} loses its functions again and again.")
+        raise RedisUnavailable(
+            f"the Redis server at {masked_url(self._redis_url)} loses its functions again and again."
+        )
 
     def _command(self, function: Function) -> tuple[str, str]:
         """The beginning of the command that calls the function.
@@ -100,7 +102,7 @@ class QueueFunctions:
         except redis.exceptions.NoPermissionError as error:
             self._delete_images(written)
             raise RedisUnavailable(
-                f"the Redis server at {masked(self._redis_url)} lacks Sortline's functions (version "
+                f"the Redis server at {masked_url(self._redis_url)} lacks Sortline's functions (version "
                 f"{functions.version()}), and this user may not load them. A worker of this release loads them when it "
                 "starts; an administrator can with `sortline functions load`."
             ) from error
@@ -121,6 +123,7 @@ class QueueFunctions:
 
     def _needs_eval(self, error: Exception) -> BadSetting:
         return BadSetting(
-            f"the Redis server at {masked(self._redis_url)} has no functions (it is older than Redis 7), so producers "
-            f"run a script, and this user may not ({error}): grant it +eval (ACL SETUSER), or update the server."
+            f"the Redis server at {masked_url(self._redis_url)} has no functions (it is older than Redis 7), so "
+            f"producers run a script, and this user may not ({error}): grant it +eval (ACL SETUSER), or update the "
+            "server."
         )

@@ -45,7 +45,7 @@ def url_with_password(given: GivenPassword) -> str:
     if given.password is not None and given.file is not None:
         raise _conflict(given, PASSWORD, FILE, mend=f"Give one of them: unset {PASSWORD}, or {FILE}.")
     name = FILE if given.password is None else PASSWORD
-    password = given.password if given.file is None else _read(given.file, source=origin(FILE, given.flags))
+    password = given.password if given.file is None else _of_setting(given.file, given.flags)
     assert password is not None  # one of the two is there
     scheme, separator, rest = given.redis_url.partition("://")
     if _has_password(given.redis_url):
@@ -71,20 +71,12 @@ def usable_password(text: str) -> str:
     return password
 
 
-def _has_password(redis_url: str) -> bool:
-    """Whether it has one after its user, escaped or not, or as an option."""
-    rest = redis_url.partition("://")[2]
-    return bool(rest.rpartition("@")[0].partition(":")[2]) or re.search("[?&]password=.", rest) is not None
+def read_password(file: Path, *, where: str) -> str:
+    """The password that a file holds. `where` says in errors who named which file.
 
-
-def _conflict(given: GivenPassword, *names: str, mend: str) -> BadSetting:
-    first, second = (f"{name} (from {origin(name, given.flags)})" for name in names)
-    return BadSetting(f"{first} and {second} both hold the password of the Redis server. {mend}")
-
-
-def _read(path: Path, *, source: str) -> str:
-    file = expand_home(path, name=FILE)
-    where = f"setting {FILE} = {str(file)!r} (from {source})"
+    Raises:
+        BadSetting: the file can't be used.
+    """
     try:
         # O_NONBLOCK: opening a pipe would wait for its writer.
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -105,3 +97,19 @@ def _read(path: Path, *, source: str) -> str:
         raise BadSetting(f"{where}: it is not UTF-8 ({error.reason}). Save it as UTF-8.") from None
     except ValueError as error:
         raise BadSetting(f"{where}: the file {error}.") from None
+
+
+def _has_password(redis_url: str) -> bool:
+    """Whether it has one after its user, escaped or not, or as an option."""
+    rest = redis_url.partition("://")[2]
+    return bool(rest.rpartition("@")[0].partition(":")[2]) or re.search("[?&]password=.", rest) is not None
+
+
+def _conflict(given: GivenPassword, *names: str, mend: str) -> BadSetting:
+    first, second = (f"{name} (from {origin(name, given.flags)})" for name in names)
+    return BadSetting(f"{first} and {second} both hold the password of the Redis server. {mend}")
+
+
+def _of_setting(path: Path, flags: dict[str, Any]) -> str:
+    file = expand_home(path, name=FILE)
+    return read_password(file, where=f"setting {FILE} = {str(file)!r} (from {origin(FILE, flags)})")

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
     import redis
 
-# Longer than any password; a larger file is not one.
-_MAX_PASSWORD_BYTES = 4096
-
 
 def add_to(app: typer.Typer) -> None:
     """Add this package's commands."""
@@ -47,6 +44,7 @@ def acl(
     Example: sortline acl worker --user worker --password-file worker.password >> users.acl
     """
     from shared.errors import BadSetting
+    from shared.redis_password import read_password
     from shared.server import roles
 
     try:
@@ -58,7 +56,8 @@ def acl(
     if user is None or password_file is None:
         print(" ".join(roles.rules(known)))
         return
-    print(roles.user_line(known, name=_user_name(user), password=_password(password_file)))
+    password = read_password(password_file, where=f"--password-file {password_file}")
+    print(roles.user_line(known, name=_user_name(user), password=password))
 
 
 def load_functions(redis_url: RedisUrl = None) -> None:
@@ -134,20 +133,3 @@ def _user_name(name: str) -> str:
     if not name or not name.isascii() or not name.isprintable() or any(character in " ,\"'\\" for character in name):
         raise BadSetting(f"--user = {name!r}: use letters, digits and signs other than blanks, commas and quotes.")
     return name
-
-
-def _password(path: Path) -> str:
-    from shared.errors import BadSetting
-    from shared.file_kind import FileKind, kind_of
-
-    if kind_of(path) is not FileKind.FILE:
-        raise BadSetting(f"--password-file: {path} is not a file: write the password into it.")
-    with path.open("rb") as file:
-        content = file.read(_MAX_PASSWORD_BYTES + 1)
-    try:
-        password = content.decode().removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError:
-        raise BadSetting(f"--password-file: {path} is not UTF-8.") from None
-    if not password or len(content) > _MAX_PASSWORD_BYTES:
-        raise BadSetting(f"--password-file: {path} must hold a password of 1 to {_MAX_PASSWORD_BYTES:,} bytes.")
-    return password
