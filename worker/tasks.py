@@ -28,9 +28,9 @@ from worker.models.model import Model
 from worker.rq.claimer import refusal_by_length
 from worker.rq.job_fields import clock_offset_in, deaths_in, max_attempts_in
 from worker.state.jobs import AdmittedJob, ClaimedJob, Lease, StageTimings
-from worker.steps.admit import check_identity
+from worker.steps.admit import check_identity, parse_image_job
 from worker.steps.decide import Classified, Expired, Failed, Impossible, Unusable, Verdict, decide
-from worker.steps.decode import decode
+from worker.steps.decode import check_digest, decode
 from worker.steps.infer import infer
 
 _DEATHS = (keys.CRASHES, keys.LOSSES, keys.SUSPECT)
@@ -48,7 +48,7 @@ def sort_image(job: dict[str, Any]) -> dict[str, Any]:
         a SortResult as a JSON object; it is also added to the line's result stream.
 
     Raises:
-        BadJob: the ImageJob belongs to another job.
+        BadJob: the ImageJob is malformed, of another schema version, or belongs to another job.
         EngineFailed: the model failed on the image; RQ retries the job while it has attempts left.
     """
     current = get_current_job()
@@ -56,7 +56,7 @@ def sort_image(job: dict[str, Any]) -> dict[str, Any]:
         raise RuntimeError(
             "sort_image runs inside an RQ worker; to sort files without a queue, see `sortline classify`."
         )
-    image_job = ImageJob.model_validate(job)
+    image_job = parse_image_job(job)
     check_identity(image_job, job_id=current.id)
     loaded, settings = _loaded_once()
     size_bytes = current.connection.strlen(image_job.image_key)
@@ -128,6 +128,8 @@ def _sort(admitted: AdmittedJob, image: bytes | None, model: Model, server_clock
         server_clock.check(job.captured_at, job.deadline_at, clock_offset_s=admitted.claimed.clock_offset_s)
         if deadline_at is not None and clock() > deadline_at:
             return Expired(admitted=admitted, model=model, at=clock())
+        if image is not None:
+            check_digest(image, sha256=job.sha256)
         item = decode(admitted, image, model)
         started = time.perf_counter()
         (output,) = infer(item.slot.pixels[np.newaxis], model.engine)

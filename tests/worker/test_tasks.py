@@ -156,6 +156,23 @@ def test_a_job_with_another_jobs_id_in_its_data_is_refused(settings: Settings, c
     assert kit.stream(client) == []
 
 
+def test_another_schema_version_is_refused_as_by_our_worker(settings: Settings, client: redis.Redis) -> None:
+    (job_id,) = kit.submit(settings, frame())
+    kit.forge(client, job_id, schema_version=2)
+    SimpleWorker(["live"], connection=client, serializer=JSONSerializer).work(burst=True)
+    assert "schema_version 2, and this worker reads 1 only" in kit.fetch(client, job_id).latest_result().exc_string
+
+
+def test_a_file_that_was_replaced_is_rejected_as_by_our_worker(
+    tiny: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (job_id,) = kit.submit(tiny, frame(PICTURES[0]))
+    client.set(keys.image(job_id), PICTURES[1])
+    monkeypatch.setattr(worker.tasks, "_loaded", (load_model(tiny), tiny))
+    SimpleWorker(["live"], connection=client, serializer=JSONSerializer).work(burst=True)
+    assert kit.outcomes(client) == {job_id: "rejected"}
+
+
 @pytest.mark.parametrize("own_s", [-3600.0, 0.0, 3600.0])
 @pytest.mark.parametrize("camera_s", [-3600.0, 0.0, 3600.0])
 def test_deadlines_hold_in_the_servers_time_as_in_our_worker(

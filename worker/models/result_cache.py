@@ -1,12 +1,12 @@
 """A cache of answers: an image file that the model has seen before costs neither decoding nor model time.
 
-In: an admitted job and its image. Out: the probabilities that the model gave for the same file before. The file's
-digest is computed here: a wrong digest from a producer would give one bottle the answer of another.
+In: an admitted job and the digest of its image. Out: the probabilities that the model gave for the same file before.
+The worker computes the digest (`worker.steps.decode.check_digest`): if it took the producer's word for it, a wrong one
+would give one bottle the answer of another.
 """
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Collection
@@ -40,13 +40,12 @@ class ResultCache:
         self._answers: OrderedDict[CacheKey, Probabilities] = OrderedDict()
         self._lock = threading.Lock()
 
-    def key(self, job: ImageJob, image: bytes | None, route: Route) -> CacheKey | None:
-        """The key of an image; None if its answer is not cached. A canary must see its images itself."""
-        if image is None or job.queue not in self._queues or route.canary is not None:
+    def key(self, job: ImageJob, digest: bytes | None, route: Route) -> CacheKey | None:
+        """The key of the image with this SHA-256; None if its answer is not cached. A canary sees all its images."""
+        if digest is None or job.queue not in self._queues or route.canary is not None:
             return None
         manifest = route.model.manifest
         camera = job.camera if manifest.regions else ""
-        digest = hashlib.sha256(image).digest()
         return CacheKey(digest, manifest.name, manifest.version, route.model.engine.name, camera)
 
     def get(self, key: CacheKey) -> Probabilities | None:

@@ -16,7 +16,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from shared import keys
 from shared.errors import BadJob
 from shared.jobs import SORT_IMAGE
-from shared.schemas import ImageJob
+from shared.schemas import SCHEMA_VERSION, ImageJob
 from shared.validation_messages import describe_problems
 from worker.state.jobs import AdmittedJob, ClaimedJob
 from worker.steps.decide import Impossible, Refused, Verdict
@@ -78,20 +78,51 @@ def admit(claimed: ClaimedJob, *, max_attempts: int, worker_offset_s: float = 0.
 
     Raises:
         BadJob: it names another function, carries callbacks or dependencies, isn't JSON, or its
-            argument isn't an ImageJob. It will never run.
+            argument isn't an ImageJob of a version that this worker knows. It will never run.
     """
     if claimed.extras:
+        quoted = claimed.extras.strip()[:MAX_QUOTED]
         raise BadJob(
-            f"the job carries callbacks, dependencies, repeats, webhooks or a rate limit ({claimed.extras.strip()!r}); "
-            "Sortline runs none of them: enqueue it with LineProducer."
+            f"the job carries callbacks, dependencies, repeats, webhooks or a rate limit ({quoted!r}); Sortline "
+            "runs none of them: enqueue it with LineProducer."
         )
     text = _unpacked(claimed.data)
     try:
         _, _, (job,), _ = _CALL.validate_json(text)
     except ValidationError:  # find out what is wrong with the data, which takes longer
         job = _image_job(_call(text))
+    _check_version(job.schema_version)
     check_identity(job, job_id=claimed.lease.job_id)
     return AdmittedJob(claimed, job, claimed.attempt(max_attempts=max_attempts), worker_offset_s)
+
+
+def parse_image_job(argument: object) -> ImageJob:
+    """The argument of a job as an ImageJob.
+
+    Raises:
+        BadJob: it is none, or one of a version that this worker does not know.
+    """
+    if isinstance(argument, dict):  # first, as the other fields of another version may look wrong here
+        _check_version(argument.get("schema_version", SCHEMA_VERSION))
+    try:
+        return ImageJob.model_validate(argument)
+    except ValidationError as error:
+        raise BadJob(f"the job's argument is not an ImageJob: {describe_problems(error)[:MAX_QUOTED]}") from error
+
+
+def _check_version(version: object) -> None:
+    """Refuse another version's ImageJob. What is no whole number is left to the validation of the ImageJob."""
+    if isinstance(version, int) and version != SCHEMA_VERSION:
+        raise BadJob(
+            f"the ImageJob has schema_version {_short(version)}, and this worker reads {SCHEMA_VERSION} only: another "
+            "release of Sortline has written it. Update the workers before the producers, then put the job back with "
+            "`rq requeue`."
+        )
+
+
+def _short(number: int) -> str:
+    """As text, also if it has so many digits that Python does not write them all."""
+    return str(number) if abs(number) < 10**20 else "of more than 20 digits"
 
 
 def check_identity(job: ImageJob, *, job_id: str) -> None:
@@ -137,12 +168,7 @@ def _not_json(why: object) -> BadJob:
 def _image_job(call: object) -> ImageJob:
     match call:
         case [str(function), None, [argument], dict(keywords)] if function == SORT_IMAGE and not keywords:
-            try:
-                return ImageJob.model_validate(argument)
-            except ValidationError as error:
-                raise BadJob(
-                    f"the job's argument is not an ImageJob: {describe_problems(error)[:MAX_QUOTED]}"
-                ) from error
+            return parse_image_job(argument)
         case [str(function), *_] if function != SORT_IMAGE:
             raise BadJob(
                 f"the job names the function {function[:MAX_QUOTED]!r}; "

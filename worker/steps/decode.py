@@ -5,6 +5,7 @@ Runs on the pipeline's decode threads. The decoder releases the interpreter lock
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 
@@ -46,6 +47,25 @@ def decode(admitted: AdmittedJob, image: bytes | None, model: Model, *, cache_ke
     return Decoded(admitted, slot, decode_ms, ready_at=time.monotonic(), model=model, cache_key=cache_key)
 
 
+def check_digest(image: bytes, *, sha256: str) -> bytes:
+    """Check that the file is the one that the producer sent. Returns its SHA-256.
+
+    This takes about 20 microseconds for a 30 KB file, 100 on a processor without instructions for SHA, and lets go of
+    the interpreter lock.
+
+    Raises:
+        BadImage: the file was damaged or replaced on its way.
+    """
+    digest = hashlib.sha256(image)
+    if (found := digest.hexdigest()) != sha256:
+        raise BadImage(
+            "damaged",
+            f"this is not the file that was sent: its SHA-256 is {found}, and the job says {sha256}. It was damaged or "
+            "replaced on its way: send it again.",
+        )
+    return digest.digest()
+
+
 def decode_for_model(flow: Flow, admitted: AdmittedJob, image: bytes | None, route: Route) -> Decoded | Verdict:
     """The item for its model, or the verdict on a job that needs no model or can't be decoded."""
     model = route.model
@@ -57,7 +77,8 @@ def decode_for_model(flow: Flow, admitted: AdmittedJob, image: bytes | None, rou
             needs_s = flow.latency.estimate_from_decode(model.cost, waiting=waiting, urgent=urgent)
             if flow.misses_deadline(admitted, needs_s):
                 return Expired(admitted=admitted, model=model, at=flow.clock(), needs_s=needs_s)
-        cache_key = flow.cache.key(admitted.job, image, route)
+        digest = None if image is None else check_digest(image, sha256=admitted.job.sha256)
+        cache_key = flow.cache.key(admitted.job, digest, route)
         if cache_key is not None and (known := flow.cache.get(cache_key)) is not None:
             return Classified(admitted=admitted, model=model, at=flow.clock(), probabilities=known)
         item = decode(admitted, image, model, cache_key=cache_key)

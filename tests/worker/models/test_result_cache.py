@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import pytest
@@ -52,12 +53,6 @@ def test_another_file_or_version_is_not_known(image: bytes, route: Route) -> Non
     assert key is not None and known.get(key) is None
 
 
-def test_the_producers_digest_of_the_file_is_not_trusted() -> None:
-    known, route = cache(), Route(kit.model())
-    one, other = (known.key(upload(sha256="a" * 64), data, route) for data in (b"file", b"another"))
-    assert one != other
-
-
 def test_the_camera_matters_if_the_model_crops_a_region() -> None:
     known, route = cache(), Route(looking(kit.model(), c1=Region(0, 0, 0.5, 1)))
     assert known.key(upload(camera="c1"), b"file", route) != known.key(upload(camera="c2"), b"file", route)
@@ -101,6 +96,25 @@ def test_the_model_sees_each_upload_once(settings: Settings, client: redis.Redis
     sample = components.metrics.registry.get_sample_value
     assert sample("sortline_result_cache_total", {"result": "hit"}) == 2
     assert sample("sortline_result_cache_total", {"result": "miss"}) == 2
+
+
+def test_a_forged_digest_neither_enters_the_cache_nor_gets_an_answer_from_it(
+    settings: Settings, client: redis.Redis
+) -> None:
+    """A job that claims the digest of another file gets no answer: not from the model, not from the cache."""
+    good, other = picture(10), picture(200)
+    components = kit.pipeline_components(settings, ToneEngine())
+    for _ in range(2):  # the first forged job comes before the good file is known, the second one after
+        (forged,) = kit.submit(settings, frame(other, queue="bulk"))
+        kit.forge(client, forged, sha256=hashlib.sha256(good).hexdigest())
+        (honest,) = kit.submit(settings, frame(good, queue="bulk"))
+        run = kit.pipeline(settings, components, burst=True)
+        run.start()
+        kit.finish(run)
+        found = {result.job_id: result for result in kit.stream(client)}
+        assert (found[forged].outcome, found[forged].labels) == ("rejected", ())
+        assert [label.label for label in found[honest].labels] == ["good"]
+        assert len(components.cache) == 1
 
 
 def test_a_failure_is_not_cached(settings: Settings, client: redis.Redis) -> None:

@@ -44,10 +44,32 @@ def test_a_good_job_is_admitted() -> None:
 
 def test_fields_that_a_newer_producer_adds_are_ignored() -> None:
     """Versions run side by side during an upgrade."""
-    argument = as_argument(invented={"deep": [1]}, schema_version=99)
+    argument = as_argument(invented={"deep": [1]})
     admitted = admit(claimed(data=call(SORT_IMAGE, argument)), max_attempts=3)
     assert admitted.job.job_id == "j1"
     assert "invented" not in admitted.job.model_dump()
+
+
+def test_a_job_without_a_schema_version_has_the_first() -> None:
+    argument = as_argument()
+    del argument["schema_version"]
+    assert admit(claimed(data=call(SORT_IMAGE, argument)), max_attempts=3).job.schema_version == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"schema_version": 2}, "schema_version 2, and this worker reads 1 only: .* Update the workers"),
+        ({"schema_version": 0}, "schema_version 0,"),
+        ({"schema_version": -1, "line": {"its": "meaning has changed"}}, "schema_version -1,"),
+        ({"schema_version": 10**4000}, "schema_version of more than 20 digits,"),
+        ({"schema_version": "new"}, "schema_version = 'new'"),
+    ],
+)
+def test_another_schema_version_is_refused(changes: dict[str, Any], says: str) -> None:
+    """Its fields may mean something else. The refusal comes before any complaint about those."""
+    with pytest.raises(BadJob, match=says):
+        admit(claimed(data=call(SORT_IMAGE, as_argument(**changes))), max_attempts=3)
 
 
 def test_the_first_attempt_has_number_one() -> None:
@@ -103,6 +125,12 @@ def test_deep_nesting_is_refused_however_deep(depth: int) -> None:
 def test_extras_are_refused() -> None:
     with pytest.raises(BadJob, match=r"os\.system"):
         admit(claimed(data=call(SORT_IMAGE, as_argument()), extras="os.system "), max_attempts=3)
+
+
+def test_long_extras_are_cut_in_the_message() -> None:
+    with pytest.raises(BadJob) as caught:
+        admit(claimed(data=None, extras="\x1b" * 7_000), max_attempts=3)
+    assert len(str(caught.value)) < 4 * 500 + 500
 
 
 # in the worker ──────────────────────────────────────────────────────────────────────────────────────

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import pytest
+import redis
 
 from model_store.bundle.preprocessing import decoder_of
+from shared import keys
 from shared.errors import BadImage
 from shared.images.crop_regions import Fit, Region
 from shared.settings import Settings
 from tests.worker import kit
-from tests.worker.kit import SIZE_PX, halves, picture
+from tests.worker.kit import SIZE_PX, frame, halves, picture
 from tests.worker.step_inputs import admitted
 from worker.models.model import Model
-from worker.steps.decode import decode
+from worker.steps.decode import check_digest, decode
 
 LIMITS = Settings(max_image_bytes=10_000, max_image_px=90_000)
 
@@ -77,3 +80,22 @@ def test_decoders_that_give_the_same_pixels_are_equal() -> None:
     assert hash(sized(regions={"a": LEFT}).decoder) == hash(sized(regions={"a": LEFT}).decoder)
     different = [sized(), sized(fit="pad"), sized(regions={"a": LEFT}), sized(regions={"b": LEFT}), sized(48)]
     assert len({model.decoder for model in different}) == len(different)
+
+
+def test_a_file_with_the_jobs_digest_is_the_one_that_was_sent() -> None:
+    assert check_digest(b"file", sha256=hashlib.sha256(b"file").hexdigest()) == hashlib.sha256(b"file").digest()
+
+
+def test_another_file_is_rejected_and_its_message_names_both_digests() -> None:
+    with pytest.raises(BadImage, match=r"SHA-256 is 3b9c358f.*the job says 0000.*send it again") as caught:
+        check_digest(b"file", sha256="0" * 64)
+    assert caught.value.reason == "damaged"
+
+
+def test_a_file_that_was_replaced_on_the_server_is_not_sorted(settings: Settings, client: redis.Redis) -> None:
+    replaced, good = kit.submit(settings, frame(picture(10)), frame(picture(10)))
+    client.set(keys.image(replaced), picture(250))
+    kit.run_burst(settings)
+    assert kit.outcomes(client) == {replaced: "rejected", good: "sorted"}
+    (error,) = [result.error for result in kit.stream(client) if result.job_id == replaced]
+    assert error is not None and "not the file that was sent" in error
