@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 from shared import keys
 from shared.errors import Transient
+from shared.schemas import Outcome
 from torture.campaigns.base import Figures, Limits
+from torture.campaigns.forged_bounds import Bounds
 from torture.forging.forger import Forger
-from torture.forging.forgeries import FORGERIES
+from torture.forging.forgeries import FORGERIES, KINDS
 from torture.history.leftovers import read_statuses
+from torture.plant.executions import read_executions
 from torture.plant.feeder import FeederOptions
 from torture.plant.plant import SETTLE_S, Plant
 from torture.plant.processes import WorkerProcess
@@ -37,6 +40,7 @@ def forged(plant: Plant, limits: Limits) -> Figures:
     plant.start_workers(WORKERS, settings)
     workers = plant.ready
     plant.start_feeders(FEEDER_OPTIONS)
+    bounds = Bounds(plant, workers)
     forger = Forger(plant, lines=FEEDER_OPTIONS[0].lines)
     counts: Counter[str] = Counter()
     until = time.monotonic() + limits.seconds
@@ -54,8 +58,28 @@ def forged(plant: Plant, limits: Limits) -> Figures:
     while plant.outstanding() and time.monotonic() < settled_by:
         time.sleep(POLL_S)
     _check_promises(plant, forger, workers)
+    bounds.check()
+    executions = read_executions(plant.executions)
+    for execution in executions:
+        plant.note("nothing of a forged job is executed", execution)
     forger.close()
-    return {"forgeries": counts.total(), "kinds of forgery": len(counts), "jobs to be refused": forger.refusals}
+    return {
+        "forgeries": counts.total(),
+        "kinds of forgery": len(counts),
+        **{kind: sum(name in counts for name in forgeries) for kind, forgeries in KINDS.items()},
+        "jobs to be refused": forger.refusals,
+        "executions": len(executions),
+        "good jobs beside forged ones": len(forger.mates),
+        "those of them that were sorted": _count_sorted(plant, forger.mates),
+        **bounds.figures(),
+    }
+
+
+def _count_sorted(plant: Plant, job_ids: Sequence[str]) -> int:
+    """How many of these jobs have the result that they were sorted."""
+    wait_until(plant.follower.is_up_to_date, "all results are read")
+    found = plant.follower.observed.entries
+    return sum(any(entry.outcome == Outcome.SORTED for entry in found.get(job_id, ())) for job_id in job_ids)
 
 
 def _names(forger: Forger) -> Iterator[str]:

@@ -9,12 +9,16 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import redis
+
+from producer.frames import PreparedJob
 from producer.submit import LineProducer
 from shared import keys
 from shared.jobs import MAX_ATTEMPTS_FIELD
 from shared.rq_time import format_rq_time
 from shared.schemas import Outcome
-from torture.history.ledger import submission_of
+from torture.forging.payloads.payload import MISSING, Payload, Traps, packed
+from torture.history.ledger import Submission, submission_of
 from torture.plant.images import ImageMaker
 from torture.plant.plant import Plant
 from torture.plant.sender import Sender
@@ -67,12 +71,15 @@ class Forger:
         self.name = ""
         self.refusals = 0  # how many jobs workers must count as refused
         self.refused: list[str] = []  # those of them that RQ must show as failed
+        self.mates: list[str] = []  # good jobs that were enqueued right before and right behind forged ones
+        self.traps = Traps(str(plant.executions.absolute()))
         self.left_alone: dict[str, bytes] = {}  # keys that are not ours and must not change, and their DUMP
         self.to_repair: dict[str, str] = {}  # keys that workers must delete, or write anew with this type
         self._lines = lines
         self._sender = Sender(plant, lines=lines)
         self._producer = LineProducer(plant.settings)
         self._images = ImageMaker(plant.random.getrandbits(32))
+        self._odd_ids: set[bytes] = set()
         self._touched: set[str] = set()  # forged jobs, and plain ones that were harmed once
         self._numbers = itertools.count()
 
@@ -150,6 +157,14 @@ class Forger:
         """Delete what the key holds, and write to it by this command."""
         self.client.eval(_WRITE, 2, key, "", "", command, key, *arguments)
 
+    def add_to_hash(self, key: str, fields: Mapping[str | bytes, str | bytes] | Mapping[str, str | bytes]) -> None:
+        """Write fields to a hash; first delete what the key holds if that is no hash."""
+        try:
+            self.client.hset(key, mapping=fields)
+        except redis.exceptions.ResponseError:
+            self.client.delete(key)
+            self.client.hset(key, mapping=fields)
+
     def overwrite_held(self, pattern: str, *, right: str) -> None:
         """Put another type under a key of a plain job that a worker holds."""
         done = False
@@ -188,12 +203,12 @@ class Forger:
         data: bytes | None = None,
         fields: Mapping[str, str | bytes] | None = None,
     ) -> str:
-        """Enqueue a job without LineProducer. It is valid except for what the arguments replace. Returns its id.
+        """Enqueue a job between two good ones. It is valid except for what the arguments replace. Returns its id.
 
         Args:
             outcomes: the outcomes that it may have; none if it must fail unread and be counted as refused.
             image: the file; b"" for a good one, None for no key, a sequence for a list under its key.
-            call: fields of its ImageJob to replace.
+            call: fields of its ImageJob to replace, or to leave out (MISSING).
             data: replaces RQ's `data`, which holds the ImageJob.
             fields: fields of its hash to replace.
         """
@@ -201,23 +216,46 @@ class Forger:
         frame = self._sender.frame(self._images.make(), queue=queue)
         prepared = self._producer.prepare(frame)
         submission = submission_of(frame, prepared.job_id, kind=f"forged: {self.name}")
-        if call and "captured_at" in call:
-            submission = submission._replace(captured_at=call["captured_at"])  # type: ignore[arg-type]
-        self._note(submission, outcomes)
         if call:
-            function, instance, (argument,), keywords = json.loads(zlib.decompress(prepared.payload))
-            data = packed([function, instance, [argument | call], keywords])
+            data = _with_call(prepared.payload, call)
+            if outcomes:
+                submission = _with_changes(submission, call)
+        self._note(submission, outcomes)
         hash_fields = self._hash(queue, prepared.payload if data is None else data) | dict(fields or {})
         file = prepared.image if image == b"" else image
         self._enqueue(prepared.job_id, queue, hash_fields, file)
         return prepared.job_id
 
+    def enqueue_payload(self, payload: Payload) -> None:
+        """Enqueue a job with this payload, between two good ones."""
+        self.enqueue(
+            outcomes=payload.outcomes,
+            data=payload.data and payload.data(self.traps),
+            call=payload.call and payload.call(),
+            fields=payload.fields,
+            image=payload.image() if payload.image else b"",
+        )
+
+    def enqueue_odd_id(self, job_id: bytes) -> None:
+        """Enqueue an unreadable job with this id, or, if there was one already, with a new ending."""
+        self.enqueue_junk(job_id + self.fresh_id().encode() if job_id in self._odd_ids else job_id)
+        self._odd_ids.add(job_id)
+
     def enqueue_junk(self, job_id: bytes) -> None:
-        """Enqueue an unreadable job with this id."""
+        """Enqueue an unreadable job with this id, between two good ones."""
         queue = self.any_queue()
         text = job_id.decode(errors="surrogateescape")
         self._note(submission_of(self._sender.frame(b"", queue=queue), text, kind=f"forged: {self.name}"), ())
         self._enqueue(job_id, queue, self._hash(queue, b"junk"), None)
+
+    def enqueue_ended(self, status: str) -> None:
+        """Enqueue a job that claims to have ended with this status: workers skip it, and leave its hash alone."""
+        queue, job_id = self.any_queue(), self.fresh_id()
+        self._sender.ledger.attempt([submission_of(self._sender.frame(b"", queue=queue), job_id, kind="ended")])
+        self._sender.ledger.refused([job_id], self.name)
+        self._touched.add(job_id)
+        self._enqueue(job_id, queue, self._hash(queue, b"junk") | {"status": status}, None)
+        self.client.expire(keys.rq_job(job_id), IMAGE_TTL_S)
 
     def enqueue_non_job(self, job_id: str) -> None:
         """Enqueue an id whose key does not hold a hash: workers must refuse and count it, and leave the key alone."""
@@ -266,19 +304,55 @@ class Forger:
         fields: Mapping[str, str | bytes],
         image: bytes | Sequence[bytes] | None,
     ) -> None:
-        raw_id = job_id if isinstance(job_id, bytes) else job_id.encode()
-        image_key = keys.image("").encode() + raw_id
+        """Enqueue in one step, so that a worker mostly claims the job together with the good ones beside it."""
+        before, behind = self._good_job(queue), self._good_job(queue)
+        sent_at = time.time()
         with self.client.pipeline() as pipeline:
-            if isinstance(image, bytes):
-                pipeline.set(image_key, image)
-            elif image is not None:
-                pipeline.rpush(image_key, *image)
-            pipeline.expire(image_key, IMAGE_TTL_S)
-            pipeline.hset(keys.rq_job("").encode() + raw_id, mapping=fields)
-            pipeline.rpush(keys.rq_queue(queue), raw_id)
+            _add(pipeline, before.job_id, queue, self._hash(queue, before.payload), before.image)
+            _add(pipeline, job_id, queue, fields, image)
+            _add(pipeline, behind.job_id, queue, self._hash(queue, behind.payload), behind.image)
             pipeline.execute()
+        self.mates += [before.job_id, behind.job_id]
+        self._sender.ledger.accepted([before.job_id, behind.job_id], sent_at=sent_at)
+
+    def _good_job(self, queue: str) -> PreparedJob:
+        """A job that must be sorted, noted in the ledger as one that is about to be sent."""
+        frame = self._sender.frame(self._images.make(), queue=queue)
+        job = self._producer.prepare(frame)
+        self._sender.ledger.attempt([submission_of(frame, job.job_id, kind="plain")])
+        return job
 
 
-def packed(call: object) -> bytes:
-    """A call in the form of RQ's `data`: compressed JSON."""
-    return zlib.compress(json.dumps(call).encode())
+def _add(
+    pipeline: Any,
+    job_id: str | bytes,
+    queue: str,
+    fields: Mapping[str, str | bytes],
+    image: bytes | Sequence[bytes] | None,
+) -> None:
+    raw_id = job_id if isinstance(job_id, bytes) else job_id.encode()
+    image_key = keys.image("").encode() + raw_id
+    if isinstance(image, bytes):
+        pipeline.set(image_key, image)
+    elif image is not None:
+        pipeline.rpush(image_key, *image)
+    pipeline.expire(image_key, IMAGE_TTL_S)
+    pipeline.hset(keys.rq_job("").encode() + raw_id, mapping=fields)
+    pipeline.rpush(keys.rq_queue(queue), raw_id)
+
+
+def _with_changes(submission: Submission, call: Mapping[str, Any]) -> Submission:
+    """What the job's result must repeat, or be checked by."""
+    return submission._replace(
+        frame_id=call.get("frame_id", submission.frame_id),
+        encoder_count=call.get("encoder_count", submission.encoder_count),
+        captured_at=call.get("captured_at", submission.captured_at),
+        deadline_at=call.get("deadline_at", submission.deadline_at),
+    )
+
+
+def _with_call(payload: bytes, changes: Mapping[str, object]) -> bytes:
+    """The data of a job with some fields of its ImageJob changed, or left out."""
+    function, instance, (argument,), keywords = json.loads(zlib.decompress(payload))
+    changed = {name: value for name, value in (argument | changes).items() if value is not MISSING}
+    return packed([function, instance, [changed], keywords])

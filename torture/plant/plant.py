@@ -24,6 +24,7 @@ from torture.history.deaths import Death
 from torture.history.follower import Entry, Follower, Observations
 from torture.history.ledger import LedgerWriter, read_ledger
 from torture.history.leftovers import read_leftovers
+from torture.plant.executions import EXECUTIONS_VARIABLE
 from torture.plant.feeder import FeederOptions
 from torture.plant.processes import FeederProcess, Process, WorkerProcess
 from torture.plant.worker_program import MARKS_VARIABLE
@@ -82,6 +83,7 @@ class Plant:
         self.expected_keys: set[str] = set()  # keys that the campaign has written and that may stay
         self.miscounted_in_rq: set[str] = set()  # workers whose hash, with RQ's count, the campaign has overwritten
         self.marks = options.folder / "marks.txt"
+        self.executions = options.folder / "executions.txt"  # see torture.plant.executions
         self._stack = contextlib.ExitStack()
         self._numbers = itertools.count(1)
         self._ledgers: list[Path] = []
@@ -113,6 +115,7 @@ class Plant:
             "SORTLINE_METRICS_PORT": "0",
             "SORTLINE_LOG_FORMAT": "text",
             MARKS_VARIABLE: str(self.marks),
+            EXECUTIONS_VARIABLE: str(self.executions.absolute()),
         }
         worker = WorkerProcess(
             next(self._numbers),

@@ -137,6 +137,15 @@ class WorkerProcess(Process):
         families = text_string_to_metric_families(text)
         return int(sum(sample.value for family in families for sample in family.samples if sample.name == name))
 
+    def peak_memory_bytes(self) -> int:
+        """The most memory that its process has ever had, by the kernel's count; 0 if it has ended."""
+        try:
+            status = Path(f"/proc/{self.pid}/status").read_text()
+        except OSError:
+            return 0
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+        return 1024 * int(found[1]) if found else 0
+
     def health_problem(self) -> str | None:
         """What is wrong according to its `/healthz`; None if nothing is.
 

@@ -1,9 +1,10 @@
 """The worker of the torture. Run as a process: `python -m torture.plant.worker_program null|real [restarted]`.
 
-It is the worker of `sortline worker` with three differences. A parent process restarts it only if that is asked for:
+It is the worker of `sortline worker` with four differences. A parent process restarts it only if that is asked for:
 most campaigns end and replace workers themselves. Its model may be `null`, which takes no processor time. Its
 decoder crashes or hangs on a marked image (`torture.plant.images`), as a faulty native library would; Sortline's own
-code runs unchanged. The decoder records each mark before it obeys it, which proves that it did.
+code runs unchanged. The decoder records each mark before it obeys it, which proves that it did. And it records what it
+executes although it must not (`torture.plant.executions`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from model_store.bundle.preprocessing import decoder_of
 from shared.cli import setup_logging
 from shared.images.arrays import Images, Pixels
 from shared.settings import Settings, load_settings
+from torture.plant.executions import watch
 from torture.plant.images import MARKS
 from torture.plant.lifeline import end_with_caller
 from worker.models.loading import LoadedModel, load_model
@@ -102,6 +104,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a hundred crashes would fill the disk with core files
     settings = load_settings()
     setup_logging(settings)
+    watch()
     end_with_caller()
     handover = Handover.take_from(os.environ)
     return WorkerService(settings, load=lambda settings: load(engine, settings), handover=handover).run()

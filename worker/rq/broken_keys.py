@@ -34,7 +34,7 @@ class BrokenKeys:
         """`on_refused` is called for each job that was refused."""
         self._on_refused = on_refused
         self._clock = clock
-        self._logged_at: dict[bytes, float] = {}
+        self._logged_at: dict[int, float] = {}  # by the hash: a key may be megabytes long
 
     def report(self, problems: Sequence[Sequence[bytes]]) -> None:
         """Log each problem: { action, key, the key's type, the server's words }. A repeated one once a minute."""
@@ -52,8 +52,8 @@ class BrokenKeys:
                 _WHAT_IS_DONE[action.decode()],
             )
 
-    def _was_logged(self, what: bytes) -> bool:
-        now = self._clock()
+    def _was_logged(self, text: bytes) -> bool:
+        now, what = self._clock(), hash(text)
         if now - self._logged_at.get(what, float("-inf")) < REPEAT_INTERVAL_S:
             return True
         if len(self._logged_at) >= MAX_LOGGED_KEYS:

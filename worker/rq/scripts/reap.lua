@@ -25,6 +25,8 @@ local SUSPECT_FROM_LOSS = 3
 local MAX_COUNT = 1000 -- MAX_LOSSES of shared/jobs.py
 -- A host has fewer worker processes than this.
 local MAX_PROCESSES = 1000
+-- No worker writes a longer entry. Others are deleted: a thousand of them could fill the memory of every worker.
+local MAX_PROCESS_BYTES = 1000
 local PROCESSES_KEPT_S = 86400
 -- The most leases that are searched for jobs of workers that are gone: this takes up to 10 ms. Jobs under other leases
 -- are taken back when these expire.
@@ -44,7 +46,15 @@ local function exchange_processes(queue)
     return
   end
   if redis_call('TTL', key) < PROCESSES_KEPT_S / 2 then redis_call('EXPIRE', key, PROCESSES_KEPT_S) end
-  for _, text in ipairs(redis_call('HGETALL', key)) do processes[#processes + 1] = text end
+  local entries = redis_call('HGETALL', key)
+  for e = 1, #entries, 2 do
+    if #entries[e] + #entries[e + 1] > MAX_PROCESS_BYTES then
+      redis_call('HDEL', key, entries[e])
+    else
+      processes[#processes + 1] = entries[e]
+      processes[#processes + 1] = entries[e + 1]
+    end
+  end
 end
 
 -- If this fails, dead workers are still noticed by their expired leases.
