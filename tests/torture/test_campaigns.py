@@ -18,7 +18,7 @@ from tests.kit import PATIENCE_S, wait_until
 from tests.torture.kit import short_run
 from torture import commands
 from torture.campaigns.server import FAULTS, LOSSES
-from torture.forging.forgeries import FORGERIES
+from torture.forging.forgeries import FORGERIES, KINDS
 from torture.history.ledger import read_ledger
 from torture.plant.images import MARKS
 from torture.run import CAMPAIGNS, Report
@@ -71,7 +71,12 @@ def test_poison(runs: Runs) -> None:
 def test_forged(runs: Runs, runs_folder: Path) -> None:
     report = runs["forged"].result()
     assert report.breaches == []
-    assert report.figures["kinds of forgery"] == len(FORGERIES)
+    figures = report.figures
+    assert figures["kinds of forgery"] == len(FORGERIES)
+    assert {kind: figures[kind] for kind in KINDS} == {kind: len(forgeries) for kind, forgeries in KINDS.items()}
+    assert figures["payloads"] >= 150 and figures["odd ids"] >= 30
+    assert figures["executions"] == 0
+    assert figures["those of them that were sorted"] == figures["good jobs beside forged ones"] > 300
     ledger = read_ledger((runs_folder / "forged" / "forged").glob("*.ledger"))
     kinds = {submission.kind for submission in ledger.submissions.values()}
     assert "plain" in kinds

@@ -7,6 +7,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
+import redis
+
 from shared import keys
 from shared.errors import Transient
 from shared.schemas import Outcome
@@ -26,7 +28,7 @@ WORKERS = 2
 FEEDER_OPTIONS = tuple(FeederOptions(rate_hz=80.0, burst=32, queue=queue) for queue in ("live", "bulk"))
 # Short, so that jobs that a forgery leaves under a lease come back soon; longer than any worker stands still here.
 LEASE_S = 4
-MAX_PAUSE_S = 0.05
+MAX_PAUSE_S = 0.02
 POLL_S = 0.1
 # How long workers may take to repair a key, to register again, and to resume the search for lost jobs.
 REPAIR_S = 60.0
@@ -94,6 +96,9 @@ def _forge(forger: Forger) -> bool:
         FORGERIES[forger.name](forger)
     except Transient as error:
         forger.plant.note("workers repair what a forgery breaks", f"{forger.name}: {error}")
+        return False
+    except redis.exceptions.ResponseError as error:  # most likely an earlier forgery has broken the same key
+        forger.plant.note("workers repair what a forgery breaks, before it is broken again", f"{forger.name}: {error}")
         return False
     return True
 

@@ -29,9 +29,11 @@ IMAGE_TTL_S = 600
 ID_LENGTH = 32
 
 # Deletes a key, and writes it by the command in ARGV[2] and the following. If ARGV[1] names a lease, it does this only
-# while the lease is held: a key that is written for a job that has ended would stay for ever.
+# while the lease is held and the job is started: a key that is written for a job that has ended would stay for ever. (A
+# lease may outlive its job, after the forgery `leases`.)
 _WRITE = """
 if ARGV[1] ~= '' and not redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
+if ARGV[1] ~= '' and redis.call('HGET', KEYS[3], 'status') ~= 'started' then return 0 end
 redis.call('DEL', KEYS[1])
 redis.call(unpack(ARGV, 2))
 return 1
@@ -127,9 +129,9 @@ class Forger:
                 if len(job_id) == ID_LENGTH and job_id not in self._touched:
                     yield HeldJob(queue, job_id, execution_id)
 
-    def wait_for_type(self, key: str, wanted: bytes) -> None:
-        """Wait until a worker has written the key anew."""
-        wait_until(lambda: self.client.type(key) == wanted, f"{key} is a {wanted.decode()} again")
+    def wait_for_type(self, key: str, *wanted: bytes) -> None:
+        """Wait until a worker has written the key anew, as one of these types."""
+        wait_until(lambda: self.client.type(key) in wanted, f"{key} is a {wanted[0].decode()} again")
 
     # keys ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -148,14 +150,15 @@ class Forger:
         }
         wrong = [kind for kind in commands if kind != right or kind == "stream"]
         lease, wip = (held.lease, keys.rq_wip(held.queue)) if held else ("", "")
-        if not self.client.eval(_WRITE, 2, key, wip, lease, *commands[self.random.choice(wrong)]):
+        job_key = keys.rq_job(held.job_id if held else "")
+        if not self.client.eval(_WRITE, 3, key, wip, job_key, lease, *commands[self.random.choice(wrong)]):
             return False
         self.to_repair[key] = right
         return True
 
     def replace(self, key: str, command: str, *arguments: str | bytes | int) -> None:
         """Delete what the key holds, and write to it by this command."""
-        self.client.eval(_WRITE, 2, key, "", "", command, key, *arguments)
+        self.client.eval(_WRITE, 3, key, "", "", "", command, key, *arguments)
 
     def add_to_hash(self, key: str, fields: Mapping[str | bytes, str | bytes] | Mapping[str, str | bytes]) -> None:
         """Write fields to a hash; first delete what the key holds if that is no hash."""

@@ -145,7 +145,9 @@ def wrong_suspects(forger: Forger) -> None:
 
 def junk_suspects(forger: Forger) -> None:
     """Suspects that are held, or are no jobs."""
-    forger.client.rpush(keys.suspects(forger.any_queue()), forger.held().job_id, "no-such-job", b"\xff", "")
+    held, key = forger.held(), keys.suspects(forger.any_queue())
+    forger.wait_for_type(key, b"list", b"none")  # an earlier forgery may have broken it
+    forger.client.rpush(key, held.job_id, "no-such-job", b"\xff", "")
 
 
 def suspended(forger: Forger) -> None:

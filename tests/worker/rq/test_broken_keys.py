@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import sys
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -346,3 +347,13 @@ def test_a_queue_that_cannot_be_used_is_logged_from_time_to_time(caplog: pytest.
     for _ in range(6):
         broken_keys.report([[b"left", b"rq:wip:live", b"string", b"it must be a zset"]])
     assert len(caplog.records) == 2
+
+
+def test_the_names_of_long_keys_are_not_kept_in_memory(caplog: pytest.LogCaptureFixture) -> None:
+    """A key is logged once a minute, however long its name is. Anybody may have chosen it."""
+    broken_keys = BrokenKeys()
+    for _ in range(2):
+        for number in range(20):
+            broken_keys.report([(b"replaced", b"%d" % number + bytes(1_000_000), b"string", b"WRONGTYPE")])
+    assert len(caplog.records) == 20
+    assert sum(sys.getsizeof(item) for entry in vars(broken_keys)["_logged_at"].items() for item in entry) < 10_000

@@ -337,3 +337,13 @@ def test_a_worker_that_was_believed_gone_finishes_nothing(long: Settings, client
     assert kit.stream(client) == []
     kit.run_burst(long, worker="w2")
     assert kit.outcomes(client) == dict.fromkeys(job_ids, "sorted")
+
+
+def test_an_entry_that_is_too_long_is_deleted_and_not_passed_on(long: Settings, client: redis.Redis) -> None:
+    """No worker writes one. A thousand of them could fill the memory of each worker."""
+    client.hset(KEY, mapping={"forged": "1" * 1_000_000, "f" * 1_000_000: "1:1", "dead": "999999999:1"})
+    keeper = alive(long)
+    keeper.reap()
+    left = client.hgetall(KEY)
+    assert b"dead" in left
+    assert all(len(name) + len(value) < 1000 for name, value in left.items())

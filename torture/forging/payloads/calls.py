@@ -22,7 +22,6 @@ TRAPS: Mapping[str, Callable[[Traps], list[object]]] = {
     "subprocess.call": lambda traps: ["subprocess.call", None, [traps.shell("call")], {"shell": True}],
     "subprocess.check_output": lambda traps: ["subprocess.check_output", None, [["sh", "-c", traps.shell("out")]], {}],
     "subprocess.getoutput": lambda traps: ["subprocess.getoutput", None, [traps.shell("getoutput")], {}],
-    "pty.spawn": lambda traps: ["pty.spawn", None, [["sh", "-c", traps.shell("pty")]], {}],
     "builtins.exec": lambda traps: ["builtins.exec", None, [traps.python("exec")], {}],
     "builtins.eval": lambda traps: ["builtins.eval", None, [traps.python("eval")], {}],
     "builtins.__import__": lambda traps: ["builtins.__import__", None, [CANARY], {}],
@@ -35,12 +34,13 @@ TRAPS: Mapping[str, Callable[[Traps], list[object]]] = {
     "logging.config.dictConfig": lambda traps: ["logging.config.dictConfig", None, [_LOGGING], {}],
     "rq.utils.import_attribute": lambda traps: ["rq.utils.import_attribute", None, [_SING], {}],
     "the canary": lambda traps: [_SING, None, [], {}],
-    "the canary's module": lambda traps: [CANARY, None, [], {}],
 }
 # What would end, stop or change the worker, or show itself as another's result.
 _OTHER_FUNCTIONS: Mapping[str, tuple[object, ...]] = {
     "os._exit": (66,),
     "os.abort": (),
+    "pty.spawn": (["true"],),
+    CANARY: (),
     "sys.exit": (66,),
     "signal.raise_signal": (9,),
     "time.sleep": (3600,),
