@@ -30,6 +30,8 @@ FEEDER_OPTIONS = tuple(FeederOptions(rate_hz=80.0, burst=32, queue=queue) for qu
 LEASE_S = 4
 MAX_PAUSE_S = 0.02
 POLL_S = 0.1
+# The workers' health is checked after so many forgeries.
+CHECKED_EVERY = 5
 # How long workers may take to repair a key, to register again, and to resume the search for lost jobs.
 REPAIR_S = 60.0
 # The search for lost jobs goes on if its next step is planned for at most this many seconds from now.
@@ -44,16 +46,7 @@ def forged(plant: Plant, limits: Limits) -> Figures:
     plant.start_feeders(FEEDER_OPTIONS)
     bounds = Bounds(plant, workers)
     forger = Forger(plant, lines=FEEDER_OPTIONS[0].lines)
-    counts: Counter[str] = Counter()
-    until = time.monotonic() + limits.seconds
-    names = _names(forger)
-    while time.monotonic() < until or len(counts) < len(FORGERIES):
-        forger.name = next(names)
-        counts[forger.name] += 1
-        plant.options.on_progress(f"{counts.total():,} forgeries, now: {forger.name}")
-        if not _forge(forger) or not _all_well(plant, workers, forger.name):
-            break
-        time.sleep(plant.random.uniform(0, MAX_PAUSE_S))
+    counts = _forge_all(plant, forger, workers, limits)
     _await_repairs(plant, forger)
     plant.stop_feeders()
     settled_by = time.monotonic() + SETTLE_S
@@ -75,6 +68,23 @@ def forged(plant: Plant, limits: Limits) -> Figures:
         "those of them that were sorted": _count_sorted(plant, forger.mates),
         **bounds.figures(),
     }
+
+
+def _forge_all(plant: Plant, forger: Forger, workers: Sequence[WorkerProcess], limits: Limits) -> Counter[str]:
+    """Forge; how often each forgery was made. Ends early if a promise is broken that all others depend on."""
+    counts: Counter[str] = Counter()
+    until = time.monotonic() + limits.seconds
+    names = _names(forger)
+    while time.monotonic() < until or len(counts) < len(FORGERIES):
+        forger.name = next(names)
+        counts[forger.name] += 1
+        plant.options.on_progress(f"{counts.total():,} forgeries, now: {forger.name}")
+        if not _forge(forger):
+            break
+        if counts.total() % CHECKED_EVERY == 0 and not _all_well(plant, workers, forger.name):
+            break
+        time.sleep(plant.random.uniform(0, MAX_PAUSE_S))
+    return counts
 
 
 def _count_sorted(plant: Plant, job_ids: Sequence[str]) -> int:
