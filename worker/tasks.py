@@ -26,7 +26,7 @@ from shared.settings import Settings, load_settings
 from worker.models.loading import LoadedModel, as_model, load_model
 from worker.models.model import Model
 from worker.rq.claimer import refusal_by_length
-from worker.rq.job_fields import clock_offset_in, deaths_in, max_attempts_in
+from worker.rq.job_fields import MAX_DIGITS, clock_offset_in, deaths_in, max_attempts_in
 from worker.state.jobs import AdmittedJob, ClaimedJob, Lease, StageTimings
 from worker.steps.admit import check_identity, parse_image_job
 from worker.steps.decide import Classified, Expired, Failed, Impossible, Unusable, Verdict, decide
@@ -160,7 +160,8 @@ def _publish(result: SortResult, connection: redis.Redis, *, maxlen: int) -> Non
 def _count_ended(current: Job) -> None:
     """Subtract the job from what its queue holds, as finish.lua does."""
     line, size = cast(list[bytes | None], current.connection.hmget(current.key, (LINE_FIELD, BYTES_FIELD)))
-    if line is None or size is None or not size.isdigit():  # a producer of an older release did not count it
+    # A producer of an older release did not count it. A longer number was not written by a producer.
+    if line is None or size is None or not size.isdigit() or len(size) > MAX_DIGITS:
         return
     key = keys.load(current.origin)
     with suppress(redis.exceptions.ResponseError), current.connection.pipeline() as pipeline:  # counts that are broken

@@ -156,6 +156,17 @@ def test_a_job_with_another_jobs_id_in_its_data_is_refused(settings: Settings, c
     assert kit.stream(client) == []
 
 
+def test_a_forged_length_of_the_image_does_not_fail_the_job(
+    tiny: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python does not read a number of 5,000 digits."""
+    (job_id,) = kit.submit(tiny, frame(PICTURES[0]))
+    client.hset(keys.rq_job(job_id), "sortline_bytes", "9" * 5_000)
+    monkeypatch.setattr(worker.tasks, "_loaded", (load_model(tiny), tiny))
+    SimpleWorker(["live"], connection=client, serializer=JSONSerializer).work(burst=True)
+    assert kit.fetch(client, job_id).get_status() == "finished"
+
+
 def test_another_schema_version_is_refused_as_by_our_worker(settings: Settings, client: redis.Redis) -> None:
     (job_id,) = kit.submit(settings, frame())
     kit.forge(client, job_id, schema_version=2)
