@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from shared.masking import masked, masked_setting, masked_text, masked_url, secrets_of
@@ -112,6 +112,7 @@ def test_a_long_text_without_an_end_takes_no_long_time() -> None:
     is_escaped=st.booleans(),
 )
 def test_no_piece_of_any_password_is_shown(password: str, form: str, is_escaped: bool) -> None:
+    assume(is_escaped or ":" not in password or form != "redis://{}@host")  # else it is a user and a password
     url = form.format(quote(password, safe="") if is_escaped else password)
     shown = masked_url(url)
     assert "Zq9" not in shown
