@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from producer.camera_options import CameraOptions
@@ -18,7 +16,8 @@ from producer.camera_summary import CameraSummary
 from producer.result_table import MARGIN_EXPLAINED, CsvTable, ResultTable
 from producer.upload import MISSING, Row, UploadProgress, outcomes, row_as_json
 from shared.cli import print_json, print_json_line
-from shared.messages import note
+from shared.messages import for_drawing, note, say
+from shared.printable import one_line
 from shared.progress import ProgressLines
 from shared.schemas import Outcome, SortResult
 from shared.tables import plain_console, print_facts, print_table
@@ -48,7 +47,7 @@ def camera_status(options: CameraOptions) -> Iterator[Callable[[CameraSummary], 
             text = f"{options.line}/{options.camera}  {summary.accepted_hz:g}/s"
             for count, word in _losses(summary):
                 text += f"  {count:,} {word}" if count else ""
-            progress.update(task, completed=summary.frames, description=escape(text))
+            progress.update(task, completed=summary.frames, description=one_line(text))
 
         yield show
 
@@ -104,7 +103,7 @@ def upload_bar(files: int, *, wait: bool) -> Iterator[Callable[[UploadProgress],
         def say(text: str) -> None:
             if text not in noted:
                 noted.add(text)
-                progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+                progress.console.print(one_line(text), soft_wrap=True)
 
         def show(state: UploadProgress) -> None:
             say(state.unserved)
@@ -113,7 +112,7 @@ def upload_bar(files: int, *, wait: bool) -> Iterator[Callable[[UploadProgress],
             if progress.disable:
                 results = f", {state.answered:,} results" if wait else ""
                 lines.show(f"sent {state.sent:,} of {files:,} files{waiting}{results}")
-            progress.update(sent, completed=state.sent, description=f"sent{waiting}")
+            progress.update(sent, completed=state.sent, description=one_line(f"sent{waiting}"))
             progress.update(answered, completed=state.answered)
 
         try:
@@ -132,9 +131,9 @@ def show_upload(rows: list[Row], *, as_json: bool) -> None:
     print_table(console, ("outcome", "files"), [(outcome, f"{count:,}") for outcome, count in counts.items()])
     wrong = [row for row in rows if row.outcome in (Outcome.REJECTED, Outcome.FAILED, MISSING)]
     for row in wrong[:_ROWS_SHOWN]:
-        console.print(f"{row.outcome}: {row.file}: {row.error}", soft_wrap=True)
+        say(f"{row.outcome}: {row.file}: {row.error}")
     if len(wrong) > _ROWS_SHOWN:
-        console.print(f"and {len(wrong) - _ROWS_SHOWN:,} more like these")
+        say(f"and {len(wrong) - _ROWS_SHOWN:,} more like these")
 
 
 def result_printer(known: Sequence[SortResult], *, as_json: bool, as_csv: bool) -> Callable[[SortResult], None]:
@@ -155,17 +154,19 @@ def result_printer(known: Sequence[SortResult], *, as_json: bool, as_csv: bool) 
         lines = list(table.lines(result))
         if not has_header:
             note(MARGIN_EXPLAINED)
-            print(table.header())
+            say(table.header())
             has_header = True
-        print("\n".join(lines), flush=True)
+        for line in lines:
+            say(line)
+        sys.stdout.flush()
 
     return show
 
 
 def _progress() -> Progress:
-    console = Console(stderr=True)
+    console = plain_console(file=for_drawing(sys.stderr))
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -50,8 +50,12 @@ def list_results(
         if not known and (hint := describe_unknown_lanes(settings, line=line, lanes=wanted.lanes)):
             note(hint)
         show = display.result_printer(known, as_json=as_json, as_csv=as_csv)
-        for result in reader.follow(threading.Event(), latest=count) if follow else known:
-            show(result)
+        try:
+            for result in reader.follow(threading.Event(), latest=count) if follow else known:
+                show(result)
+        finally:
+            if reader.skipped > 1:  # one was reported when it was skipped
+                note(f"{reader.skipped:,} entries were skipped: they are not results that this version can read.")
 
 
 def _yet(wanted: ResultFilter) -> str:

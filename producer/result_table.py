@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TextIO
 
-from shared.log_format import escape_controls
+from shared.csv_files import CsvWriter
+from shared.printable import one_line
 from shared.schemas import SortResult
 
 # The names are those of SortResult. Labels and timings take several columns.
@@ -29,7 +29,7 @@ _CUT = ".."
 
 
 def csv_row(result: SortResult) -> dict[str, object]:
-    """Return the result's values by the names of COLUMNS. Lists are joined by `|`; None is an empty cell."""
+    """Return the result's values by the names of COLUMNS, for a CsvWriter. Lists are joined by `|`."""
     model, timings = result.model, result.timings_ms.model_dump()
     values = result.model_dump(exclude={"labels", "model", "timings_ms"})
     return values | {
@@ -47,13 +47,12 @@ class CsvTable:
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
-        self._writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        self._writer.writeheader()
+        self._writer = CsvWriter(file, COLUMNS, line_end="\n")
         file.flush()
 
     def show(self, result: SortResult) -> None:
         """Write one result."""
-        self._writer.writerow(csv_row(result))
+        self._writer.write(csv_row(result))
         self._file.flush()
 
 
@@ -83,7 +82,7 @@ class ResultTable:
         """Yield one result: one line, or two if labels or error don't fit in one."""
         self.widen([result])
         labels = ", ".join(f"{label.label} {label.probability:.2f}" for label in result.labels)
-        last = escape_controls(result.error or f"{labels}{' (uncertain)' if result.uncertain else ''}")
+        last = one_line(result.error or f"{labels}{' (uncertain)' if result.uncertain else ''}")
         row = self._row(_cells(result))
         if self._width is None or len(row) + 1 + len(last) <= self._width:
             yield f"{row} {last}".rstrip()
@@ -104,7 +103,7 @@ def _cells(result: SortResult) -> dict[str, str]:
         "lane": result.lane,
         "margin": "" if result.deadline_margin_ms is None else f"{result.deadline_margin_ms:+.0f} ms",
     }
-    return {name: escape_controls(cell) for name, cell in cells.items()}
+    return {name: one_line(cell) for name, cell in cells.items()}
 
 
 def _fit(text: str, size: int, *, name: str) -> str:

@@ -19,6 +19,7 @@ import redis
 from pydantic import ValidationError
 
 from producer.listeners import explain_wait
+from producer.streams.result_parsing import validate_result
 from shared import keys
 from shared.errors import RedisUnavailable, ResultGone, ResultTimeout
 from shared.schemas import SortResult
@@ -263,8 +264,8 @@ def _failed(job_id: str, meta: bytes | None) -> Answer:
 
 def _parsed(job_id: str, load: Callable[[], Any]) -> Answer:
     try:
-        return Answer(job_id=job_id, result=SortResult.model_validate(load()))
+        return Answer(job_id=job_id, result=validate_result(load()))
     except ValidationError as error:
         return Answer(job_id=job_id, gone=f"its result can't be read: {describe_problems(error)}")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # RecursionError: brackets within brackets
         return Answer(job_id=job_id, gone=f"its result can't be read: {error}")

@@ -6,7 +6,6 @@ time, but all rows.
 
 from __future__ import annotations
 
-import csv
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -21,6 +20,7 @@ from producer.result_table import COLUMNS, csv_row
 from producer.results import ROUND_JOBS, Answer, AnswerReader
 from producer.submit import LineProducer
 from producer.upload_inputs import Input, InputReader
+from shared.csv_files import CsvWriter
 from shared.errors import BadInput, BadSetting, QueueFull, RedisUnavailable
 from shared.progress import ignore
 from shared.schemas import Outcome, SortResult
@@ -310,10 +310,9 @@ def write_csv(rows: Iterable[Row], path: Path) -> None:
     """
     try:
         with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, ("file", *COLUMNS))
-            writer.writeheader()
+            writer = CsvWriter(file, ("file", *COLUMNS))
             for row in rows:
-                writer.writerow({"file": row.file} | (csv_row(row.result) if row.result else {}) | _own_columns(row))
+                writer.write({"file": row.file} | (csv_row(row.result) if row.result else {}) | _own_columns(row))
     except OSError as error:
         raise BadSetting(f"--out {path} can't be written: {error.strerror}.") from error
 

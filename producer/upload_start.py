@@ -9,6 +9,7 @@ from producer import display
 from producer.upload import Row, Uploader, UploadOptions, write_csv
 from producer.upload_inputs import is_image, list_inputs
 from shared.errors import BadInput, NotFound
+from shared.messages import say
 from shared.output_files import check_output_files
 from shared.server.connection import check, connect
 from shared.settings import Settings
@@ -60,7 +61,7 @@ def run_upload(
     finally:  # also if the reader of the printed lines has ended, e.g. `head`
         _write(uploader.rows, out)
     if out is not None and not as_json:
-        print(f"one row for each file: {out}")
+        say(f"one row for each file: {out}")
     if refused is not None:
         raise refused
     return uploader.rows

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shared.json_text import as_json
 from shared.log_format import configure_logging
 from shared.masking import secrets_of
 from shared.messages import note
-from shared.printable import printable
 
 if TYPE_CHECKING:  # pydantic takes longer to import than `sortline --help` may take
     from shared.settings import Settings
 
 log = logging.getLogger("sortline.settings")
 
-_UNDECODED = re.compile("[\udc80-\udcff]+")  # bytes of a name that Python could not decode
 # In a log, shorter secrets are masked in URLs only: they are parts of ordinary words.
 _MIN_HIDDEN_CHARACTERS = 6
-_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 
 # Everybody on the machine can read the arguments of a process.
 ARGUMENTS_ARE_PUBLIC = "a password in it is visible in `ps`: use redis_password_file"
@@ -33,23 +29,13 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON instead of a 
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document to standard output."""
-    print(_as_json(value, indent=2))
+    """Print one JSON document to standard output; `as_json` says what it escapes."""
+    print(as_json(value, indent=2, ascii_only=not _takes_unicode()))
 
 
 def print_json_line(value: Any) -> None:
     """Print one JSON document to standard output, on one line, and flush."""
-    print(_as_json(value, separators=(",", ":")), flush=True)
-
-
-def _as_json(value: Any, *, indent: int | None = None, separators: tuple[str, str] | None = None) -> str:
-    """The JSON; characters that are not ASCII are escaped if standard output isn't UTF-8.
-
-    Names of files are made `printable` where Python could not decode them: JSON readers refuse lone surrogates.
-    """
-    text = json.dumps(value, indent=indent, separators=separators, default=str, ensure_ascii=False)
-    text = _UNDECODED.sub(lambda found: json.dumps(printable(found.group()), ensure_ascii=False)[1:-1], text)
-    return text if _takes_unicode() else _NOT_ASCII.sub(lambda found: json.dumps(found.group())[1:-1], text)
+    print(as_json(value, compact=True, ascii_only=not _takes_unicode()), flush=True)
 
 
 def _takes_unicode() -> bool:

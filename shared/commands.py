@@ -7,9 +7,11 @@ import textwrap
 import typer
 
 from shared.cli import JsonFlag, print_json
+from shared.messages import say
 
 # Columns for the blanks between the columns, and for a part of the meaning that is long enough to read.
 _MEANING_WIDTH = 46
+_INDENT = " " * 4
 
 
 def add_to(app: typer.Typer) -> None:
@@ -52,12 +54,13 @@ def _print_table(rows: dict[str, dict[str, object]]) -> None:
     values, origins = (max(len(str(row[key])) for row in rows.values()) for key in ("value", "origin"))
     if names + values + origins + _MEANING_WIDTH > width:
         for name, row in rows.items():
-            print(f"{name:<{names}}  {row['value']}  ({row['origin']})")
-            print(textwrap.fill(str(row["description"]), width, initial_indent="    ", subsequent_indent="    "))
+            say(f"{name:<{names}}  {row['value']}  ({row['origin']})")
+            for line in textwrap.wrap(str(row["description"]), width - len(_INDENT)):
+                say(f"{_INDENT}{line}")
         return
     shown: dict[str, dict[str, object]] = {
         "setting": {"value": "value", "origin": "origin", "description": "meaning"},
         **rows,
     }
     for name, row in shown.items():
-        print(f"{name:<{names}}  {row['value']!s:<{values}}  {row['origin']!s:<{origins}}  {row['description']}")
+        say(f"{name:<{names}}  {row['value']!s:<{values}}  {row['origin']!s:<{origins}}  {row['description']}")

@@ -1,5 +1,8 @@
 """Formats log lines as text or JSON.
 
+Messages quote text from outside, such as job ids and errors of other programs. It can't begin a new line, control the
+terminal or fill the disk: control characters are escaped, and the middle of a long text is left out.
+
 Imports only the standard library, because a worker's small parent process uses this module too.
 """
 
@@ -12,7 +15,9 @@ import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+from shared.json_text import as_json
 from shared.masking import masked_text
+from shared.printable import MAX_LINE_CHARACTERS, cut, one_line
 
 # These log whole requests, with their headers, at `debug`.
 _TALKATIVE_LIBRARIES = (
@@ -21,23 +26,15 @@ _TALKATIVE_LIBRARIES = (
 )
 
 _PLAIN_RECORD = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {"message", "asctime"}
-# Characters that control a terminal or end a line in an editor, with their escapes: `\n` for a newline.
-_CONTROL_CHARACTERS = {
-    code: chr(code).encode("unicode_escape").decode() for code in (*range(32), *range(127, 160), 0x2028, 0x2029)
-}
-
-
-def escape_controls(text: str) -> str:
-    """Return the text on one line, with control characters escaped, because it may quote text from other programs."""
-    return text.translate(_CONTROL_CHARACTERS)
+# Of a longer traceback the first lines and the last ones are logged; the last one is the error.
+_FIRST_LINES, _LAST_LINES = 10, 90
+_LINE_CHARACTERS = 1_000
+# A log collector may refuse or split a longer line. With all its fields an event of ours has a few hundred bytes.
+_MAX_JSON_CHARACTERS = 4 * MAX_LINE_CHARACTERS
 
 
 class _TextLines(logging.Formatter):
-    """One line for each event, and indented lines for its traceback.
-
-    Messages quote text from outside, such as job ids. Its control characters are escaped, so that it can't begin a new
-    line or control the terminal.
-    """
+    """One line for each event, and indented lines for its traceback."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
         self._secrets = secrets
@@ -45,12 +42,12 @@ class _TextLines(logging.Formatter):
         self.converter = time.gmtime
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # logging's name
-        record.message = escape_controls(masked_text(record.message, self._secrets))
+        record.message = one_line(masked_text(record.message, self._secrets))
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:  # logging's name
-        lines = masked_text(super().formatException(ei), self._secrets).split("\n")
-        return "\n".join(f"  {escape_controls(line)}" for line in lines)
+        lines = _without_middle(masked_text(super().formatException(ei), self._secrets).split("\n"))
+        return "\n".join(f"  {one_line(line, most=_LINE_CHARACTERS)}" for line in lines)
 
 
 class _JsonLines(logging.Formatter):
@@ -65,15 +62,38 @@ class _JsonLines(logging.Formatter):
             "at": round(record.created, 6),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": cut(masked_text(record.getMessage(), self._secrets)),
         }
-        fields |= {key: value for key, value in record.__dict__.items() if key not in _PLAIN_RECORD}
+        extra = {
+            key: masked_text(value, self._secrets) if isinstance(value, str) else value
+            for key, value in record.__dict__.items()
+            if key not in _PLAIN_RECORD
+        }
         if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
-        fields = {
-            key: masked_text(value, self._secrets) if isinstance(value, str) else value for key, value in fields.items()
-        }
-        return json.dumps(fields, default=str, ensure_ascii=False)
+            lines = _without_middle(masked_text(self.formatException(record.exc_info), self._secrets).split("\n"))
+            extra["exception"] = "\n".join(cut(line, most=_LINE_CHARACTERS) for line in lines)
+        text = as_json(fields | extra)
+        return text if len(text) <= _MAX_JSON_CHARACTERS else as_json(fields | _shortened(extra))
+
+
+def _without_middle(lines: list[str]) -> list[str]:
+    left_out = len(lines) - _FIRST_LINES - _LAST_LINES
+    if left_out <= 0:
+        return lines
+    return [*lines[:_FIRST_LINES], f"  [... cut: {len(lines):,} lines in all ...]", *lines[-_LAST_LINES:]]
+
+
+def _shortened(extra: dict[str, Any]) -> dict[str, Any]:
+    """The fields, the long ones cut; what is no short text becomes one."""
+    most = _MAX_JSON_CHARACTERS // 4 // max(1, len(extra))
+    return {
+        key[:_LINE_CHARACTERS]: value if isinstance(value, bool | int | float | None) else cut(_text(value), most=most)
+        for key, value in extra.items()
+    }
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 class _StandardError(logging.StreamHandler[TextIO]):

@@ -1,18 +1,66 @@
-"""Makes names of files printable: a name may be any bytes on Linux, and a locale may not be UTF-8.
+"""Makes text from outside printable: names of files, ids, labels, texts of errors and whatever else others have chosen.
 
-In: a name as Python gives it, with lone surrogates for the bytes that it could not decode. Out: text that any terminal,
-file, job and page can hold, on one line. All other characters stay, so that the text still names the file. Used
-wherever a name is shown or written; files are opened by the original name.
+In: text as Python has it, with lone surrogates for bytes that it could not decode. Out: text that any terminal, log,
+file, job and page can hold: it does not control the terminal, does not begin a new line, and does not reverse the text
+around it. All other characters stay, so that a name still names its file; files are opened by the original name.
+
+Imports only the standard library, because a worker's small parent process uses this module too.
 """
 
 from __future__ import annotations
 
 import os
+import re
 
-from shared.log_format import escape_controls
+# One line on a terminal or in a log has at most so many characters. It is more than the longest path of a file.
+MAX_LINE_CHARACTERS = 5_000
+_TAIL_SHARE = 4  # a quarter of what is shown of a long text is its end
+
+# ASCII's control characters, those of C1 (a terminal may take U+009B for ESC and `[`), the separators of lines and
+# paragraphs, and what changes the direction of the text that follows (https://trojansource.codes).
+CONTROLS = "\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+_CONTROL = re.compile(f"[{CONTROLS}]")
+_UNDECODED = re.compile("[\udc80-\udcff]+")  # each stands for a byte that Python could not decode
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def printable(name: str | os.PathLike[str]) -> str:
-    """The name; bytes that aren't UTF-8, and control characters, become codes such as `\\xfc`."""
-    text = os.fspath(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return escape_controls(text)
+def printable(text: str | os.PathLike[str]) -> str:
+    """The text; control characters, and bytes that aren't UTF-8, become codes such as `\\n` and `\\xfc`."""
+    shown = os.fspath(text)
+    if not shown.isascii():
+        shown = _SURROGATE.sub(_code, _UNDECODED.sub(_decoded, shown))
+    return _CONTROL.sub(_code, shown)
+
+
+def printable_lines(text: str) -> str:
+    """The same for a text of several lines, which stay apart."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def one_line(text: object, *, most: int = MAX_LINE_CHARACTERS) -> str:
+    """The text, `printable`, and `cut` if it is too long."""
+    whole = str(text)
+    if len(whole) > 2 * most:  # do not escape what is left out anyway
+        return cut(printable(whole[:most]) + printable(whole[-most:]), most=most, of=len(whole))
+    return cut(printable(whole), most=most, of=len(whole))
+
+
+def cut(text: str, *, most: int = MAX_LINE_CHARACTERS, of: int | None = None) -> str:
+    """The text; if it has more than `most` characters, its middle is replaced by a remark with its length, `of`.
+
+    The end is kept, because messages end with the advice.
+    """
+    if len(text) <= most:
+        return text
+    tail = most // _TAIL_SHARE
+    length = len(text) if of is None else of
+    return f"{text[: most - tail]} [... cut: {length:,} characters in all ...] {text[len(text) - tail :]}"
+
+
+def _code(found: re.Match[str]) -> str:
+    return found.group().encode("unicode_escape", "surrogatepass").decode()
+
+
+def _decoded(found: re.Match[str]) -> str:
+    """In a locale without UTF-8, Python does not decode the UTF-8 of a name: such bytes are decoded here."""
+    return found.group().encode("ascii", "surrogateescape").decode("utf-8", "backslashreplace")

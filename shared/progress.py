@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from shared.messages import note
+from shared.messages import for_drawing, note
+from shared.printable import one_line
 
 # Lines that differ only in their figures come at most this often.
 _LINE_S = 5.0
@@ -63,8 +64,10 @@ def show_status(title: str) -> Iterator[Callable[[str], None]]:
     if not sys.stderr.isatty():
         yield ProgressLines(note).show
         return
-    from rich.console import Console
     from rich.text import Text
 
-    with Console(stderr=True).status(title, spinner=spinner_name()) as status:
-        yield lambda text: status.update(Text(text))
+    from shared.tables import plain_console
+
+    console = plain_console(file=for_drawing(sys.stderr))
+    with console.status(Text(one_line(title)), spinner=spinner_name()) as status:
+        yield lambda text: status.update(Text(one_line(text)))

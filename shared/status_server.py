@@ -33,6 +33,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from shared.printable import one_line
 from shared.status_sockets import LISTEN_BACKLOG, listen
 
 log = logging.getLogger("sortline.status")
@@ -141,7 +142,7 @@ class _App:
             return await asyncio.get_running_loop().run_in_executor(self._scrape_thread, self._scrape, scope)
         problem = await self._probe(path)
         status = HTTPStatus.OK if problem is None else HTTPStatus.SERVICE_UNAVAILABLE
-        return _Answer(status, f"{problem or 'ok'}\n".encode())
+        return _Answer(status, f"{one_line(problem or 'ok')}\n".encode())
 
     async def _probe(self, path: str) -> str | None:
         """Run a probe. Requests that arrive while it runs share its answer, so that many cost no more than one."""

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from typing import Any, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from shared.printable import one_line, printable_lines
+
 # Blanks that rich puts between two columns.
 _GAP = 2
 
 
-def plain_console(*, stderr: bool = False) -> Console:
-    """A console that prints text as it is: brackets in a name are no markup, and numbers have no colors."""
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+class _PlainConsole(Console):
+    """Prints text as it is: brackets in a name are no markup, and numbers have no colors.
+
+    Control characters are escaped, because the text may quote others. Lines stay apart, as the caller may print
+    several.
+    """
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable_lines(text), **options)
+
+
+def plain_console(*, stderr: bool = False, file: TextIO | None = None) -> Console:
+    """A console for text that may quote others: see `_PlainConsole`. `file` is given instead of `stderr`."""
+    return _PlainConsole(stderr=stderr, file=file, markup=False, highlight=False, emoji=False)
 
 
 def print_table(
@@ -26,7 +40,7 @@ def print_table(
     title: str = "",
     text: Collection[int] = (0,),
 ) -> None:
-    """Print a table with headings. No value is cut off.
+    """Print a table with headings. No value is cut off that would fit a line of a log.
 
     Args:
         console: where to.
@@ -36,7 +50,7 @@ def print_table(
         text: the numbers of the columns of text, from 0. If the table is too wide, text is wrapped. The other columns
             hold figures, which stay whole: only their headings are wrapped.
     """
-    rows = list(rows)
+    rows = [[one_line(cell) for cell in row] for row in rows]
     columns = list(zip(headings, *rows, strict=True))
     is_narrow = sum(max(map(cell_len, column)) + _GAP for column in columns) - _GAP > console.width
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -57,7 +71,7 @@ def print_facts(console: Console, facts: Iterable[Sequence[str]], *, title: str)
 
 def _print(console: Console, table: Table, rows: Iterable[Sequence[str]], *, title: str) -> None:
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(one_line(cell)) for cell in row))
     if title:
-        console.print(Text(title), style="bold")
+        console.print(Text(one_line(title)), style="bold")
     console.print(table)

@@ -22,7 +22,7 @@ import worker.commands
 from shared.cli import warn_of_misspelled_variables
 from shared.errors import BadSetting, SortlineError
 from shared.masking import masked_text
-from shared.messages import mask_tracebacks, note, open_messages
+from shared.messages import mask_tracebacks, note, note_lines, open_messages, open_output, say
 from shared.printable import printable
 
 
@@ -61,7 +61,7 @@ def _version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version  # imported here because it takes about 20 ms
 
-        print(f"sortline {version('sortline')}")
+        say(f"sortline {version('sortline')}")
         raise typer.Exit
 
 
@@ -111,7 +111,7 @@ def main() -> None:
         finally:
             sys.stdout.flush()  # if the interpreter flushes at exit, an error has no message of ours
     except SortlineError as error:
-        note(f"sortline: {masked_text(str(error))}")
+        note_lines(f"sortline: {masked_text(str(error))}")
         sys.exit(2 if isinstance(error, BadSetting) else 1)
     except BrokenPipeError:  # the reader of the output has ended, e.g. `head`
         _discard_output()
@@ -137,15 +137,17 @@ def explain(error: OSError) -> str | None:
 
 
 def _prepare_output() -> None:
-    """Discard what is written to a closed output. Escape characters that the terminal lacks, e.g. as `\\xfc`.
+    """Discard what is written to a closed output. Escape control characters, and those that the terminal lacks.
 
     Messages that can't be written are no failure of the command.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the shell has closed it
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # open until the process ends
-        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout = open_output(sys.stdout)
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(errors="backslashreplace")
     opened = sys.__stderr__
     if opened is not None and sys.stderr is opened:  # a caller in this process may have put its own stream there
         sys.stderr = open_messages(opened.fileno(), encoding=opened.encoding, closefd=False)

@@ -8,6 +8,7 @@ import typer
 
 from model_store.commands.options import BACKBONE_HELP, DEFAULT_BACKBONE, CacheFlag
 from shared.cli import JsonFlag, print_json
+from shared.messages import say
 
 
 def fetch_backbone(
@@ -29,8 +30,8 @@ def fetch_backbone(
     if as_json:
         print_json(backbone.model_dump(mode="json"))
     else:
-        print(f"{backbone.handle}: {backbone.path}")
-        print(
+        say(f"{backbone.handle}: {backbone.path}")
+        say(
             f"images of {backbone.input_size_px} px, values {backbone.scaling}, {backbone.feature_width} features, "
             f"SHA-256 {backbone.sha256}"
         )

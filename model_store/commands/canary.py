@@ -9,7 +9,7 @@ import typer
 
 from model_store.commands.options import StoreFlag
 from shared.cli import JsonFlag, RedisUrl, print_json
-from shared.messages import note
+from shared.messages import note, say
 
 if TYPE_CHECKING:
     from model_store.registry.canary import Canary
@@ -106,7 +106,7 @@ def _stop_canary(store: ModelStore, name: str, *, as_json: bool) -> None:
     if as_json:
         print_json({"name": name, "stopped": stopped})
     else:
-        print(f"stopped the canary of {name}" if stopped else f"{name} has no canary")
+        say(f"stopped the canary of {name}" if stopped else f"{name} has no canary")
 
 
 def _show_canary(store: ModelStore, redis_url: str, *, name: str, as_json: bool) -> None:
@@ -127,9 +127,9 @@ def _show_canary(store: ModelStore, redis_url: str, *, name: str, as_json: bool)
             }
         )
     elif running is None:
-        print(f"{name} has no canary; {name}@{current} is current")
+        say(f"{name} has no canary; {name}@{current} is current")
         if shown is not None and totals is not None:
-            print(f"{name}@{shown.version} was tried before: {_describe_ended(totals)}")
+            say(f"{name}@{shown.version} was tried before: {_describe_ended(totals)}")
     else:
         _print_running(running, totals, name=name, current=current)
 
@@ -137,14 +137,14 @@ def _show_canary(store: ModelStore, redis_url: str, *, name: str, as_json: bool)
 def _print_running(canary: Canary, totals: CanaryTotals | None, *, name: str, current: int | None) -> None:
     lines = ", ".join(canary.lines) or "every line"
     acts = "only recorded and compared" if canary.shadow else "compared"
-    print(f"{name}@{canary.version} takes {canary.share:.1%} of the images of {lines}, {acts} with {name}@{current}")
+    say(f"{name}@{canary.version} takes {canary.share:.1%} of the images of {lines}, {acts} with {name}@{current}")
     if totals is not None and (reason := _reason(totals)):
-        print(f"{reason}. The store still names it; to remove it: sortline models canary {name} --stop")
+        say(f"{reason}. The store still names it; to remove it: sortline models canary {name} --stop")
         return
     if totals is not None:
-        print(f"so far {totals}")
+        say(f"so far {totals}")
     least = math.floor(canary.max_disagreement * canary.min_images) + 1
-    print(
+    say(
         f"it is stopped when more than {100 * canary.max_disagreement:g}% of the compared images, at least "
         f"{least:,} of them, are answered differently"
     )

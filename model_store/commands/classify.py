@@ -12,7 +12,7 @@ import typer
 from model_store.commands.options import EngineFlag, ModelFlag, StoreFlag, open_model
 from model_store.commands.output import with_progress
 from shared.cli import JsonFlag, print_json
-from shared.messages import note
+from shared.messages import note, say
 
 if TYPE_CHECKING:
     from model_store.bundle.files import Bundle
@@ -118,9 +118,9 @@ def _print_answers(answers: Iterable[Classified]) -> int:
         else:
             labels = ", ".join(f"{label} {probability:.3f}" for label, probability in answer.decision.labels)
             mark = "  (uncertain)" if answer.decision.uncertain else ""
-            print(f"{answer.name}  {labels}  -> {answer.decision.lane}{mark}")
+            say(f"{answer.name}  {labels}  -> {answer.decision.lane}{mark}")
             for label, probability in answer.best:
-                print(f"    {probability:.3f}  {label}")
+                say(f"    {probability:.3f}  {label}")
     return failed
 
 

@@ -11,7 +11,7 @@ import typer
 
 from model_store.commands.options import StoreFlag, check_training_installed, missing_classes_notes
 from shared.cli import JsonFlag, print_json
-from shared.messages import note
+from shared.messages import note, say
 
 if TYPE_CHECKING:
     from model_store.publishing.import_classifier import ImportedClassifier
@@ -107,20 +107,20 @@ def _print(imported: ImportedClassifier) -> None:
     from model_store.bundle.int8_gate import int8_refusal_reason
 
     manifest, parity = imported.manifest, imported.manifest.parity
-    print(
+    say(
         f"{manifest.backbone.handle}: images of {manifest.input_size_px} px, {len(manifest.classes):,} classes, "
         f"gives {imported.scores}"
     )
-    print(
+    say(
         f"parity on {parity['images']:.0f} images that were not used to calibrate: SavedModel differs by at most "
         f"{parity['saved_model_max_difference']:.1e}, LiteRT fp32 by {parity['fp32_max_difference']:.1e}; "
         f"int8 gives the same class on {parity['int8_class_agreement']:.1%} of them"
     )
     if reason := int8_refusal_reason(parity):
-        print(reason)
+        say(reason)
     if imported.unreadable:
         noun = "image" if imported.unreadable == 1 else "images"
         note(f"not used: {imported.unreadable:,} {noun} that can't be read")
     reference = f"{manifest.name}@{manifest.version}"
-    print(f"published {reference}: {imported.path}")
-    print(f"next: sortline classify PHOTO.jpg --model {reference} --top 5")
+    say(f"published {reference}: {imported.path}")
+    say(f"next: sortline classify PHOTO.jpg --model {reference} --top 5")

@@ -11,6 +11,7 @@ import typer
 from model_store.commands.options import StoreFlag, open_store_of
 from model_store.commands.output import with_progress
 from shared.cli import JsonFlag, print_json
+from shared.messages import say
 
 if TYPE_CHECKING:
     from model_store.bundle.files import Bundle
@@ -37,7 +38,7 @@ def list_models(model_store: StoreFlag = None, as_json: JsonFlag = False) -> Non
     elif rows:
         print_models(rows)
     else:
-        print(f"The model store {store.location} is empty. Train a model with `sortline train`.")
+        say(f"The model store {store.location} is empty. Train a model with `sortline train`.")
     if any(row["error"] for row in rows):
         raise typer.Exit(1)
 
@@ -66,9 +67,9 @@ def verify_models(
         print_json(checks)
     else:
         for entry in checks:
-            print(f"{entry['model']}  {entry['check']}: {entry['error'] or 'ok'}")
+            say(f"{entry['model']}  {entry['check']}: {entry['error'] or 'ok'}")
         if not checks:
-            print(f"The model store {store.location} is empty. Train a model with `sortline train`.")
+            say(f"The model store {store.location} is empty. Train a model with `sortline train`.")
     if any(entry["error"] for entry in checks):
         raise typer.Exit(1)
 

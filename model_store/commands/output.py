@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
-from shared.messages import note
+from shared.messages import for_drawing, note
 
 T = TypeVar("T")
 _SHOWN_UNUSED = 10
@@ -42,10 +43,11 @@ def print_unused(unreadable: list[dict[str, str]], unlabelled: list[str]) -> Non
 
 def with_progress(items: Iterable[T], *, total: int, what: str) -> Iterator[T]:
     """The same items, with a progress bar on standard error if that is a terminal."""
-    from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
+    from shared.tables import plain_console
+
+    console = plain_console(file=for_drawing(sys.stderr))
     # By default rich would send everything printed to standard output to its own console, standard error.
     with Progress(console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal) as progress:
         yield from progress.track(items, total=total, description=what)

@@ -9,7 +9,7 @@ import typer
 from model_store.commands.options import BACKBONE_HELP, DEFAULT_BACKBONE, CacheFlag, DatasetArgument
 from model_store.commands.output import print_unused
 from shared.cli import JsonFlag, print_json
-from shared.messages import note
+from shared.messages import note, say
 
 
 def compare_recipes(
@@ -81,12 +81,12 @@ def time_head(
         print_json(timings)
         return
     print_unused(timings["unreadable"], [])
-    print(f"{timings['images']} images, {timings['epochs']} epochs:")
-    print(
+    say(f"{timings['images']} images, {timings['epochs']} epochs:")
+    say(
         f"  backbone run in every epoch  {timings['recomputed_s']:.1f} s, accuracy {timings['accuracy_recomputed']:.4f}"
     )
-    print(f"  features cached              {timings['head_s']:.1f} s, accuracy {timings['accuracy_cached']:.4f}")
-    print(
+    say(f"  features cached              {timings['head_s']:.1f} s, accuracy {timings['accuracy_cached']:.4f}")
+    say(
         f"{timings['head_ratio']:.0f} times faster; {timings['ratio']:.1f} times if the time to compute the features "
         "counts too"
     )

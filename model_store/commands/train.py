@@ -18,6 +18,7 @@ from model_store.commands.options import (
 )
 from model_store.commands.output import print_metrics, print_unused
 from shared.cli import JsonFlag, print_json
+from shared.messages import say
 
 if TYPE_CHECKING:
     from model_store.publishing.publish import PublishedVersion
@@ -184,33 +185,33 @@ def _print_trained(trained: PublishedVersion, *, promoted: bool) -> None:
     manifest, data = trained.manifest, trained.manifest.dataset
     print_unused([item.as_dict() for item in trained.unreadable], list(trained.unlabelled))
     left_out = f"; {trained.held_out} left out of both by held_out.txt" if trained.held_out else ""
-    print(
+    say(
         f"{manifest.mode}: trained on {data.train} images, validated on {data.validation} (seed "
         f"{manifest.training.seed}){left_out}"
     )
     print_metrics(manifest.metrics, title="validation, out of fold")
     parity = manifest.parity
-    print(
+    say(
         f"parity on {parity['images']:.0f} images that were not trained on: "
         f"SavedModel differs by at most {parity['saved_model_max_difference']:.1e}, "
         f"LiteRT fp32 by {parity['fp32_max_difference']:.1e}"
     )
-    print(
+    say(
         f"int8 on the same images: the same most probable class as fp32 on {parity['int8_class_agreement']:.1%}, "
         f"the same decided labels on {parity['int8_labels_agreement']:.1%}"
     )
     if manifest.calibration is not None and manifest.calibration.is_applied:
         before, after = manifest.calibration.ece_before, manifest.calibration.ece_after
-        print(
+        say(
             f"expected calibration error {before:.3f} before calibration, {after:.3f} after (out of fold;"
             " slightly too good, because the lower of the two was chosen)"
         )
     for note in trained.notes:
-        print(f"- {note}")
-    print(f"{sum(trained.seconds.values()):.0f} s; published {manifest.name}@{manifest.version}: {trained.path}")
-    print(f"report: {trained.path / 'report' / 'index.html'}")
+        say(f"- {note}")
+    say(f"{sum(trained.seconds.values()):.0f} s; published {manifest.name}@{manifest.version}: {trained.path}")
+    say(f"report: {trained.path / 'report' / 'index.html'}")
     version = f"{manifest.name}@{manifest.version}"
     if promoted:
-        print(f"next: sortline classify PHOTO.jpg --model {version}; sortline worker --model {manifest.name}")
+        say(f"next: sortline classify PHOTO.jpg --model {version}; sortline worker --model {manifest.name}")
     else:
-        print(f"next: {version} is not current; try sortline models compare, then sortline models promote {version}")
+        say(f"next: {version} is not current; try sortline models compare, then sortline models promote {version}")

@@ -9,7 +9,7 @@ import typer
 
 from model_store.commands.options import StoreFlag, missing_classes_warning, open_store_of
 from shared.cli import JsonFlag, print_json
-from shared.messages import note
+from shared.messages import note, say
 
 if TYPE_CHECKING:
     from model_store.registry.store import ModelStore
@@ -57,10 +57,10 @@ def publish_folder(
             }
         )
     elif no_promote:
-        print(f"published {published}: {path}")
-        print(f"next: sortline models canary {published} --share 0.1, or sortline models promote {published}")
+        say(f"published {published}: {path}")
+        say(f"next: sortline models canary {published} --share 0.1, or sortline models promote {published}")
     else:
-        print(f"published {published}, now current{_instead_of(chosen, previous)}: {path}")
+        say(f"published {published}, now current{_instead_of(chosen, previous)}: {path}")
 
 
 def promote(model: VersionArgument, model_store: StoreFlag = None, as_json: JsonFlag = False) -> None:
@@ -79,7 +79,7 @@ def promote(model: VersionArgument, model_store: StoreFlag = None, as_json: Json
         joined = " ".join(warnings) or None
         print_json({"name": name, "version": version, "previous": previous, "warning": joined})
     else:
-        print(f"{name}@{version} is now current{_instead_of(name, previous if previous != version else None)}")
+        say(f"{name}@{version} is now current{_instead_of(name, previous if previous != version else None)}")
 
 
 def rollback(name: NameArgument, model_store: StoreFlag = None, as_json: JsonFlag = False) -> None:
@@ -95,7 +95,7 @@ def rollback(name: NameArgument, model_store: StoreFlag = None, as_json: JsonFla
     if as_json:
         print_json({"name": name, "version": version, "previous": previous})
     else:
-        print(f"{name}@{version} is now current{_instead_of(name, previous)}")
+        say(f"{name}@{version} is now current{_instead_of(name, previous)}")
 
 
 def prune(
@@ -119,7 +119,7 @@ def prune(
         print_json({"name": name, "deleted": deleted, "kept": kept, "dry_run": dry_run})
         return
     what = "would delete" if dry_run else "deleted"
-    print(f"{what} {_join(name, deleted)}; {'would keep' if dry_run else 'kept'} {_join(name, kept)}")
+    say(f"{what} {_join(name, deleted)}; {'would keep' if dry_run else 'kept'} {_join(name, kept)}")
 
 
 def _check_is_bundle(folder: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from model_store.datasets.dataset_files import DatasetFiles
+from shared.csv_files import unmarked
 from shared.errors import BadDataset, BadImage
 
 CSV_FILE = "labels.csv"
@@ -54,8 +55,8 @@ def _csv_rows(files: DatasetFiles, location: str) -> Iterator[tuple[int, LabelRo
                 raise BadDataset(
                     f"{location}, line {reader.line_num}: should be `{','.join(columns)}`; quote names with commas."
                 )
-            labels = row["labels"].split(LABEL_SEPARATOR)
-            yield reader.line_num, LabelRow(row["filename"], labels, row.get(CAMERA_COLUMN))
+            labels = unmarked(row["labels"]).split(LABEL_SEPARATOR)
+            yield reader.line_num, LabelRow(unmarked(row["filename"]), labels, row.get(CAMERA_COLUMN))
     except csv.Error as error:
         raise BadDataset(f"{location}, line {reader.line_num}: {error}.") from error
 

@@ -5,7 +5,6 @@ In: the answers of `evaluation.classify`. Out: one file per function.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ from model_store.evaluation.classify import Classified
 from model_store.reports.data import THUMBNAIL_PX
 from model_store.reports.image_grids import GridCell, draw_cells
 from model_store.reports.page import jpeg_uri, render
+from shared.csv_files import CsvWriter
 from shared.errors import BadImage
 from shared.images.arrays import Pixels
 from shared.images.decoding import decode_image
 from shared.output_files import unwritable_error
-from shared.printable import printable
 
 # About as many images as a phone can show. The CSV has all answers.
 MAX_SHOWN = 500
@@ -40,9 +39,9 @@ def write_csv(path: Path, answers: Sequence[Classified]) -> None:
     """
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(_COLUMNS)
-            writer.writerows(_csv_row(answer) for answer in answers)
+            writer = CsvWriter(file, _COLUMNS)
+            for answer in answers:
+                writer.write(_csv_row(answer))
     except OSError as error:
         raise unwritable_error(path, error, flag="--out") from error
 
@@ -77,18 +76,17 @@ def write_grid(path: Path, answers: Sequence[Classified], *, model: str, decoder
         raise unwritable_error(path, error, flag="--grid") from error
 
 
-def _csv_row(answer: Classified) -> list[str]:
+def _csv_row(answer: Classified) -> dict[str, str]:
     decision = answer.decision
     if decision is None:
-        return [answer.name, "", "", "", "", answer.error or ""]
-    return [
-        answer.name,
-        "|".join(label for label, _ in decision.labels),
-        "|".join(str(probability) for _, probability in decision.labels),
-        decision.lane,
-        "true" if decision.uncertain else "false",
-        "",
-    ]
+        return {"file": answer.name, "error": answer.error or ""}
+    return {
+        "file": answer.name,
+        "labels": "|".join(label for label, _ in decision.labels),
+        "probability": "|".join(str(probability) for _, probability in decision.labels),
+        "lane": decision.lane,
+        "uncertain": "true" if decision.uncertain else "false",
+    }
 
 
 def _title(answers: Sequence[Classified], model: str) -> str:
@@ -103,7 +101,7 @@ def _cells(answers: Sequence[Classified], decoder: ImageDecoder) -> list[GridCel
 def _cell(answer: Classified, decoder: ImageDecoder) -> GridCell:
     decision = answer.decision
     if decision is None:
-        return GridCell(answer.name, _BLANK, (printable(answer.error or ""),), "not classified", _ERROR)
+        return GridCell(answer.name, _BLANK, (answer.error or "",), "not classified", _ERROR)
     labels = " + ".join(f"{label} {probability:.2f}" for label, probability in decision.labels)
     word, color = ("uncertain", _UNCERTAIN) if decision.uncertain else ("sure", _SURE)
     return GridCell(answer.name, _thumbnail(answer.path, decoder), (labels, f"lane: {decision.lane}"), word, color)

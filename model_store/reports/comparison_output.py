@@ -5,7 +5,6 @@ In: a Comparison. Out: one file each.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from model_store.reports.data import THUMBNAIL_PX
 from model_store.reports.model_summary import MAX_CLASSES, MEASURED_COLUMNS, METRIC_TITLES, format_delta, format_score
 from model_store.reports.page import jpeg_uri, render
 from model_store.runtime.progress import ProgressSteps
+from shared.csv_files import CsvWriter
 from shared.output_files import unwritable_error
 
 # Images on the page. Each takes about 4 KB, so a phone can still open it. The CSV has all of them.
@@ -34,9 +34,9 @@ def write_csv(path: Path, comparison: Comparison) -> None:
     """
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(_COLUMNS)
-            writer.writerows(_csv_rows(comparison))
+            writer = CsvWriter(file, _COLUMNS)
+            for row in _csv_rows(comparison):
+                writer.write(row)
     except OSError as error:
         raise unwritable_error(path, error, flag="--out") from error
 
@@ -115,17 +115,18 @@ def format_answer(answer: dict[str, Any]) -> str:
     return " + ".join(f"{item['label']} {item['probability']:.2f}" for item in answer["labels"])
 
 
-def _csv_rows(comparison: Comparison) -> Iterator[list[str]]:
+def _csv_rows(comparison: Comparison) -> Iterator[dict[str, str]]:
     for row in comparison.differing:
         found = comparison.difference(int(row))
-        line = [found["file"], "|".join(found["truth"])]
-        for answer in (found["a"], found["b"]):
-            line += [
-                "|".join(item["label"] for item in answer["labels"]),
-                "|".join(str(item["probability"]) for item in answer["labels"]),
-                answer["lane"],
-                "true" if answer["right"] else "false",
-            ]
+        line = {"file": found["file"], "truth": "|".join(found["truth"])}
+        for side in "ab":
+            answer = found[side]
+            line |= {
+                f"{side}_labels": "|".join(item["label"] for item in answer["labels"]),
+                f"{side}_probability": "|".join(str(item["probability"]) for item in answer["labels"]),
+                f"{side}_lane": answer["lane"],
+                f"{side}_right": "true" if answer["right"] else "false",
+            }
         yield line
 
 

@@ -17,6 +17,7 @@ from model_store.evaluation.metrics import ScoredPredictions
 from model_store.reports.data import THUMBNAIL_PX, ValidationPredictions
 from shared.arrays import Floats
 from shared.images.arrays import Pixels
+from shared.printable import one_line
 
 MAX_SAMPLES = 60
 MAX_MISTAKES = 24
@@ -28,6 +29,7 @@ _MARGIN_PX, _BORDER_PX, _LINE_PX, _FONT_PX = 10, 4, 16, 12
 _SIDE_PX = THUMBNAIL_PX + 2 * _BORDER_PX
 _CELL_PX = THUMBNAIL_PX + 40
 _MAX_LINES = 4
+_MAX_CHARACTERS = 1_000  # of a text, more than fits: each try to cut it a little shorter measures all of it
 # Color is not the only sign: the verdict is also written below the image.
 _COLORS: dict[Verdict, str] = {
     "right": "#009E73",
@@ -170,7 +172,7 @@ def _draw_cell(
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> list[str]:
     """The text wrapped to at most _MAX_LINES lines; the last line is cut if it does not fit."""
     lines: list[str] = []
-    words = text.split(" ")
+    words = one_line(text, most=_MAX_CHARACTERS).split(" ")
     while words:
         fits = (count for count in range(len(words), 0, -1) if font.getlength(" ".join(words[:count])) <= width_px)
         taken = len(words) if len(lines) == _MAX_LINES - 1 else next(fits, 1)
@@ -181,6 +183,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> list[str
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> str:
     """The text; if it is too wide, its end is replaced by an ellipsis."""
+    text = one_line(text, most=_MAX_CHARACTERS)
     if font.getlength(text) <= width_px:
         return text
     length = len(text)

@@ -26,6 +26,7 @@ from model_store.reports.model_summary import (
 )
 from shared.errors import NotFound
 from shared.images.arrays import Pixels
+from shared.printable import printable
 
 PAGE_FILE = "index.html"
 # A photograph 120 pixels wide takes 4 KB, and the loss is not visible.
@@ -46,7 +47,7 @@ def write_page(folder: Path, data: ReportData) -> None:
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from one of `templates/`, its values escaped.
+    """A page from one of `templates/`, its values escaped. Browsers run no script of it and load nothing for it.
 
     Raises:
         NotFound: jinja2 is not installed.
@@ -58,11 +59,17 @@ def render(template: str, **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("model_store.reports"),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     return environment.get_template(template).render(**values)
+
+
+def _shown(value: object) -> object:
+    """A value as the page shows it. A part of the page itself, which a macro has made, stays as it is."""
+    return printable(value) if type(value) is str else value
 
 
 def jpeg_uri(image: Pixels) -> str:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from shared.messages import note, open_messages
+from shared.messages import for_drawing, note, open_messages
+from shared.printable import one_line
 from shared.progress import ProgressLines, ignore, spinner_name
 from shared.tables import plain_console
 
@@ -55,7 +56,7 @@ class ProgressSteps:
         if progress is None:
             yield self._tell_step(title, total)
         else:
-            task = progress.add_task(title, total=total)
+            task = progress.add_task(one_line(title), total=total)
             yield lambda count: progress.advance(task, count)
             progress.update(task, total=total or 1, completed=total or 1)
         self.seconds[title] = round(self.seconds.get(title, 0.0) + self._clock() - started, 2)
@@ -88,10 +89,15 @@ def show_progress() -> Iterator[ProgressSteps]:
     with open_messages(os.dup(2), encoding=sys.stderr.encoding) as stderr:
         columns = (
             SpinnerColumn(spinner_name()),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
         )
-        console = Console(file=stderr, markup=False, highlight=False, emoji=False)
+        console = plain_console(file=for_drawing(stderr))
         with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-            yield ProgressSteps(progress, print_line=functools.partial(console.print, soft_wrap=True))  # above the bars
+            yield ProgressSteps(progress, print_line=functools.partial(_print_line, console))
+
+
+def _print_line(console: Console, text: str) -> None:
+    """Print one line above the bars."""
+    console.print(one_line(text), soft_wrap=True)

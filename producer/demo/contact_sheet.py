@@ -11,6 +11,7 @@ from typing import cast
 from PIL import Image, ImageDraw, ImageFont
 
 from producer.sources.simulator import SimulatedSource
+from shared.printable import one_line
 from shared.schemas import SortResult
 
 SHEET_CELLS = 30
@@ -19,6 +20,7 @@ CELL_PX = 240
 PICTURE_PX = 190
 TEXT_PX = 80
 _MARGIN_PX = 6
+_MAX_CHARACTERS = 1_000  # of a text, more than fits
 _RIGHT, _WRONG, _INK, _PAPER = "#1a7f37", "#c0392b", "#1f2328", "#ffffff"
 
 
@@ -79,6 +81,7 @@ def _draw_cell(sheet: Image.Image, draw: ImageDraw.ImageDraw, cell: Cell, *, x: 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """The text, shortened if it would run into the next cell."""
+    text = one_line(text, most=_MAX_CHARACTERS)
     width_px = CELL_PX - 2 * _MARGIN_PX
     if font.getlength(text) <= width_px:
         return text

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar, cast
 
 import redis
-from pydantic import ValidationError
 
 from producer.streams.notices import Notice, NoticeKind, OnNotice
+from producer.streams.result_parsing import parse_result
 from shared import keys
 from shared.errors import QueueFull, RedisUnavailable
 from shared.schemas import SortResult, is_name
@@ -39,27 +40,37 @@ class Entry(NamedTuple):
 
 
 class EntryParser:
-    """Turns entries into results. Skips entries that are not SortResults, and reports the first one of each line."""
+    """Turns entries into results. Entries that are not SortResults are skipped, counted and reported.
+
+    Of each line the first one is reported, and again the tenth, the hundredth and so on, because there may be many.
+    """
 
     def __init__(self, on_notice: OnNotice) -> None:
         self._on_notice = on_notice
-        self._reported: set[str] = set()
+        self._skipped: Counter[str] = Counter()
+
+    @property
+    def skipped(self) -> int:
+        """How many entries were skipped so far, of all lines."""
+        return self._skipped.total()
 
     def parse(self, line: str, raw: Iterable[RawEntry]) -> Iterator[Entry]:
         """Yield the results among these entries of a line."""
         for entry_id, fields in raw:
             try:
-                yield Entry(line, entry_id, SortResult.model_validate_json((fields or {})[b"result"]))
-            except (KeyError, ValidationError):
-                self._report(line, entry_id)
+                yield Entry(line, entry_id, parse_result((fields or {})[b"result"]))
+            except (KeyError, ValueError):
+                self._skip(line, entry_id)
 
-    def _report(self, line: str, entry_id: bytes) -> None:
-        if line in self._reported:
+    def _skip(self, line: str, entry_id: bytes) -> None:
+        self._skipped[line] += 1
+        count = self._skipped[line]
+        if str(count).strip("0") != "1":
             return
-        self._reported.add(line)
+        so_far = f" {count:,} were skipped so far." if count > 1 else ""
         text = (
             f"{keys.results(line)}: entry {entry_id.decode()} is not a SortResult that this version can read. Such "
-            "entries are skipped."
+            f"entries are skipped.{so_far}"
         )
         self._on_notice(Notice(NoticeKind.UNREADABLE, text, line))
 

@@ -132,6 +132,11 @@ class ResultReader:
         given = {line: at.decode() for line, at in self._given.items()}
         return given | {line: followed.handled.decode() for line, followed in self._followed.items()}
 
+    @property
+    def skipped(self) -> int:
+        """How many entries that are not SortResults were skipped so far."""
+        return self._parser.skipped
+
     def last(self, count: int) -> list[SortResult]:
         """Return the latest `count` results over all the lines, oldest first. `follow` continues after them.
 

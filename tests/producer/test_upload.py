@@ -210,7 +210,7 @@ def test_csv_and_json_have_the_same_of_each_row(tmp_path: Path) -> None:
     assert {name: value for name, value in missing.items() if value} == {
         "file": '"c".jpg',
         "outcome": "missing",
-        "error": "line\nbreak",
+        "error": r"line\nbreak",
     }
     as_json = [row_as_json(row) for row in rows]
     assert as_json[0] == {"file": "a,b.jpg"} | result.model_dump(mode="json")
@@ -218,7 +218,7 @@ def test_csv_and_json_have_the_same_of_each_row(tmp_path: Path) -> None:
     assert {name: value for name, value in as_json[1].items() if value is not None} == {
         "file": '"c".jpg',
         "outcome": "missing",
-        "error": "line\nbreak",
+        "error": r"line\nbreak",
     }
 
 
