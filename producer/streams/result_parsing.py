@@ -42,7 +42,7 @@ def _numbers(result: SortResult) -> Iterator[tuple[str, float]]:
     yield from (("captured_at", result.captured_at), ("finished_at", result.finished_at))
     if result.deadline_margin_ms is not None:
         yield "deadline_margin_ms", result.deadline_margin_ms
-    yield from (("probability", label.probability) for label in result.labels)
+    yield from (("labels.probability", label.probability) for label in result.labels)
     for stage, duration_ms in result.timings_ms:
         if duration_ms is not None:
             yield f"timings_ms.{stage}", duration_ms

@@ -1,0 +1,70 @@
+"""Whoever prints, logs or writes CSV does it through the helpers that make the text of others harmless.
+
+Walks the syntax tree of every module that a plant runs. A new place that prints by itself fails here.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kit import PROJECT
+
+PACKAGES = ("shared", "producer", "worker", "model_store", "sortline")
+# What may only be called in these modules, and what is called elsewhere instead.
+PLACES = {
+    "print": ({"shared/messages.py", "shared/cli.py"}, "shared.messages.say or note, shared.cli.print_json"),
+    "csv.writer": ({"shared/csv_files.py"}, "shared.csv_files.CsvWriter"),
+    "csv.DictWriter": (set(), "shared.csv_files.CsvWriter"),
+    "Console": (set(), "shared.tables.plain_console"),
+    "rich.print": (set(), "shared.tables.plain_console"),
+    "typer.echo": (set(), "shared.messages.say or note"),
+    "typer.secho": (set(), "shared.messages.say or note"),
+    "click.echo": (set(), "shared.messages.say or note"),
+    "sys.stdout.write": (set(), "shared.messages.say"),
+    # What native code has printed goes through `main`'s standard error, which escapes it.
+    "sys.stderr.write": ({"model_store/runtime/native_output.py"}, "shared.messages.note"),
+    "logging.Formatter": (set(), "shared.log_format"),
+    "logging.basicConfig": ({"shared/log_format.py"}, "shared.log_format.configure_logging"),
+}
+MODULES = sorted(path for package in PACKAGES for path in (PROJECT / package).rglob("*.py"))
+
+
+def calls(path: Path) -> Iterator[tuple[str, int]]:
+    """The names that a module calls, each with its line."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node.lineno
+
+
+def test_texts_are_printed_through_the_helpers() -> None:
+    wrong = [
+        f"{module}:{line}: {name}: use {PLACES[name][1]}"
+        for path in MODULES
+        for module in [str(path.relative_to(PROJECT))]
+        for name, line in calls(path)
+        if name in PLACES and module not in PLACES[name][0]
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_progress_bars_take_no_markup_from_texts() -> None:
+    """A file may be named `[red]`, or `[/]`, which rich refuses as wrong markup."""
+    columns = [
+        ast.unparse(node)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "TextColumn"
+    ]
+    assert columns
+    assert all("markup=False" in column for column in columns), columns
+
+
+@pytest.mark.parametrize("name", ["print", "csv.writer", "logging.basicConfig"])
+def test_the_helpers_themselves_are_found(name: str) -> None:
+    """Otherwise the first test would find nothing at all."""
+    found = {str(path.relative_to(PROJECT)) for path in MODULES for called, _ in calls(path) if called == name}
+    assert found == PLACES[name][0]
