@@ -65,6 +65,15 @@ def test_probes_say_what_is_wrong(port: int, problems: Problems) -> None:
     assert ask(port, "/readyz")[::2] == (200, b"ok\n")
 
 
+def test_a_probe_quotes_others_in_one_line(port: int, problems: Problems) -> None:
+    problems.health = "thread \x1b[2J\nok\udce9" + "x" * 5_000_000
+    status, _, body = ask(port, "/healthz")
+    assert status == 503
+    assert body.startswith(rb"thread \x1b[2J\nok\xe9xxx")
+    assert body.count(b"\n") == 1
+    assert len(body) < 5_100
+
+
 @pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz", "/nothing"])
 def test_head_is_get_without_a_body(port: int, path: str) -> None:
     status, headers, body = ask(port, path, method="HEAD")

@@ -18,9 +18,8 @@ import redis
 
 from tests.kit import BOTTLES, PATIENCE_S
 from tests.producer.kit import publish, sort_result
-from tests.sortline.kit import environment
+from tests.sortline.kit import FORGED, assert_harmless, environment
 
-FORGED = "2026-01-01T00:00:00Z ERROR   sortline.worker: forged"
 TITLE = "\x1b]0;owned\x07"
 NAMES = [
     f"clear\x1b[2J{TITLE}".encode(),
@@ -75,14 +74,6 @@ def variables(client: redis.Redis, redis_url: str, tiny_models: Path, tmp_path: 
         "PYTHONUTF8": "1",
         "TERM": "xterm",
     }
-
-
-def assert_harmless(output: bytes) -> None:
-    """Every byte is of a printable character or ends a line, and no line is a forged one."""
-    text = output.decode()
-    wrong = {character for character in text if not (character.isprintable() or character == "\n")}
-    assert not wrong, text
-    assert not any(line.startswith(FORGED) for line in text.splitlines()), text
 
 
 @pytest.mark.slow

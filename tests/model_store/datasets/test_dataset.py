@@ -54,6 +54,14 @@ def test_labels_csv_and_images_that_it_does_not_list(tmp_path: Path) -> None:
     assert dataset.unlabelled == ("forgotten.jpg",)
 
 
+def test_names_that_were_marked_for_spreadsheets_are_read_without_the_mark(tmp_path: Path) -> None:
+    """`classify --out` writes such names, and people make a labels.csv of it."""
+    folder = write_labeled(tmp_path, {"=1.png": "good", "'=1.png": "no cap", "'q'.png": "pigmented"})
+    (folder / "labels.csv").write_text("filename,labels\n'=1.png,good\n''=1.png,no cap\n'q'.png,pigmented\n")
+    samples = {sample.name: sample.labels for sample in load_dataset(folder).samples}
+    assert samples == {"=1.png": ("good",), "'=1.png": ("no cap",), "'q'.png": ("pigmented",)}
+
+
 def test_jsonl_is_read_like_csv(tmp_path: Path) -> None:
     folder = write_labeled(tmp_path, ROWS)
     expected = load_dataset(folder).samples
