@@ -26,6 +26,7 @@ _CUT_FIRST = ("frame", "lane", "camera")  # if a line is too long
 _RIGHT_ALIGNED = ("frame", "margin")
 _INDENT = " " * 9
 _CUT = ".."
+_MAX_CELL_CHARACTERS = 300  # more than our own workers write; a forged result must not make each later line as wide
 
 
 def csv_row(result: SortResult) -> dict[str, object]:
@@ -103,7 +104,7 @@ def _cells(result: SortResult) -> dict[str, str]:
         "lane": result.lane,
         "margin": "" if result.deadline_margin_ms is None else f"{result.deadline_margin_ms:+.0f} ms",
     }
-    return {name: one_line(cell) for name, cell in cells.items()}
+    return {name: one_line(cell, most=_MAX_CELL_CHARACTERS) for name, cell in cells.items()}
 
 
 def _fit(text: str, size: int, *, name: str) -> str:

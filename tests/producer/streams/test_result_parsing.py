@@ -81,6 +81,15 @@ def test_the_results_around_forged_entries_are_shown_and_those_are_counted(
         assert len(done.stdout.splitlines()) == 3  # the header and two results
 
 
+def test_a_long_text_widens_no_column(client: redis.Redis, settings: Settings) -> None:
+    long = dict.fromkeys(("camera", "frame_id", "lane", "error"), "x" * 5_000_000)
+    publish(client, sort_result("j1").model_copy(update=long))
+    publish(client, sort_result("j2"))
+    lines = run("results", "--redis-url", settings.redis_url).stdout.splitlines()
+    assert max(map(len, lines)) < 7_000
+    assert len(lines[-1]) < 1_200
+
+
 def test_skipped_entries_are_reported_at_the_first_and_each_tenfold(client: redis.Redis, settings: Settings) -> None:
     publish(client, sort_result("j1"))
     forge(client, *["{}"] * 120)
