@@ -45,7 +45,9 @@ def test_tables_and_consoles_show_texts_as_they_are(
     assert "first\na\\x1b" in out  # the caller's own lines stay apart
 
 
-def test_what_is_not_printed_through_these_is_escaped_too(tmp_path: Path) -> None:
+def test_what_is_not_printed_through_these_is_escaped_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "PY_COLORS", "GITHUB_ACTIONS"):
+        monkeypatch.delenv(name, raising=False)
     with (tmp_path / "out").open("w", encoding="ascii") as file:
         out = open_output(file)
         print(HOSTILE, "a\tb\n\x1b[31mgrün", file=out)
