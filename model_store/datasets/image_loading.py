@@ -220,7 +220,7 @@ def _decode(
 ) -> _WithPixels | Unreadable:
     bits: list[int] = []
     try:
-        data = files.read(sample.name)
+        data = files.read(sample.name, max_bytes=decode_settings.max_bytes)
         region = region_of(sample.camera, regions)
         image = decode_image(
             data,

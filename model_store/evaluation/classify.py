@@ -25,6 +25,7 @@ from shared.file_kind import FileKind, kind_of
 from shared.file_walk import walk
 from shared.images.crop_regions import ANY_CAMERA
 from shared.printable import printable
+from shared.regular_files import read_start
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _read(path: Path, decoder: ImageDecoder, camera: str) -> Pixels | str:
         if kind_of(path) is FileKind.FOLDER:
             os.scandir(path).close()  # raises if the folder can't be read
             return f"no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
-        return decoder(path.read_bytes(), camera)
+        return decoder(read_start(path, max_bytes=decoder.max_bytes), camera)
     except OSError as error:
         return f"can't be read: {error.strerror}"
     except BadImage as error:

@@ -18,6 +18,7 @@ from model_store.runtime.scratch import scratch_folder
 from shared.errors import BadSetting
 from shared.home_folder import expand_home
 from shared.masking import masked
+from shared.regular_files import read_regular
 
 BACKGROUND = "background"
 _IMAGENET_CLASSES = 1000
@@ -74,7 +75,7 @@ def labels_for(lines: Sequence[str], *, outputs: int, location: str) -> ClassLab
 
 def _lines(file: Path, location: str) -> tuple[str, ...]:
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = read_regular(file, max_bytes=_MAX_BYTES).decode("utf-8-sig")
     except OSError as error:
         raise BadSetting(f"--labels {location} can't be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:

@@ -21,6 +21,7 @@ from shared.errors import BadImage
 from shared.images.arrays import Pixels
 from shared.images.decoding import decode_image
 from shared.output_files import unwritable_error
+from shared.regular_files import read_start
 
 # About as many images as a phone can show. The CSV has all answers.
 MAX_SHOWN = 500
@@ -111,7 +112,7 @@ def _thumbnail(path: Path, decoder: ImageDecoder) -> Pixels:
     """The whole image in its own proportions, for people to look at; the model itself may see only a region."""
     try:
         return decode_image(
-            path.read_bytes(),
+            read_start(path, max_bytes=decoder.max_bytes),
             size_px=THUMBNAIL_PX,
             fit="pad",
             max_bytes=decoder.max_bytes,

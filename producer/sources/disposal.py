@@ -14,6 +14,7 @@ from pathlib import Path
 from producer.sources.file_version import FileVersion, SentFile
 from producer.sources.picture_files import looks_whole
 from shared.errors import BadSetting
+from shared.regular_files import read_regular
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class Disposal:
         if self._not_whole.get(file.name) == file.version:
             return False
         path = self._folder / file.name
-        if looks_whole(path.read_bytes()):
+        if looks_whole(read_regular(path, max_bytes=file.version.size_bytes)):
             self._not_whole.pop(file.name, None)
             return True
         if not self._not_whole:

@@ -12,13 +12,18 @@ from stat import S_ISLNK, S_ISREG
 from producer.sources.file_version import FileVersion
 from producer.sources.picture_files import is_picture
 
+# What has the name of a picture, and is none.
+IRREGULAR = "a pipe, socket or device"
+DANGLING = "a link that leads to no file"
+
 
 @dataclass(slots=True)
 class Listing:
     """The contents of a folder; all names are paths below it.
 
     `files` are the pictures, in name order; `other_names` are the files that are not pictures by name. `problems` are
-    the files and sub-folders that could not be read. `has_links` tells whether a picture is a link.
+    the files and sub-folders that could not be read. `unusable` are names of pictures that something else has, with
+    what it is. `has_links` tells whether a picture is a link.
     """
 
     files: dict[str, FileVersion] = field(default_factory=dict)
@@ -26,6 +31,7 @@ class Listing:
     subfolders: list[str] = field(default_factory=list)
     linked_folders: list[str] = field(default_factory=list)
     problems: list[tuple[str, OSError]] = field(default_factory=list)
+    unusable: dict[str, str] = field(default_factory=dict)
     has_links: bool = False
 
 
@@ -108,12 +114,23 @@ def _sort_in(entries: list[os.DirEntry[str]], under: str, listing: Listing, *, t
             elif not is_picture(path):
                 listing.other_names.append(path)
             else:
-                stat = entry.stat()
-                listing.has_links |= entry.is_symlink()
-                if S_ISREG(stat.st_mode):
-                    listing.files[path] = FileVersion.of(stat, trust_inode=trust_inode)
-        except FileNotFoundError:  # removed meanwhile, or a dangling link
-            continue
+                _add_picture(entry, path, listing, trust_inode=trust_inode)
         except OSError as error:  # e.g. a share that is briefly unreachable: the next scan sees the file
-            if error.errno != ELOOP:
+            if not isinstance(error, FileNotFoundError):
                 listing.problems.append((path, error))
+
+
+def _add_picture(entry: os.DirEntry[str], path: str, listing: Listing, *, trust_inode: bool) -> None:
+    try:
+        stat = entry.stat()
+    except OSError as error:
+        leads_nowhere = isinstance(error, FileNotFoundError) or error.errno == ELOOP
+        if not (leads_nowhere and entry.is_symlink()):
+            raise
+        listing.unusable[path] = DANGLING
+        return
+    listing.has_links |= entry.is_symlink()
+    if S_ISREG(stat.st_mode):
+        listing.files[path] = FileVersion.of(stat, trust_inode=trust_inode)
+    else:
+        listing.unusable[path] = IRREGULAR

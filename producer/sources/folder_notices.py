@@ -32,6 +32,7 @@ class FolderNotices:
         self._has_many = False
         self._has_subfolder = False
         self._has_linked_folder = False
+        self._unusable: set[str] = set()
 
     def scanned_only(self, error: OSError | None, *, interval_s: float) -> None:
         """Report that the kernel does not watch the folder any more: an error at a limit, or None for a share."""
@@ -58,6 +59,8 @@ class FolderNotices:
             self.subfolder(subfolder)
         for name in listing.linked_folders:
             self.linked_folder(name)
+        for name, what in listing.unusable.items():
+            self.unusable(name, what)
         for name, error in listing.problems:
             self.unreadable(name, error)
         self._unreadable &= {name for name, _ in listing.problems}
@@ -91,6 +94,12 @@ class FolderNotices:
         if name not in self._unreadable and len(self._unreadable) < _MAX_NAMES:
             self._unreadable.add(name)
             log.warning("%r can't be read: %s. Trying again until it can.", str(self._folder / name), error.strerror)
+
+    def unusable(self, name: str, what: str) -> None:
+        """Report a name of a picture that belongs to something else; one of each kind."""
+        if what not in self._unusable:
+            self._unusable.add(what)
+            log.warning("%r is passed over: it is %s. So are others of this kind.", str(self._folder / name), what)
 
     def no_picture(self, name: str, *, appeared: bool) -> None:
         """Report a file that is no picture by its name, or a link to a folder that has just `appeared`."""

@@ -13,6 +13,7 @@ from producer.sources.capture_time import CaptureTimes
 from producer.sources.file_version import SentFile
 from producer.sources.picture_files import looks_whole
 from shared.printable import printable
+from shared.regular_files import open_regular, read_start
 
 _FRAME_ID_CHARS = 256  # maximum length of an ImageJob's frame_id
 
@@ -60,7 +61,7 @@ class PictureReader:
             return self._frame(file, problem="its name has no time of the form that --stamp-pattern gives")
         if self._max_age_s is not None and now - captured_at > self._max_age_s:
             return self._frame(file, captured_at=captured_at, too_old=True)
-        with (self._folder / file.name).open("rb") as opened:
+        with open_regular(self._folder / file.name) as opened:
             data = opened.read(self._max_image_bytes + 1)
             has_changed = not file.version.is_of(os.fstat(opened.fileno()))
         if has_changed or not (as_it_is or self.is_whole(data)):
@@ -70,8 +71,7 @@ class PictureReader:
     def digest(self, name: str) -> bytes | None:
         """The digest of what is read of a file, as `digest_of` computes it; None if the file can't be read."""
         try:
-            with (self._folder / name).open("rb") as opened:
-                return digest_of(opened.read(self._max_image_bytes + 1))
+            return digest_of(read_start(self._folder / name, max_bytes=self._max_image_bytes))
         except OSError:
             return None
 

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from producer.streams.notices import Notice, NoticeKind, OnNotice
 from shared.errors import BadSetting
+from shared.regular_files import read_regular_text
 from shared.schemas import is_name
 
 _ENTRY_ID = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?")
 _GREATEST_PART = 2**64 - 1
+_MAX_BYTES = 10_000_000  # of the file; a line takes about 100
 
 
 class PositionFile:
@@ -36,7 +38,7 @@ class PositionFile:
             BadSetting: the file can't be read or written, or is not a position file.
         """
         try:
-            text = self._path.read_text(encoding="utf-8").strip("\0")
+            text = read_regular_text(self._path, max_bytes=_MAX_BYTES).strip("\0")
         except FileNotFoundError:
             text = None
         except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a path with a zero byte

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from producer import upload_inputs
 from producer.upload_inputs import InputReader, list_inputs
+from shared import zip_archive
 from shared.errors import BadImage, NotFound
 
 LIMIT_BYTES = 1000
@@ -101,11 +101,11 @@ def test_a_bomb_is_stopped_by_what_comes_out(tmp_path: Path) -> None:
     found = list(read_all(archive).values())
     unpacked = sum(len(data) for data in found if isinstance(data, bytes))
     assert len(found) == 400
-    assert unpacked <= upload_inputs.MAX_EXPANSION * archive.stat().st_size + LIMIT_BYTES + 1
+    assert unpacked <= zip_archive.MAX_EXPANSION * archive.stat().st_size + LIMIT_BYTES + 1
 
 
 def test_members_after_the_archives_limit_are_each_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload_inputs, "MAX_EXPANSION", 1)
+    monkeypatch.setattr(zip_archive, "MAX_EXPANSION", 1)
     archive = make_zip(tmp_path / "bomb.zip", {name: b"\0" * 900 for name in ("a", "b", "c")})
     found = read_all(archive)
     assert found[f"{archive}/a"] == b"\0" * 900
@@ -113,9 +113,11 @@ def test_members_after_the_archives_limit_are_each_refused(tmp_path: Path, monke
 
 
 def test_an_archive_of_too_many_files_is_one_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload_inputs, "MAX_MEMBERS", 2)
+    monkeypatch.setattr(zip_archive, "MAX_MEMBERS", 2)
     archive = make_zip(tmp_path / "many.zip", {name: b"x" for name in ("a", "b", "c")})
-    assert read_all(archive) == {str(archive): "3 files in one archive, the limit is 2: split it."}
+    assert read_all(archive) == {
+        str(archive): "not a usable zip archive: 3 files in one archive, the limit is 2: split it"
+    }
 
 
 def test_broken_archives_are_refused_with_the_reason(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ _TEXTS = {
     KILLED: "was killed (SIGKILL) for an unknown reason",
 }
 
+_MAX_SETTINGS_BYTES = 10_000_000
+
 
 def log_restart(*, worker: str, cause: str, wait_s: float) -> None:
     """Say that a worker died, why, and when the next one starts."""
@@ -42,10 +44,11 @@ def log_format(environment: Mapping[str, str]) -> str:
         return given["SORTLINE_LOG_FORMAT"]
     import tomllib
 
+    from shared.regular_files import read_regular_text
+
+    file = Path(environment.get("SORTLINE_CONFIG", "sortline.toml"))
     try:
-        settings = tomllib.loads(
-            Path(environment.get("SORTLINE_CONFIG", "sortline.toml")).read_text(encoding="utf-8-sig")
-        )
+        settings = tomllib.loads(read_regular_text(file, max_bytes=_MAX_SETTINGS_BYTES, encoding="utf-8-sig"))
     except (OSError, ValueError):
         return "text"
     return str(settings.get("log_format", "text"))

@@ -33,10 +33,13 @@ from model_store.registry.storage.protocol import (
     store_unavailable_error,
     version_number,
 )
+from shared.regular_files import read_regular
 
 log = logging.getLogger("sortline.store")
 
 LOCK_FILE = ".lock"
+# Of the small files that are read as a whole: manifests, the version history, the canary.
+_MAX_READ_BYTES = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class LocalStorage:
         """See `Storage`."""
         with self._reading():
             try:
-                return (self.root / name / file).read_bytes()
+                return read_regular(self.root / name / file, max_bytes=_MAX_READ_BYTES)
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
