@@ -1,7 +1,7 @@
 """Lists the files in a folder, the same way for all commands: follows links, skips hidden names, always ends.
 
 Links can make a small folder endless: 22 folders, each of which holds two links to the next one, have four million
-paths. So each folder is listed once, whatever number of links lead to it, and a list has a limit.
+paths. So no link is followed to a folder that was listed before, and a list has a limit.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ from shared.printable import printable
 MAX_LISTED = 1_000_000
 
 
+class TooManyFiles(OSError):
+    """A folder holds more than may be listed."""
+
+
 def walk(
     top: Path, *, on_error: Callable[[OSError], None], on_repeated: Callable[[str], None] = note
 ) -> Iterator[list[Path]]:
     """Yield the files of `top` and of each folder below it, in name order, as one list per folder.
 
-    A caller can stop after any folder. Each folder is listed once: a link is not followed if it leads to a folder that
-    was listed before, to one that is listed under its own name, or to one that contains the link.
+    A caller can stop after any folder. A link is not followed if it leads to a folder that was listed before, to one
+    that is listed under its own name, or to one that contains the link.
 
     Args:
         top: a folder.
@@ -39,7 +43,7 @@ def walk(
     while to_list:
         folder = to_list.pop()
         try:
-            if not visits.is_first(folder):
+            if not visits.is_to_list(folder):
                 continue
             folders, files = _entries(folder, limit=MAX_LISTED - found)
         except OSError as error:
@@ -49,7 +53,7 @@ def walk(
         yield files
         if found >= MAX_LISTED:
             why = f"it holds {MAX_LISTED:,} files and folders or more, and the rest is not listed; name its sub-folders"
-            on_error(OSError(errno.EFBIG, why, os.fspath(top)))
+            on_error(TooManyFiles(errno.EFBIG, why, os.fspath(top)))
             break
         to_list += reversed(folders)
     if visits.repeated:
@@ -58,52 +62,49 @@ def walk(
 
 @dataclass(slots=True)
 class _Visits:
-    """The folders of one walk that were listed, and those that were not because they have another name."""
+    """The folders of one walk that were listed, and the links that were not followed.
+
+    Folders that are no links are always listed: they can't be endless, and
+    some file systems give two of them one inode.
+    """
 
     top: Path
     repeated: int = 0
     _example: Path | None = None
     _seen: set[tuple[int, int]] = field(default_factory=set)
 
-    def is_first(self, folder: Path) -> bool:
+    def is_to_list(self, folder: Path) -> bool:
         """Whether to list the folder under this name.
 
         Raises:
             OSError: it is gone, or a folder above it may not be searched.
         """
-        if not self._leads_elsewhere(folder) or self._was_seen(folder):
+        status = folder.stat()
+        key = (status.st_dev, status.st_ino)
+        is_link = folder != self.top and os.path.islink(folder)  # `Path.is_symlink` raises where it may not search
+        if is_link and (key in self._seen or not self._leads_elsewhere(folder)):
             self.repeated += 1
             self._example = self._example or folder
             return False
+        self._seen.add(key)
         return True
 
     def describe(self) -> str:
-        what = "1 link is" if self.repeated == 1 else f"{self.repeated:,} links are"
+        """A sentence about the links that were not followed."""
+        example = printable(self._example or self.top)
         return (
-            f"{printable(self.top)}: {what} not followed, because the folder that it leads to is listed under another "
-            f"name; e.g. {printable(self._example or self.top)}"
+            f"{printable(self.top)}: links to folders that are listed already, or that contain the link, are not "
+            f"followed: {self.repeated:,}, e.g. {example}"
         )
 
-    def _leads_elsewhere(self, folder: Path) -> bool:
+    def _leads_elsewhere(self, link: Path) -> bool:
         """False for a link to a folder that contains the link, or that the walk comes to without this link."""
-        if folder == self.top or not os.path.islink(folder):  # `Path.is_symlink` raises where it may not search
-            return True
-        target, top = Path(os.path.realpath(folder)), Path(os.path.realpath(self.top))
-        if Path(os.path.realpath(folder.parent)).is_relative_to(target):
+        target, top = Path(os.path.realpath(link)), Path(os.path.realpath(self.top))
+        if Path(os.path.realpath(link.parent)).is_relative_to(target):
             return False
-        is_listed_itself = target.is_relative_to(top) and not any(
-            part.startswith(".") for part in target.relative_to(top).parts
-        )
-        return not is_listed_itself
-
-    def _was_seen(self, folder: Path) -> bool:
-        status = folder.stat()
-        key = (status.st_dev, status.st_ino)
-        if key in self._seen:
+        if not target.is_relative_to(top):
             return True
-        if status.st_ino:  # some network file systems give no numbers
-            self._seen.add(key)
-        return False
+        return any(part.startswith(".") for part in target.relative_to(top).parts)  # the walk skips hidden folders
 
 
 def _entries(folder: Path, *, limit: int) -> tuple[list[Path], list[Path]]:

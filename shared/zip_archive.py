@@ -12,6 +12,7 @@ import io
 import stat
 import struct
 import threading
+import weakref
 import zipfile
 import zlib
 from pathlib import Path
@@ -27,6 +28,8 @@ _MAX_DIRECTORY_BYTES = 64_000_000
 
 # An archive that was to be split, and fitted into one part, begins with a mark. No zip in it can begin this early.
 _MARK_BYTES = 4
+# What zipfile reads without a size: an archive's last record, with a comment of up to 64 KB.
+_END_BYTES = 1 << 17
 _ENTRY_SIGNATURE = b"PK\x01\x02"  # begins each member's entry in the directory
 _ENCRYPTED = 0x1
 _READ_BYTES = 1 << 18
@@ -43,6 +46,10 @@ class ArchiveLimit(UnreadableMember):
     """The members of the archive expand to more than they may."""
 
 
+class TooLargeArchive(zipfile.BadZipFile):
+    """An archive has more members than may be read. The text says how many, and what to do."""
+
+
 class ZipArchive:
     """An archive that is open for reading; several threads may read. Use it as a context manager, or close it.
 
@@ -56,8 +63,8 @@ class ZipArchive:
         anything in front of their first member are refused, self-extracting ones too.
 
         Raises:
-            zipfile.BadZipFile: it is no zip, is damaged, has too many members, or its first member does not begin where
-                the file begins.
+            TooLargeArchive: it has too many members, or their names are too long.
+            zipfile.BadZipFile: it is no zip, is damaged, or its first member does not begin where the file begins.
             OSError: the file can't be read, or is not a regular file.
         """
         self._file = open_regular(path)
@@ -67,6 +74,7 @@ class ZipArchive:
         except BaseException:
             self._file.close()
             raise
+        weakref.finalize(self, self._file.close)  # datasets are not closed
         self.members = self._zip.infolist()
         self._expanded: dict[zipfile.ZipInfo, int] = {}  # bytes that came out of each member
         self._expanded_bytes = 0
@@ -170,10 +178,8 @@ class _BoundedDirectory:
 
     def read(self, size: int = -1, /) -> bytes:
         if size > _MAX_DIRECTORY_BYTES:
-            raise zipfile.BadZipFile(
-                f"its directory has {size:,} bytes, the limit is {_MAX_DIRECTORY_BYTES:,}: split it"
-            )
-        data = self._file.read(size if size >= 0 else _MAX_DIRECTORY_BYTES)  # -1 is used only near the file's end
+            raise TooLargeArchive(f"its directory has {size:,} bytes, the limit is {_MAX_DIRECTORY_BYTES:,}: split it")
+        data = self._file.read(size if size >= 0 else _END_BYTES)
         if data.startswith(_ENTRY_SIGNATURE) and (count := data.count(_ENTRY_SIGNATURE)) > MAX_MEMBERS:
-            raise zipfile.BadZipFile(f"{count:,} files in one archive, the limit is {MAX_MEMBERS:,}: split it")
+            raise TooLargeArchive(f"{count:,} files in one archive, the limit is {MAX_MEMBERS:,}: split it")
         return data

@@ -18,7 +18,7 @@ from shared.file_kind import FileKind, kind_of
 from shared.file_walk import walk
 from shared.printable import printable
 from shared.regular_files import open_regular, read_start
-from shared.zip_archive import UnreadableMember, ZipArchive
+from shared.zip_archive import TooLargeArchive, UnreadableMember, ZipArchive
 
 # Enough for the labels of a million files. Images have a lower limit.
 MAX_FILE_BYTES = 200_000_000
@@ -126,8 +126,10 @@ def _is_zip(path: Path) -> bool:
 def _zip(path: Path) -> _Zip:
     try:
         archive = ZipArchive(path)
+    except TooLargeArchive as error:
+        raise BadDataset(f"dataset {path} is too large a zip: {error}.") from error
     except zipfile.BadZipFile as error:
-        raise BadDataset(f"dataset {path} is a damaged zip, or too large: {error}. Create it again.") from error
+        raise BadDataset(f"dataset {path} is a damaged zip: {error}. Create it again.") from error
     for info in archive.members:
         _check_member(path, info.filename)
     kept = [info for info in archive.members if not _is_hidden(info.filename)]

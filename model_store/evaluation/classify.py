@@ -20,9 +20,9 @@ from model_store.bundle.files import Bundle
 from model_store.bundle.policy import Decision, decide
 from model_store.bundle.preprocessing import ImageDecoder, decoder_of
 from model_store.datasets.dataset import IMAGE_SUFFIXES
-from shared.errors import BadImage
+from shared.errors import BadImage, BadInput
 from shared.file_kind import FileKind, kind_of
-from shared.file_walk import walk
+from shared.file_walk import TooManyFiles, walk
 from shared.images.crop_regions import ANY_CAMERA
 from shared.printable import printable
 from shared.regular_files import read_start
@@ -57,12 +57,17 @@ def find_images(paths: Iterable[Path]) -> Iterator[Path]:
     In a folder, images are recognized by their suffix, and hidden files and folders are skipped, as by `upload` and
     datasets. A file that is itself among `paths` is always tried. A folder that can't be read, or has no images, is
     yielded itself, and later reported as an error.
+
+    Raises:
+        BadInput: a folder holds too many files.
     """
     for path in paths:
         if _is_folder(path):
             unreadable: list[OSError] = []
-            found = [file for files in walk(path, on_error=unreadable.append) for file in files]
+            found = (file for files in walk(path, on_error=unreadable.append) for file in files)
             images = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
+            if too_many := [error for error in unreadable if isinstance(error, TooManyFiles)]:
+                raise BadInput(f"{printable(path)}: {too_many[0].strerror}.")
             yield from [*images, *(Path(error.filename) for error in unreadable)] or [path]
         else:
             yield path

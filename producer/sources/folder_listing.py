@@ -114,23 +114,19 @@ def _sort_in(entries: list[os.DirEntry[str]], under: str, listing: Listing, *, t
             elif not is_picture(path):
                 listing.other_names.append(path)
             else:
-                _add_picture(entry, path, listing, trust_inode=trust_inode)
+                stat = entry.stat()
+                listing.has_links |= entry.is_symlink()
+                if S_ISREG(stat.st_mode):
+                    listing.files[path] = FileVersion.of(stat, trust_inode=trust_inode)
+                else:
+                    listing.unusable[path] = IRREGULAR
         except OSError as error:  # e.g. a share that is briefly unreachable: the next scan sees the file
-            if not isinstance(error, FileNotFoundError):
-                listing.problems.append((path, error))
+            _add_problem(entry, path, error, listing)
 
 
-def _add_picture(entry: os.DirEntry[str], path: str, listing: Listing, *, trust_inode: bool) -> None:
-    try:
-        stat = entry.stat()
-    except OSError as error:
-        leads_nowhere = isinstance(error, FileNotFoundError) or error.errno == ELOOP
-        if not (leads_nowhere and entry.is_symlink()):
-            raise
-        listing.unusable[path] = DANGLING
-        return
-    listing.has_links |= entry.is_symlink()
-    if S_ISREG(stat.st_mode):
-        listing.files[path] = FileVersion.of(stat, trust_inode=trust_inode)
+def _add_problem(entry: os.DirEntry[str], path: str, error: OSError, listing: Listing) -> None:
+    if isinstance(error, FileNotFoundError) or error.errno == ELOOP:
+        if entry.is_symlink() and is_picture(path):  # otherwise it was removed meanwhile
+            listing.unusable[path] = DANGLING
     else:
-        listing.unusable[path] = IRREGULAR
+        listing.problems.append((path, error))

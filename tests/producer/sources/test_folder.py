@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from producer.sources import folder as folder_module
+from producer.sources import picture_reader
 from producer.sources.base import folder_of
 from producer.sources.disposal import Disposal
 from producer.sources.journal import SentJournal
@@ -196,7 +197,7 @@ def test_a_picture_that_is_removed_just_before_it_is_read_is_missed(
     assert source.count_missed(0) == 0
     write(folder / "a.jpg")
     with monkeypatch.context() as going:
-        going.setattr(Path, "open", lambda path, mode: path.unlink() or (folder / "nothing").stat())
+        going.setattr(picture_reader, "open_regular", lambda path: path.unlink() or (folder / "nothing").stat())
         assert share.take(2, 5.0) == []
     assert share.count_missed(0) == 2
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from producer.sources import folder as folder_module
+from producer.sources import picture_reader
 from producer.sources.disposal import Disposal
 from producer.sources.folder_options import FolderOptions
+from shared import regular_files
 from tests.producer.sources.kit import (
     PICTURES,
     Clock,
@@ -34,15 +36,16 @@ RECURSIVE = FolderOptions(recursive=True)
 @contextmanager
 def unreadable(path: Path) -> Iterator[None]:
     """No file at or below this path can be opened. (The user who runs the tests may be root, who may read any.)"""
-    opened = Path.open
+    opened = regular_files.open_regular
 
-    def fails(self: Path, *arguments: object, **options: object) -> object:
-        if self.is_relative_to(path):
+    def fails(file: Path) -> object:
+        if file.is_relative_to(path):
             raise PermissionError(errno.EACCES, "Permission denied")
-        return opened(self, *arguments, **options)  # type: ignore[call-overload]
+        return opened(file)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "open", fails)
+        patch.setattr(regular_files, "open_regular", fails)
+        patch.setattr(picture_reader, "open_regular", fails)
         yield
 
 
@@ -141,8 +144,24 @@ def test_links_that_lead_nowhere_are_no_pictures(
     (folder / "self.jpg").symlink_to("self.jpg")
     source = started(make_source)
     (folder / "again.jpg").symlink_to("again.jpg")
+    (folder / "gone.jpg").symlink_to("nothing.jpg")
     assert take_new(source, folder) == []
-    assert caplog.text == ""
+    assert caplog.text.count("self.jpg' is passed over: it is a link that leads to no file. So are others") == 1
+    assert len(caplog.records) == 1
+
+
+def test_pipes_and_devices_are_no_pictures_and_do_not_hold_up_the_others(
+    folder: Path, make_source: MakeSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.mkfifo(folder / "a.jpg")
+    (folder / "b.jpg").symlink_to("/dev/zero")
+    source = started(make_source)
+    write(folder / "c.jpg")
+    os.mkfifo(folder / "d.jpg")
+    assert [frame.name for frame in take(source, 1)] == ["c.jpg"]
+    assert take_new(source, folder) == []
+    assert caplog.text.count("a.jpg' is passed over: it is a pipe, socket or device. So are others") == 1
+    assert len(caplog.records) == 1
 
 
 def test_a_waiting_picture_that_is_rewritten_is_not_taken_for_an_unchanged_one(
