@@ -127,9 +127,6 @@ def _expand(path: Path) -> Iterator[Input]:
     """The file itself, or the members of an archive."""
     name = printable(path)
     try:
-        if kind_of(path) is not FileKind.FILE:
-            yield Input(name, path, problem="not a regular file.")
-            return
         with open_regular(path) as file:
             is_zip = file.read(4) in _ZIP_SIGNATURES or path.suffix.lower() == ".zip"
     except OSError as error:

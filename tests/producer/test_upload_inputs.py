@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from producer.upload_inputs import InputReader, list_inputs
-from shared import zip_archive
+from shared import file_walk, zip_archive
 from shared.errors import BadImage, NotFound
+from tests.irregular_files import make_irregular_files, make_sparse_file
 
 LIMIT_BYTES = 1000
 
@@ -176,10 +177,47 @@ def test_encrypted_and_linked_members_are_refused(tmp_path: Path) -> None:
     assert "encrypted" in str(found[f"{archive}/secret.jpg"])
 
 
-def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe.jpg"
-    os.mkfifo(pipe)
-    assert read_all(tmp_path) == {str(pipe): "not a regular file."}
+@pytest.mark.timeout(60)  # a pipe that is opened waits for ever
+def test_what_is_no_regular_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    reasons = make_irregular_files(tmp_path)
+    sparse = make_sparse_file(tmp_path / "sparse.jpg")
+    found = read_all(tmp_path)
+    assert found.pop(str(sparse)) == bytes(LIMIT_BYTES + 1)
+    assert found.keys() == {str(tmp_path / name) for name in reasons}
+    for name, reason in reasons.items():
+        assert reason in str(found[str(tmp_path / name)])
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_that_takes_a_files_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    (item,) = list_inputs([tmp_path])
+    (tmp_path / "a.jpg").unlink()
+    os.mkfifo(tmp_path / "a.jpg")
+    with InputReader(max_image_bytes=LIMIT_BYTES) as reader, pytest.raises(BadImage, match="not a regular file"):
+        reader.read(item)
+
+
+@pytest.mark.parametrize(("method", "name"), [(zipfile.ZIP_BZIP2, "bzip2"), (zipfile.ZIP_LZMA, "LZMA")])
+def test_members_of_other_methods_are_refused_and_the_others_are_read(tmp_path: Path, method: int, name: str) -> None:
+    archive = make_zip(tmp_path / "a.zip", {"b.jpg": b"b"})
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.writestr("a.jpg", bytes(50_000_000), method)
+    assert read_all(archive) == {
+        f"{archive}/a.jpg": f"compressed with {name}, which is not read: pack the archive again with deflate, as `zip` "
+        "does.",
+        f"{archive}/b.jpg": b"b",
+    }
+
+
+def test_a_folder_of_too_many_files_is_a_row_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_walk, "MAX_LISTED", 2)
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    found = read_all(tmp_path)
+    assert len(found) == 3
+    assert "can't be read: it holds 2 files and folders or more" in str(found[str(tmp_path)])
 
 
 def test_two_archives_are_not_mixed_up(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -12,36 +11,22 @@ import pytest
 
 from shared import regular_files
 from shared.regular_files import open_regular, read_regular, read_regular_text, read_start
+from tests.irregular_files import make_irregular_files, make_sparse_file
 
 pytestmark = pytest.mark.timeout(60)  # a pipe that is opened waits for ever
 
 LIMIT_BYTES = 1000
 
 
-def make_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(os.path.relpath(path))  # the whole path may be longer than a socket's may be
-
-
-IRREGULAR: dict[str, Callable[[Path], object]] = {
-    "pipe": os.mkfifo,
-    "socket": make_socket,
-    "link to a device": lambda path: path.symlink_to("/dev/zero"),
-    "link to a pipe": lambda path: (os.mkfifo(path.with_name("target")), path.symlink_to("target")),
-}
-
-
-@pytest.mark.parametrize("make", IRREGULAR.values(), ids=IRREGULAR.keys())
 @pytest.mark.parametrize("read", [read_regular, read_start, lambda path, max_bytes: open_regular(path)])
 def test_what_is_no_regular_file_is_refused(
-    make: Callable[[Path], object], read: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    read: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    path = tmp_path / "a.jpg"
-    make(path)
-    with pytest.raises(OSError, match="not a regular file, but a pipe, socket or device") as refused:
-        read(path, max_bytes=LIMIT_BYTES)
-    assert refused.value.filename == str(path)
+    for name, reason in make_irregular_files(tmp_path).items():
+        with pytest.raises(OSError, match=reason) as refused:
+            read(tmp_path / name, max_bytes=LIMIT_BYTES)
+        assert refused.value.filename in (tmp_path / name, str(tmp_path / name))
 
 
 def test_a_device_is_not_even_opened(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,9 +67,7 @@ def test_folders_missing_files_and_links_to_themselves_keep_the_systems_reasons(
 
 
 def test_of_a_sparse_file_no_more_is_read_than_the_limit(tmp_path: Path) -> None:
-    path = tmp_path / "sparse.jpg"
-    path.touch()
-    os.truncate(path, 20_000_000_000)
+    path = make_sparse_file(tmp_path / "sparse.jpg")
     assert read_start(path, max_bytes=LIMIT_BYTES) == bytes(LIMIT_BYTES + 1)
     with pytest.raises(OSError, match="it has more than 1,000 bytes"):
         read_regular(path, max_bytes=LIMIT_BYTES)

@@ -15,6 +15,7 @@ from shared.policy_overrides import PolicyOverride
 from shared.setting_problems import origin
 from shared.settings import Settings, environment, load_settings, misspelled_variables
 from shared.settings_file import config_file
+from tests.irregular_files import make_sparse_file
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +62,17 @@ def test_sortline_config_names_another_file(tmp_path: Path, monkeypatch: pytest.
 def test_a_config_file_that_is_named_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SORTLINE_CONFIG", "nowhere.toml")
     with pytest.raises(BadSetting, match=r"nowhere\.toml"):
+        load_settings()
+
+
+@pytest.mark.timeout(60)  # a pipe that is opened waits for ever
+def test_a_file_that_is_a_pipe_or_too_large_is_named() -> None:
+    os.mkfifo("sortline.toml")
+    with pytest.raises(BadSetting, match=r"sortline\.toml.*not a regular file"):
+        load_settings()
+    os.unlink("sortline.toml")
+    make_sparse_file(Path("sortline.toml"))
+    with pytest.raises(BadSetting, match=r"sortline\.toml.*more than 10,000,000 bytes"):
         load_settings()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,15 @@ def test_a_missing_or_malformed_manifest_is_refused(copied: Path) -> None:
         open_bundle(copied)
     (copied / MANIFEST_FILE).unlink()
     with pytest.raises(BadBundle, match="No such file"):
+        open_bundle(copied)
+
+
+@pytest.mark.timeout(60)  # a pipe that is opened waits for ever
+@pytest.mark.parametrize("name", ["manifest.json", "model.tflite"])
+def test_a_file_that_is_a_pipe_is_refused(copied: Path, name: str) -> None:
+    (copied / name).unlink(missing_ok=True)
+    os.mkfifo(copied / name)
+    with pytest.raises(BadBundle, match=f"{name}.*(not a regular file|neither a plain file nor a folder)"):
         open_bundle(copied)
 
 

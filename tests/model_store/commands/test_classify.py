@@ -18,7 +18,9 @@ from model_store.commands import add_to
 from model_store.evaluation.classify import Classified
 from model_store.registry.store import ModelStore, copy_bundle
 from model_store.reports import classified_output
-from shared.errors import BadSetting, NotFound
+from shared import file_walk
+from shared.errors import BadInput, BadSetting, NotFound
+from tests.irregular_files import make_irregular_files, make_sparse_file
 
 pytestmark = pytest.mark.usefixtures("plain_settings")
 # Names that HTML must escape, and names beyond ASCII.
@@ -135,3 +137,39 @@ def test_of_several_models_one_has_to_be_named(store: ModelStore, images: Path, 
     assert isinstance(failed, NotFound)
     assert "--model caps, --model tops" in str(failed)
     assert classify(store, images / NAMES[0], "--model", "tops").exit_code == 0
+
+
+@pytest.mark.timeout(60)  # a pipe that is opened waits for ever
+def test_what_is_no_regular_file_is_named_and_the_others_are_classified(
+    store: ModelStore, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(images)
+    reasons = make_irregular_files(images)
+    make_sparse_file(images / "sparse.jpg")
+    reasons["sparse.jpg"] = "not an accepted image"
+    (images / "broken.png").unlink()
+    result = classify(store, images)
+    assert result.exit_code == 1
+    found = {Path(item["file"]).name: item["error"] for item in json.loads(result.stdout)["images"]}
+    assert {name for name, error in found.items() if error is None} == set(NAMES)
+    for name, reason in reasons.items():
+        assert reason in found[name]
+    alone = classify(store, images / "fifo.jpg")
+    assert (alone.exit_code, "not a regular file" in alone.stdout) == (1, True)
+
+
+def test_of_a_large_file_only_enough_to_refuse_it_is_read(
+    store: ModelStore, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SORTLINE_MAX_IMAGE_BYTES", "50")
+    (image,) = json.loads(classify(store, images / "c.png").stdout)["images"]
+    assert image["error"] == "51 bytes, the limit is 50 (max_image_bytes)."
+
+
+def test_a_folder_of_too_many_files_is_refused(
+    store: ModelStore, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_walk, "MAX_LISTED", 2)
+    failed = classify(store, images).exception
+    assert isinstance(failed, BadInput)
+    assert f"{images}: it holds 2 files and folders or more, and the rest is not listed; name its" in str(failed)

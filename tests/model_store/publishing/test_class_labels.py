@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from model_store.publishing.class_labels import labels_for, read_labels
 from model_store.runtime.progress import ProgressSteps
 from shared.errors import BadSetting
+from tests.irregular_files import make_sparse_file
 
 
 def fitted(names: list[str], outputs: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -44,6 +46,15 @@ def test_repeated_names_become_distinct_and_that_is_reported() -> None:
     assert notes == ("labels.txt repeats names; the later ones became `crane (2)`, `maillot (2)`, `crane (3)`.",)
     # One of the names already looks like a numbered one.
     assert fitted(["crane", "crane", "crane (2)"], 3)[0] == ("crane", "crane (3)", "crane (2)")
+
+
+@pytest.mark.timeout(60)  # a pipe that is opened waits for ever
+def test_labels_that_are_no_regular_file_or_too_large_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "labels.txt")
+    with pytest.raises(BadSetting, match=r"--labels .*labels\.txt can't be read: not a regular file"):
+        read_labels(str(tmp_path / "labels.txt"), steps=ProgressSteps())
+    with pytest.raises(BadSetting, match="can't be read: it has more than 10,000,000 bytes"):
+        read_labels(str(make_sparse_file(tmp_path / "sparse.txt")), steps=ProgressSteps())
 
 
 def test_lines_are_read_and_checked(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from producer.sources import journal as journal_module
 from producer.sources.file_version import FileVersion, SentFile
 from producer.sources.journal import SentJournal, journal_path
 from shared.errors import BadSetting
+from tests.irregular_files import make_sparse_file
 from tests.kit import run_python
 
 ODD_NAMES = ["a b.jpg", "a\nb.jpg", os.fsdecode(b"caf\xe9.jpg"), "2026/11/26/a.jpg", "'; DROP TABLE sent; --.jpg"]
@@ -178,3 +179,18 @@ def test_a_full_disk_causes_one_warning(tmp_path: Path, caplog: pytest.LogCaptur
     assert caplog.text.count("can't be written") == 1
     assert journal.has(sent(f"{1999:0200}.jpg"))
     journal.close()
+
+
+@pytest.mark.timeout(60)  # a pipe that is opened waits for ever
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), make_sparse_file])
+def test_a_journal_that_is_no_file_does_not_stop_the_camera(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, make: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "journal"
+    make(path)
+    journal = SentJournal(path)
+    journal.add([sent("a.jpg")])
+    assert journal.has(sent("a.jpg"))
+    assert str(path) in caplog.text
+    journal.close()
+    assert os.path.exists("/dev/zero")

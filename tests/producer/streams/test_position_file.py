@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,13 @@ def test_a_file_that_is_not_a_position_file_is_refused_and_kept(
     with pytest.raises(BadSetting, match=r"a\.position"):
         position_file.load()
     assert file.read_bytes() == content.encode("latin-1")
+
+
+@pytest.mark.timeout(60)  # a pipe that is opened waits for ever
+def test_a_position_file_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.position")
+    with pytest.raises(BadSetting, match=r"a\.position can't be read: .*not a regular file"):
+        PositionFile(tmp_path / "a.position", lambda notice: None).load()
 
 
 @pytest.mark.parametrize("path", ["", "absent/a.position", "a\0b"])

@@ -39,6 +39,12 @@ def test_the_log_format_is_text_if_the_settings_cannot_be_read(tmp_path: Path) -
     assert log_format({"SORTLINE_CONFIG": str(tmp_path / "none.toml")}) == "text"
 
 
+@pytest.mark.timeout(60)  # a pipe that is opened waits for ever
+def test_the_log_format_is_text_if_the_file_is_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    assert log_format({"SORTLINE_CONFIG": str(tmp_path / "pipe.toml")}) == "text"
+
+
 def test_a_file_from_a_windows_editor_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert log_format({"SORTLINE_CONFIG": "absent.toml"}) == "text"
