@@ -1,0 +1,61 @@
+"""Files that a user names, or that lie in a user's folder, are read by `shared.regular_files`, which never waits.
+
+Walks the syntax tree of the modules that run in a plant, and finds what opens a file for reading in another way.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from tests.kit import PROJECT
+
+PACKAGES = ("shared", "producer", "worker", "model_store")
+# What may be opened otherwise, and why.
+OTHER_WAYS = {
+    "shared/lazy_names.py": "our own modules",
+    "shared/cgroups.py": "the kernel's files",
+    "shared/images/decoder_program.py": "the kernel's files",
+    "producer/sources/file_version.py": "the kernel's files",
+    "worker/rq/processes.py": "the kernel's files",
+    "producer/sources/demo_dataset.py": "files of the package",
+    "producer/queue_writer.py": "files of the package",
+    "worker/rq/scripts/__init__.py": "files of the package",
+    "producer/demo/session.py": "what the demo has written",
+    "model_store/reports/page.py": "what the report has written",
+    "model_store/reports/tensorboard.py": "what the report has written",
+    "model_store/backbones/resolve.py": "the cache's own record",
+    "model_store/backbones/sources.py": "what was downloaded; a backbone's file, after `is_file`",
+    "model_store/export/exporter.py": "what the export has written",
+    "model_store/bundle/golden.py": "a bundle's file, after its digest was checked",
+    "model_store/bundle/training_digests.py": "a bundle's file, after its digest was checked",
+    "model_store/publishing/import_classifier.py": "a bundle's file, after its digest was checked",
+    "model_store/registry/storage/object_store.py": "the cache's own copy",
+    "model_store/registry/store.py": "a bundle's file, after its digest was checked",
+}
+
+
+def test_files_of_users_are_opened_in_one_way() -> None:
+    found = {
+        path.relative_to(PROJECT).as_posix()
+        for package in PACKAGES
+        for path in sorted((PROJECT / package).rglob("*.py"))
+        if any(_opens_for_reading(ast.parse(path.read_text(encoding="utf-8"))))
+    }
+    assert found == OTHER_WAYS.keys(), "use shared.regular_files, or say here why not"
+
+
+def _opens_for_reading(tree: ast.Module) -> Iterator[bool]:
+    """True for `path.read_bytes()`, `path.read_text()`, `path.open("rb")` and `open(path)`."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Attribute(attr="read_bytes" | "read_text")):
+                yield True
+            case ast.Call(func=ast.Attribute(attr="open"), args=[] | [ast.Constant()], keywords=keywords):
+                yield _is_for_reading(node.args) and all(word.arg != "fileobj" for word in keywords)
+            case ast.Call(func=ast.Name(id="open")):
+                yield _is_for_reading(node.args[1:])
+
+
+def _is_for_reading(modes: list[ast.expr]) -> bool:
+    return not modes or (isinstance(modes[0], ast.Constant) and "r" in str(modes[0].value))
