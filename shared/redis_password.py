@@ -6,15 +6,14 @@ of Sortline, its child processes and RQ need. Called by `settings` when it loads
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from shared.errors import BadSetting
 from shared.home_folder import expand_home
+from shared.regular_files import read_start
 from shared.setting_problems import origin
 
 MAX_PASSWORD_BYTES = 4096
@@ -78,12 +77,7 @@ def read_password(file: Path, *, where: str) -> str:
         BadSetting: the file can't be used.
     """
     try:
-        # O_NONBLOCK: opening a pipe would wait for its writer.
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as opened:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise BadSetting(f"{where}: this is no regular file: name a file that holds the password alone.")
-            data = opened.read(MAX_PASSWORD_BYTES + 1)
+        data = read_start(file, max_bytes=MAX_PASSWORD_BYTES)
     except OSError as error:
         raise BadSetting(
             f"{where}: it can't be read: {error.strerror}. Name a file that this user may read, and that holds the "

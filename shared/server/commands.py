@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shared.cli import RedisUrl
+from shared.messages import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,10 +55,10 @@ def acl(
     if (user is None) != (password_file is None):
         raise BadSetting("--user and --password-file define a user together: give both, or none to print the rules.")
     if user is None or password_file is None:
-        print(" ".join(roles.rules(known)))
+        say(" ".join(roles.rules(known)))
         return
     password = read_password(password_file, where=f"--password-file {password_file}")
-    print(roles.user_line(known, name=_user_name(user), password=password))
+    say(roles.user_line(known, name=_user_name(user), password=password))
 
 
 def load_functions(redis_url: RedisUrl = None) -> None:
@@ -71,7 +72,7 @@ def load_functions(redis_url: RedisUrl = None) -> None:
 
     with _server(redis_url) as client:
         done = "are loaded" if functions.load(client) else "were loaded before"
-        print(f"The functions of version {functions.version()} {done}.")
+        say(f"The functions of version {functions.version()} {done}.")
 
 
 def list_functions(redis_url: RedisUrl = None) -> None:
@@ -83,7 +84,7 @@ def list_functions(redis_url: RedisUrl = None) -> None:
 
     with _server(redis_url) as client:
         for version in functions.loaded_versions(client):
-            print(f"{version}  this release" if version == functions.version() else version)
+            say(f"{version}  this release" if version == functions.version() else version)
 
 
 def delete_functions(
@@ -102,7 +103,7 @@ def delete_functions(
         if version not in known:
             raise NotFound(f"the server has no functions of version {version!r}; it has: {', '.join(known) or 'none'}.")
         functions.delete(client, version)
-        print(f"The functions of version {version} are deleted.")
+        say(f"The functions of version {version} are deleted.")
 
 
 @contextlib.contextmanager

@@ -145,7 +145,7 @@ def test_files_that_cannot_be_used(way: str, tmp_path: Path) -> None:
         load_settings(redis_password_file=path)
     mends = {"missing": "No such file", "empty": "is empty", "long": "4,096 bytes", "lines": "one line"}
     mends |= {"not text": "UTF-8", "no home": "there is no user"}
-    assert mends.get(way, "name a file" if way in ("pipe", "device") else "") in str(caught.value)
+    assert mends.get(way, "not a regular file" if way in ("pipe", "device") else "") in str(caught.value)
     assert "hunter" not in str(caught.value)
 
 

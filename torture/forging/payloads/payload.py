@@ -75,5 +75,6 @@ def _digits(value: int) -> str:
 def by_value(what: str, values: Sequence[Any], make: Callable[[Any], Payload]) -> dict[str, Payload]:
     """A payload for each of the values of one field."""
     made = {name_of(what, value): make(value) for value in values}
-    assert len(made) == len(values), f"two values of {what} have the same name"
+    if len(made) != len(values):
+        raise ValueError(f"two values of {what} have the same name")
     return made
