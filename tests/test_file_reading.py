@@ -19,7 +19,7 @@ OTHER_WAYS = {
     "producer/sources/file_version.py": "the kernel's files",
     "worker/rq/processes.py": "the kernel's files",
     "producer/sources/demo_dataset.py": "files of the package",
-    "producer/queue_writer.py": "files of the package",
+    "shared/server/functions/__init__.py": "files of the package",
     "worker/rq/scripts/__init__.py": "files of the package",
     "producer/demo/session.py": "what the demo has written",
     "model_store/reports/page.py": "what the report has written",
