@@ -30,6 +30,7 @@ from model_store.backbones import inspection, sources
 from model_store.backbones.handles import DEFAULT_SCALING, Scaling
 from model_store.backbones.inspection import ModuleInfo, OutputKind
 from model_store.bundle.files import file_digests
+from model_store.bundle.plain_files import read_small_file
 from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.scratch import cache_write_errors
 from shared.errors import BadBackbone, BadBundle, BadSetting
@@ -168,7 +169,7 @@ def _move_into_cache(staging: Path, folder: Path) -> None:
 def _checked(folder: Path) -> Backbone:
     advice = f"Remove the folder {folder} to have it fetched again."
     try:
-        record = _Record.model_validate_json((folder / _RECORD_FILE).read_bytes())
+        record = _Record.model_validate_json(read_small_file(folder / _RECORD_FILE))
         found = file_digests(folder / _MODEL_DIR)
     except (OSError, ValidationError, BadBundle) as error:
         reason = describe_problems(error) if isinstance(error, ValidationError) else error

@@ -7,6 +7,7 @@ In: a folder. Out: a Bundle whose files all have the digests that its manifest l
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,14 +15,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from model_store.bundle.manifest import MANIFEST_FILE, Manifest
+from model_store.bundle.manifest import MANIFEST_FILE, SIGNATURES_FILE, Manifest
+from model_store.bundle.plain_files import open_plain, read_small_file
 from shared.errors import BadBundle
-from shared.regular_files import open_regular, read_regular
 from shared.schemas import ModelRef
 from shared.validation_messages import describe_problems
 
-# A manifest of a thousand classes has about 100 KB.
-MAX_MANIFEST_BYTES = 50_000_000
+# The largest image modules of TF-Hub take 3.7 GB, and a bundle holds each of its weights three times.
+MAX_BYTES = 20_000_000_000
+MAX_ENTRIES = 20_000
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,13 @@ class Bundle:
 
 
 def file_digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file under `folder` except `manifest.json`, by its path relative to `folder`, with `/`.
+    """SHA-256 of every file under `folder`, by its path relative to `folder`, with `/`.
+
+    The manifest and its signatures are left out: a manifest can't list itself, and is signed when it is complete.
 
     Raises:
-        BadBundle: an entry is neither a file nor a folder (a link would not survive a copy), or can't be read.
+        BadBundle: an entry is neither a file nor a folder (a link would not survive a copy), or can't be read; or there
+            are too many entries, or too many bytes.
     """
     try:
         return dict(_digests(folder))
@@ -50,14 +55,37 @@ def file_digests(folder: Path) -> dict[str, str]:
 
 
 def _digests(folder: Path) -> Iterator[tuple[str, str]]:
-    for path in sorted(folder.rglob("*")):
-        mode = path.lstat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise BadBundle(f"{path} is neither a plain file nor a folder: a bundle may hold only those.")
+    total_bytes = 0
+    for path in sorted(_entries(folder)):
+        status = path.lstat()
+        if stat.S_ISDIR(status.st_mode):
+            continue
         name = path.relative_to(folder).as_posix()
-        if stat.S_ISREG(mode) and name != MANIFEST_FILE:
-            with open_regular(path) as file:
+        total_bytes += status.st_size
+        if total_bytes > MAX_BYTES:
+            raise BadBundle(f"{folder} has more than {MAX_BYTES:,} bytes, at {name}: it is not a bundle.")
+        with open_plain(path) as file:
+            if name not in (MANIFEST_FILE, SIGNATURES_FILE):
                 yield name, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Everything below the folder; folders behind links are not entered."""
+    found: list[Path] = []
+    waiting = [folder]
+    while waiting:
+        try:
+            entries = os.scandir(waiting.pop())
+        except FileNotFoundError:  # deleted meanwhile: its files will be missing
+            continue
+        with entries:
+            for entry in entries:
+                found.append(Path(entry.path))
+                if len(found) > MAX_ENTRIES:
+                    raise BadBundle(f"{folder} has more than {MAX_ENTRIES:,} files and folders: it is not a bundle.")
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(Path(entry.path))
+    return found
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -67,7 +95,7 @@ def read_manifest(path: Path) -> Manifest:
         BadBundle: there is no manifest, or it doesn't parse.
     """
     try:
-        data = read_regular(path / MANIFEST_FILE, max_bytes=MAX_MANIFEST_BYTES)
+        data = read_small_file(path / MANIFEST_FILE)
     except OSError as error:
         raise BadBundle(
             f"{path} has no readable {MANIFEST_FILE}: {error.strerror}. Publish the model again."

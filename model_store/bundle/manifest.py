@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -12,11 +14,15 @@ from shared.images.sample_bits import FULL_BITS
 from shared.schemas import Name
 
 MANIFEST_FILE = "manifest.json"
+SIGNATURES_FILE = "manifest.sig"  # the only other file that the manifest doesn't list: see `signatures`
 SAVED_MODEL_DIR = "saved_model"
 INT8_FILE = "model.int8.tflite"
 FP32_FILE = "model.fp32.tflite"
 GOLDEN_FILE = "golden.npz"
 REPORT_DIR = "report"
+# No backbone takes larger images than 2,048 px, or has more outputs than the 21,843 classes of ImageNet-21k.
+MAX_INPUT_SIZE_PX = 4096
+MAX_CLASSES = 100_000
 # By the name of a crop, its name in manifests: part of the bundle format, which older readers know.
 MANIFEST_CROPS = {"detected": "found", "full": "whole"}
 # Keys of `training.settings`, present only if the dataset had images of more than 8 bits per sample: the number of bits
@@ -24,6 +30,15 @@ MANIFEST_CROPS = {"detected": "found", "full": "whole"}
 SAMPLE_BITS_KEY = "sample_bits"
 IMAGES_BY_BITS_KEY = "images_by_sample_bits"
 _NUMBERS_OF_BITS = frozenset(map(str, range(8, FULL_BITS + 1)))
+
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def stays_inside(file: str) -> bool:
+    """Whether a relative path stays inside its folder: object stores and JSON accept any name."""
+    path = PurePosixPath(file)
+    return not path.is_absolute() and ".." not in path.parts and "\0" not in file and str(path) == file != "."
 
 
 class _Section(BaseModel):
@@ -102,8 +117,10 @@ class Manifest(_Section):
     parent: int | None = None  # the version that was current when this one was published; filled in by the store
     created_at: float  # UTC epoch seconds
     mode: Mode
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]  # in the order of the columns of the probabilities
-    input_size_px: int = Field(ge=1)  # images are [N, input_size_px, input_size_px, 3] uint8
+    classes: Annotated[
+        tuple[str, ...], Field(min_length=2, max_length=MAX_CLASSES)
+    ]  # in the order of the probabilities
+    input_size_px: int = Field(ge=1, le=MAX_INPUT_SIZE_PX)  # images are [N, input_size_px, input_size_px, 3] uint8
     fit: Fit = "stretch"  # how an image is made to fit that square
     regions: dict[str, Region] = Field(default_factory=dict)  # by camera (`*`: all others): the part that is kept
     policy: Policy
@@ -115,6 +132,16 @@ class Manifest(_Section):
     calibration: CalibrationInfo | None = None
     parity: dict[str, float] = Field(default_factory=dict)  # how closely the exports agree: `export.parity`
     files: dict[str, str]  # path inside the bundle: SHA-256
+
+    @field_validator("files")
+    @classmethod
+    def _files_lie_in_the_folder(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, digest in value.items():
+            if not stays_inside(name) or name in (MANIFEST_FILE, SIGNATURES_FILE):
+                raise ValueError(f"{name[:200]!r} can't be the name of a file in the bundle")
+            if not _SHA256.fullmatch(digest):
+                raise ValueError(f"{digest[:80]!r}, the digest of {name[:200]!r}, should be 64 hexadecimal digits")
+        return value
 
     @model_validator(mode="after")
     def _policy_decides_every_class(self) -> Manifest:

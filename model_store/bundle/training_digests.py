@@ -7,7 +7,6 @@ file's SHA-256 are kept, sorted: eight bytes per image, and neither names nor pi
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +14,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store.bundle.array_files import read_npz
+from model_store.bundle.plain_files import open_plain
 from shared.errors import BadBundle
 
 TRAINING_DIGESTS_FILE = "trained_on.npz"
 _HEX_DIGITS = 16  # of the 64 in a SHA-256: 64 bits
+_MAX_BYTES = 400_000_000  # 50 million images
 
 
 class TrainingDigests(NamedTuple):
@@ -53,10 +55,11 @@ def read_training_digests(folder: Path) -> TrainingDigests | None:
     if not path.is_file():
         return None
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return TrainingDigests(arrays["train"].astype(np.uint64), arrays["validation"].astype(np.uint64))
-    except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BadBundle(f"{path} can't be read: {error!r}. Publish the model again.") from error
+        with open_plain(path) as file:
+            arrays = read_npz(file, ("train", "validation"), max_bytes=_MAX_BYTES)
+    except (OSError, ValueError) as error:
+        raise BadBundle(f"{path} can't be read: {error}. Publish the model again.") from error
+    return TrainingDigests(arrays["train"].astype(np.uint64), arrays["validation"].astype(np.uint64))
 
 
 def _shortened(digests: Iterable[str]) -> NDArray[np.uint64]:

@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from model_store.backbones.resolve import Backbone, resolve_classifier
+from model_store.bundle.files import read_manifest
 from model_store.bundle.golden import write_golden
 from model_store.bundle.int8_gate import default_cpu_engine
-from model_store.bundle.manifest import MANIFEST_FILE, BackboneInfo, DatasetInfo, Manifest, TrainingInfo
+from model_store.bundle.manifest import BackboneInfo, DatasetInfo, Manifest, TrainingInfo
 from model_store.bundle.policy import Policy
 from model_store.datasets.dataset import IMAGE_SUFFIXES, Sample
 from model_store.datasets.dataset_files import DatasetFiles, open_files
@@ -116,7 +117,7 @@ def import_classifier(
         write_manifest(folder, manifest)
         with steps.step("Publishing"):
             path = store.publish(options.name, copy_bundle(folder, options.name), promote=options.promote)
-    published = Manifest.model_validate_json((path / MANIFEST_FILE).read_bytes())
+    published = read_manifest(path)
     return ImportedClassifier(
         path, published, module.gives, (*labels.notes, *notes), len(images.pictures.unreadable), steps.seconds
     )

@@ -28,6 +28,7 @@ ENDED_CANARY_FILE = "canary-ended.json"
 # The current version can be pruned between reading `current` and opening it; then `current` has changed.
 _RESOLVE_ATTEMPTS = 5
 _CHOICES_SHOWN = 10
+_MAX_DIGITS = 18  # of a version's number: Python refuses to convert thousands of digits
 
 
 class ReadableStore:
@@ -74,8 +75,8 @@ class ReadableStore:
     def manifest(self, name: str, version: int) -> Manifest | None:
         """The manifest of a complete version, without fetching its other files; None when it isn't complete."""
         file = f"{folder_name(version)}/{MANIFEST_FILE}"
-        data = self.storage.read(checked_model_name(name), file)
         try:
+            data = self.storage.read(checked_model_name(name), file)
             manifest = parse_manifest(data, location=file) if data is not None else None
         except BadBundle:
             return None
@@ -207,7 +208,8 @@ def parse_spec(spec: str) -> tuple[str, int | None]:
         BadSetting: `spec` is neither.
     """
     name, at, version = spec.partition("@")
-    if not is_name(name) or (at and not (version.isascii() and version.isdigit() and int(version) > 0)):
+    is_number = version.isascii() and version.isdigit() and len(version) <= _MAX_DIGITS and int(version) > 0
+    if not is_name(name) or (at and not is_number):
         raise BadSetting(f"model {spec!r} should be NAME or NAME@VERSION, e.g. bottles or bottles@3.")
     return name, int(version) if at else None
 

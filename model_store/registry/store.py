@@ -19,6 +19,7 @@ from pathlib import Path
 
 from model_store.bundle.files import file_digests, open_bundle
 from model_store.bundle.manifest import MANIFEST_FILE
+from model_store.bundle.plain_files import open_plain
 from model_store.registry.canary import Canary
 from model_store.registry.reader import (
     CANARY_FILE,
@@ -195,7 +196,11 @@ class ModelStore(ReadableStore):
         """Remove the canary; with `only`, only if it is still this one. Returns whether one was removed."""
         self._must_exist(name)
         with self._writing(name) as writer:
-            data = self.storage.read(name, CANARY_FILE)
+            try:
+                data = self.storage.read(name, CANARY_FILE)
+            except BadBundle as error:  # it can still be removed
+                log.warning("%s", error)
+                data = b""
             if data is None:
                 return False
             if only is not None and self.canary_intent(name) != only:
@@ -296,7 +301,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 def _chunks(source: Path) -> Iterator[bytes]:
     try:
-        with source.open("rb") as file:
+        with open_plain(source) as file:
             while chunk := file.read(_CHUNK_BYTES):
                 yield chunk
     except OSError as error:

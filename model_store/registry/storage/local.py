@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from model_store.bundle.plain_files import read_small_file
 from model_store.registry.storage.protocol import (
     STAGING_PREFIX,
     TRASH_PREFIX,
@@ -76,7 +77,7 @@ class LocalStorage:
         """See `Storage`."""
         with self._reading():
             try:
-                return read_regular(self.root / name / file, max_bytes=_MAX_READ_BYTES)
+                return read_small_file(self.root / name / file)
             except (FileNotFoundError, NotADirectoryError):
                 return None
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from model_store.bundle.plain_files import MAX_SMALL_FILE_BYTES, within_bound
 from model_store.registry.storage.protocol import store_unavailable_error
 from shared.errors import BadSetting
 from shared.masking import masked_text, masked_url, secrets_of
@@ -66,25 +67,34 @@ class ObjectClient:
         """The names of the folders in a folder, sorted; empty when the folder doesn't exist."""
         return sorted({_name(entry) for entry in self._list(folder) if entry["type"] == "directory"})
 
-    def files(self, folder: str) -> list[str]:
-        """Every file below a folder, relative to it, sorted; empty when the folder doesn't exist."""
+    def sizes(self, folder: str) -> dict[str, int]:
+        """The size in bytes of every file below a folder, by its path relative to it; empty without the folder."""
         top = self._path(folder)
         with self._translating_errors():
             self._fs.invalidate_cache()
             try:
-                paths = self._fs.find(top)
+                found = self._fs.find(top, detail=True)
             except (FileNotFoundError, NotADirectoryError):
-                return []
+                return {}
         # Some web consoles create an empty object named `folder/` to show a folder.
-        return sorted(path.removeprefix(f"{top}/") for path in paths if path != top and not path.endswith("/"))
+        return {
+            path.removeprefix(f"{top}/"): int(entry.get("size") or 0)
+            for path, entry in sorted(found.items())
+            if path != top and not path.endswith("/")
+        }
 
     def read(self, file: str) -> bytes | None:
-        """The content of an object; None when it doesn't exist."""
+        """The content of an object; None when it doesn't exist.
+
+        Raises:
+            BadBundle: it is larger than what Sortline writes.
+        """
         with self._translating_errors():
             try:
-                return bytes(self._fs.cat_file(self._path(file)))
+                data = bytes(self._fs.cat_file(self._path(file), start=0, end=MAX_SMALL_FILE_BYTES + 1))
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
                 return None
+        return within_bound(data, location=f"{self.location}/{file}")
 
     def put(self, file: str, data: bytes) -> None:
         """Write an object in a single operation."""

@@ -15,10 +15,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from model_store.bundle.files import open_bundle
-from model_store.bundle.manifest import MANIFEST_FILE
+from model_store.bundle.files import MAX_BYTES, MAX_ENTRIES, open_bundle
+from model_store.bundle.manifest import MANIFEST_FILE, stays_inside
+from model_store.bundle.plain_files import read_small_file
 from model_store.registry.storage.lease import Lease
 from model_store.registry.storage.local import LocalStorage
 from model_store.registry.storage.object_client import ObjectClient
@@ -70,7 +71,7 @@ class FsspecStorage:
 
     def files(self, name: str, version: int) -> frozenset[str]:
         """See `Storage`."""
-        return frozenset(self._objects.files(f"{name}/{folder_name(version)}"))
+        return frozenset(self._objects.sizes(f"{name}/{folder_name(version)}"))
 
     def read(self, name: str, file: str) -> bytes | None:
         """See `Storage`."""
@@ -133,8 +134,14 @@ class FsspecStorage:
 
     def _download(self, name: str, version: int, folder: Path) -> None:
         source = f"{name}/{folder_name(version)}"
-        for file in sorted(self.files(name, version)):
-            if not _stays_inside(file):
+        sizes = self._objects.sizes(source)
+        if sum(sizes.values()) > MAX_BYTES or len(sizes) > MAX_ENTRIES:
+            raise BadBundle(
+                f"{self.location}/{source} has {sum(sizes.values()):,} bytes in {len(sizes):,} files, more than any "
+                "bundle: delete it."
+            )
+        for file in sizes:
+            if not stays_inside(file):
                 raise BadBundle(
                     f"{self.location}/{source} holds {file!r}, which can't be the name of a file: delete it."
                 )
@@ -221,12 +228,6 @@ class FsspecWriter:
 def _is_copy(path: Path, manifest: bytes) -> bool:
     """Whether a folder holds an unchanged copy of the version with this manifest."""
     try:
-        return (path / MANIFEST_FILE).read_bytes() == manifest and bool(open_bundle(path))
+        return read_small_file(path / MANIFEST_FILE) == manifest and bool(open_bundle(path))
     except (OSError, BadBundle):
         return False
-
-
-def _stays_inside(file: str) -> bool:
-    """Whether a relative path stays inside its folder: object stores accept any name."""
-    path = PurePosixPath(file)
-    return not path.is_absolute() and ".." not in path.parts and "\0" not in file and str(path) == file

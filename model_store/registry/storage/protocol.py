@@ -20,7 +20,7 @@ from shared.masking import masked_text
 STAGING_PREFIX = ".staging-"  # being written, or left behind by a dead writer; readers ignore it
 TRASH_PREFIX = ".trash-"  # being deleted
 
-_VERSION_FOLDER = re.compile(r"[0-9]{6,}")
+_VERSION_FOLDER = re.compile(r"[0-9]{6,18}")
 
 
 class Writer(Protocol):
@@ -63,7 +63,11 @@ class Storage(Protocol):
         """The existing files of a version; empty when the version doesn't exist."""
 
     def read(self, name: str, file: str) -> bytes | None:
-        """The content of a small file; None when it doesn't exist."""
+        """The content of a small file; None when it doesn't exist.
+
+        Raises:
+            BadBundle: it is not a plain file, or larger than what Sortline writes.
+        """
 
     def fetch(self, name: str, version: int) -> Path:
         """A local folder with the files of a complete version, which stays there until the version is deleted.

@@ -69,10 +69,19 @@ def test_a_link_is_refused_even_if_its_target_has_the_right_content(copied: Path
         open_bundle(copied)
 
 
-def test_a_listed_path_that_leads_outside_is_missing(copied: Path) -> None:
-    change_manifest(copied, lambda values: values["files"].update({"../outside": "0" * 64}))
+@pytest.mark.parametrize(
+    "name", ["../outside", "/etc/passwd", "a/../../b", "a//b", "./a", ".", "", "a\0b", MANIFEST_FILE]
+)
+def test_a_listed_name_that_is_not_one_inside_the_folder_is_refused(copied: Path, name: str) -> None:
+    change_manifest(copied, lambda values: values["files"].update({name: "0" * 64}))
     (copied.parent / "outside").write_text("")
-    with pytest.raises(BadBundle, match=r"\.\./outside is missing"):
+    with pytest.raises(BadBundle, match=r"files: .*can't be the name of a file in the bundle"):
+        open_bundle(copied)
+
+
+def test_a_digest_that_is_none_is_refused(copied: Path) -> None:
+    change_manifest(copied, lambda values: values["files"].update({INT8_FILE: "0" * 63}))
+    with pytest.raises(BadBundle, match="should be 64 hexadecimal digits"):
         open_bundle(copied)
 
 

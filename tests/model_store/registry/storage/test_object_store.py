@@ -247,7 +247,7 @@ def test_a_bundle_that_is_being_copied_in_by_hand_is_invisible_and_left_alone(
     with pytest.raises(NotFound, match="tiny@3 is missing or incomplete"):
         store.resolve("tiny@3")
     assert store.publish("tiny", copy_build(tiny_bundle)).name == "000004"
-    assert remote.files("tiny/000003") == [INT8_FILE]
+    assert list(remote.sizes("tiny/000003")) == [INT8_FILE]
 
 
 def test_a_version_that_is_deleted_while_it_is_fetched_is_reported(

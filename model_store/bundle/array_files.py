@@ -1,0 +1,100 @@
+"""Reads NumPy arrays from files that somebody else may have made.
+
+In: a `.npz` or `.npy` file and a bound. Out: arrays of numbers. `numpy.load` allocates whatever a header claims, so
+that a file of 300 bytes can ask for a terabyte. Here the header is compared with the bound and with the file's size
+before anything is allocated. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Collection
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+# Booleans, integers and floats: what Sortline writes. Objects would be pickles.
+_KINDS = "biuf"
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# The last record of a zip without a comment, and the marker before it of a zip with more than 4 GB or 65,535 members.
+_END_RECORD = b"PK\x05\x06"
+_END_BYTES = 22
+_ZIP64_MARKER = b"PK\x06\x07"
+_ZIP64_BYTES = 20
+# `zipfile` keeps about half a kilobyte for each member, and reads the whole directory at once.
+_MAX_DIRECTORY_BYTES = 65_536
+
+
+def read_npz(file: IO[bytes], names: Collection[str], *, max_bytes: int) -> dict[str, NDArray[Any]]:
+    """The arrays `names` of a `.npz`; other members are not read.
+
+    Args:
+        file: opened for reading, seekable.
+        names: of the arrays, without `.npy`.
+        max_bytes: of all these arrays together.
+
+    Raises:
+        ValueError: the file is damaged, lacks an array, or has one that is too large or doesn't hold numbers.
+        OSError: the file can't be read.
+    """
+    try:
+        _check_directory(file)
+        found: dict[str, NDArray[Any]] = {}
+        with zipfile.ZipFile(file) as archive:
+            for name in names:
+                member = archive.getinfo(f"{name}.npy")
+                if member.compress_type not in _METHODS or member.flag_bits & 1:
+                    raise ValueError(f"its array {name} is encrypted, or compressed in a way that NumPy doesn't use")
+                with archive.open(member) as stream:
+                    found[name] = _read(stream, size_bytes=member.file_size, max_bytes=max_bytes, name=name)
+                max_bytes -= found[name].nbytes
+    except KeyError as error:
+        raise ValueError(f"it lacks an array: {error.args[0]}") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"it is damaged: {error}") from error
+    return found
+
+
+def read_npy(file: IO[bytes], *, max_bytes: int) -> NDArray[Any]:
+    """The array of a `.npy`; raises as `read_npz`."""
+    try:
+        return _read(file, size_bytes=os.fstat(file.fileno()).st_size, max_bytes=max_bytes, name="array")
+    except EOFError as error:
+        raise ValueError(f"it is damaged: {error}") from error
+
+
+def _check_directory(file: IO[bytes]) -> None:
+    """Refuse a zip with a large directory, before `zipfile` reads it."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(-min(size, _END_BYTES + _ZIP64_BYTES), os.SEEK_END)
+    tail = file.read(_END_BYTES + _ZIP64_BYTES)
+    end = tail[-_END_BYTES:]
+    if not end.startswith(_END_RECORD) or end[-2:] != b"\0\0" or tail.startswith(_ZIP64_MARKER):
+        raise ValueError("it is not a .npz as NumPy writes it")
+    if int.from_bytes(end[12:16], "little") > _MAX_DIRECTORY_BYTES:
+        raise ValueError("it has more members than a .npz of Sortline")
+    file.seek(0)
+
+
+def _read(stream: IO[bytes], *, size_bytes: int, max_bytes: int, name: str) -> NDArray[Any]:
+    """One array; `size_bytes` is the size that its file has, or that its zip claims for it."""
+    version = npy.read_magic(stream)
+    if version != (1, 0):  # the header of version 2 may claim 4 GB for itself; NumPy writes it for structures only
+        raise ValueError(f"its array {name} has a header of version {version[0]}, but should have one of version 1")
+    shape, in_columns, dtype = npy.read_array_header_1_0(stream)
+    if dtype.kind not in _KINDS or dtype.hasobject or any(length < 0 for length in shape):
+        raise ValueError(f"its array {name} is {dtype}{list(shape)}, but should hold numbers")
+    needed = math.prod(shape) * dtype.itemsize
+    if needed > max_bytes:
+        raise ValueError(f"its array {name} claims {needed:,} bytes, but may have at most {max_bytes:,}")
+    if stream.tell() + needed != size_bytes:
+        raise ValueError(f"its array {name} claims {needed:,} bytes, but its file has {size_bytes:,}")
+    data = stream.read(needed)
+    if len(data) != needed or stream.read(1):  # the second read makes `zipfile` check the CRC
+        raise ValueError(f"its array {name} has another size than it claims")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if in_columns else "C")

@@ -1,0 +1,69 @@
+"""Opens the files of a bundle or store: plain files only, and small ones only up to a bound.
+
+In: a path that somebody else may have made. Out: an open file, or its bytes. A pipe would let its reader wait for ever,
+and a device or a sparse file would fill the memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from io import BufferedReader
+from pathlib import Path
+
+from shared.errors import BadBundle
+
+# Far above what is written: the manifest of a model with ImageNet's 1,000 classes takes 0.2 MB.
+MAX_SMALL_FILE_BYTES = 8_000_000
+
+
+def open_plain(path: Path, *, follow_link: bool = False) -> BufferedReader:
+    """Open a plain file for reading.
+
+    Args:
+        path: the file.
+        follow_link: whether `path` may be a link to a plain file.
+
+    Raises:
+        BadBundle: it is a link, pipe, socket or device.
+        OSError: it can't be opened, or is a folder.
+    """
+    _check_kind(path, (path.stat if follow_link else path.lstat)().st_mode)
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # O_NONBLOCK: opening a pipe must not wait for its writer
+    descriptor = os.open(path, flags if follow_link else flags | os.O_NOFOLLOW)
+    with contextlib.ExitStack() as opened:
+        opened.callback(os.close, descriptor)
+        _check_kind(path, os.fstat(descriptor).st_mode)  # again: it may have been replaced
+        opened.pop_all()
+    return open(descriptor, "rb")
+
+
+def read_small_file(path: Path, *, max_bytes: int = MAX_SMALL_FILE_BYTES) -> bytes:
+    """The content of a plain file of at most `max_bytes`; `path` may be a link to one.
+
+    Raises:
+        BadBundle: it is not a plain file, or is larger.
+        OSError: it can't be read.
+    """
+    with open_plain(path, follow_link=True) as file:
+        return within_bound(file.read(max_bytes + 1), location=str(path), max_bytes=max_bytes)
+
+
+def within_bound(data: bytes, *, location: str, max_bytes: int = MAX_SMALL_FILE_BYTES) -> bytes:
+    """Return `data`, the first bytes of the file `location`, if there are at most `max_bytes`.
+
+    Raises:
+        BadBundle: there are more.
+    """
+    if len(data) > max_bytes:
+        raise BadBundle(f"{location} has more than {max_bytes:,} bytes, so Sortline did not write it: remove it.")
+    return data
+
+
+def _check_kind(path: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise BadBundle(f"{path} is neither a plain file nor a folder: a bundle may hold only those.")
