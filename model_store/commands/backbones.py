@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from model_store.commands.options import BACKBONE_HELP, DEFAULT_BACKBONE, CacheFlag
+from model_store.commands.options import BACKBONE_HELP, DEFAULT_BACKBONE, CacheFlag, InsecureHttpFlag
 from shared.cli import JsonFlag, print_json
 from shared.messages import say
 
 
 def fetch_backbone(
     handle: Annotated[str, typer.Argument(help=BACKBONE_HELP)] = DEFAULT_BACKBONE,
+    insecure_http: InsecureHttpFlag = False,
     cache_dir: CacheFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -26,7 +27,7 @@ def fetch_backbone(
 
     settings = load_settings(cache_dir=cache_dir)
     with show_progress() as steps:
-        backbone = resolve_backbone(handle, cache=settings.cache_path, steps=steps)
+        backbone = resolve_backbone(handle, cache=settings.cache_path, steps=steps, insecure_http=insecure_http)
     if as_json:
         print_json(backbone.model_dump(mode="json"))
     else:

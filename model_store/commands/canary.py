@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model_store.commands.options import StoreFlag
+from model_store.commands.options import StoreFlag, open_checking_store
 from shared.cli import JsonFlag, RedisUrl, print_json
 from shared.messages import note, say
 
@@ -49,12 +49,12 @@ def canary(
 
     Example: sortline models canary bottles@4 --share 0.1 --lines line-1; sortline models canary bottles --stop
     """
-    from model_store.registry.store import open_store, parse_spec
+    from model_store.registry.store import parse_spec
     from shared.errors import BadSetting
     from shared.settings import load_settings
 
     settings = load_settings(model_store=model_store, redis_url=redis_url)
-    store = open_store(settings)
+    store = open_checking_store(settings)
     name, version = parse_spec(model)
     if stop and share is not None:
         raise BadSetting("--stop ends a canary and --share starts one: give one of them.")

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model_store.commands.options import StoreFlag, check_training_installed, missing_classes_notes
+from model_store.commands.options import (
+    InsecureHttpFlag,
+    StoreFlag,
+    check_training_installed,
+    missing_classes_notes,
+    open_checking_store,
+    promotes,
+)
 from shared.cli import JsonFlag, print_json
 from shared.messages import note, say
 
@@ -29,6 +36,7 @@ def import_classifier(
         list[str] | None,
         typer.Option(metavar="LABEL=LANE", help="lane of a label, instead of unsorted; can be given several times"),
     ] = None,
+    insecure_http: InsecureHttpFlag = False,
     no_promote: Annotated[bool, typer.Option("--no-promote", help="publish without making it current")] = False,
     model_store: StoreFlag = None,
     cache_dir: Annotated[Path | None, typer.Option("--cache-dir", help="folder of fetched modules")] = None,
@@ -46,16 +54,23 @@ def import_classifier(
     from model_store.datasets.image_loading import DecodeSettings
     from model_store.publishing.import_classifier import ImportOptions
     from model_store.publishing.import_classifier import import_classifier as fetch_and_publish
-    from model_store.registry.store import open_store
     from model_store.runtime.progress import show_progress
     from shared.settings import load_settings
     from shared.termination import ended_by_sigterm
 
     check_training_installed()
     settings = load_settings(model_store=model_store, cache_dir=cache_dir)
-    options = ImportOptions(handle, labels, calibration, name, _lanes(lane or ()), promote=not no_promote)
+    store = open_checking_store(settings)
+    options = ImportOptions(
+        handle,
+        labels,
+        calibration,
+        name,
+        _lanes(lane or ()),
+        promote=promotes(store, no_promote=no_promote),
+        insecure_http=insecure_http,
+    )
     with ended_by_sigterm(), show_progress() as steps:
-        store = open_store(settings)
         imported = fetch_and_publish(
             options,
             store=store,

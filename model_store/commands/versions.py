@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model_store.commands.options import StoreFlag, missing_classes_warning, open_store_of
+from model_store.commands.options import StoreFlag, missing_classes_warning, open_store_of, promotes
 from shared.cli import JsonFlag, print_json
 from shared.messages import note, say
 
@@ -38,10 +38,11 @@ def publish_folder(
     store = open_store_of(model_store)
     chosen = name if name is not None else read_manifest(folder).name
     previous = store.pointer(chosen)
-    path = store.publish(chosen, copy_bundle(folder, chosen), promote=not no_promote)
+    promote = promotes(store, no_promote=no_promote)
+    path = store.publish(chosen, copy_bundle(folder, chosen), promote=promote)
     manifest = read_manifest(path)
     published = f"{chosen}@{manifest.version}"
-    warnings = [] if no_promote else _promotion_warnings(store, chosen, version=manifest.version, previous=previous)
+    warnings = [] if not promote else _promotion_warnings(store, chosen, version=manifest.version, previous=previous)
     for warning in warnings:
         note(f"sortline: {warning}")
     if as_json:
@@ -51,13 +52,15 @@ def publish_folder(
                 "version": manifest.version,
                 "parent": manifest.parent,
                 "previous": previous,
-                "promoted": not no_promote,
+                "promoted": promote,
                 "path": str(path),
                 "warning": " ".join(warnings) or None,
             }
         )
-    elif no_promote:
+    elif not promote:
         say(f"published {published}: {path}")
+        if store.keys:
+            say(f"next: sortline models sign {published} --key FILE")
         say(f"next: sortline models canary {published} --share 0.1, or sortline models promote {published}")
     else:
         say(f"published {published}, now current{_instead_of(chosen, previous)}: {path}")

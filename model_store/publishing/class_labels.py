@@ -34,14 +34,20 @@ class ClassLabels(NamedTuple):
     notes: tuple[str, ...]
 
 
-def read_labels(location: str, *, steps: ProgressSteps) -> tuple[str, ...]:
+def read_labels(location: str, *, steps: ProgressSteps, insecure_http: bool = False) -> tuple[str, ...]:
     """The lines of the file or URL `location`, without blank ones at the end.
 
     Raises:
-        BadSetting: the file can't be read, or a line can't be a name; says which.
+        BadSetting: the file can't be read, or a line can't be a name; says which. Or it is an http:// URL, and
+            `insecure_http` is false.
         NotFound: the URL can't be downloaded.
     """
-    if location.startswith(("http://", "https://")):
+    if location.lower().startswith(("http://", "https://")):
+        if location.lower().startswith("http://") and not insecure_http:
+            raise BadSetting(
+                f"--labels {location}: anyone on the way can change what an http:// URL serves. Give an https:// URL "
+                "or a file, or allow it with --insecure-http."
+            )
         with scratch_folder("sortline-labels-") as scratch:
             file = scratch / "labels.txt"
             download(location, file, steps=steps, max_bytes=_MAX_BYTES)

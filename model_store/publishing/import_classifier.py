@@ -63,6 +63,7 @@ class ImportOptions:
     name: str = "imagenet"
     lanes: Mapping[str, str] = field(default_factory=dict)
     promote: bool = True
+    insecure_http: bool = False  # take the module and the labels from http:// URLs without a digest
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,9 @@ def import_classifier(
     """
     steps = steps or ProgressSteps()
     files = open_files(options.calibration)
-    lines = read_labels(options.labels, steps=steps)
+    lines = read_labels(options.labels, steps=steps, insecure_http=options.insecure_http)
     check_writable(store, options.name, cache=cache)
-    module = resolve_classifier(options.handle, cache=cache, steps=steps)
+    module = resolve_classifier(options.handle, cache=cache, steps=steps, insecure_http=options.insecure_http)
     labels = labels_for(lines, outputs=module.feature_width, location=str(masked(options.labels)))
     policy = policy_of(labels.names, options.lanes)
     images = _images(files, size_px=module.input_size_px, decode_settings=decode_settings, steps=steps)

@@ -64,7 +64,7 @@ def train_and_publish(
     objective.check(mode)
     check_writable(store, options.name, cache=cache)  # makes folders, so it comes after all that may be refused at once
     steps.print_line(dataset.describe())  # the backbone and the images take minutes
-    backbone = resolve_backbone(options.backbone, cache=cache, steps=steps)
+    backbone = resolve_backbone(options.backbone, cache=cache, steps=steps, insecure_http=options.insecure_http)
     with steps.step("Opening the backbone"):
         network = open_network(backbone)
     data = PreparedData.prepare(

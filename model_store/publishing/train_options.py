@@ -27,3 +27,4 @@ class TrainOptions:
     learning_rate: float | None = None  # of the fine-tuned layers, else of the head; None: the default
     batch_size: int | None = None  # None: the default
     promote: bool = True
+    insecure_http: bool = False  # take a backbone from an http:// URL without a digest

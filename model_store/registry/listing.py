@@ -5,7 +5,7 @@ In: a store. Out: dicts with the same keys, as `models list --json` prints them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from model_store.bundle.manifest import Manifest
@@ -39,7 +39,10 @@ def _read_rows(store: ReadableStore, name: str) -> list[Row]:
     if canary is not None and canary.version == current:  # it was promoted, so the canary has ended
         canary = None
     manifests = _try_read(lambda name: _manifests(store, name), name, errors)
-    rows = [_row(name, version, manifest, current, canary) for version, manifest in (manifests or {}).items()]
+    rows = [
+        _row(name, version, manifest, current, canary, signed_by=_key_ids(store, name, version, errors))
+        for version, manifest in (manifests or {}).items()
+    ]
     if manifests is not None:
         rows += _missing_rows(name, manifests, current, canary)
     return rows + [_row(name, None, None, None, None, error=error) for error in errors]
@@ -57,6 +60,12 @@ def _manifests(store: ReadableStore, name: str) -> dict[int, Manifest]:
     """The manifests of the complete versions; `models verify` says why others are incomplete."""
     found = {version: store.manifest(name, version) for version in store.version_numbers(name)}
     return {version: manifest for version, manifest in found.items() if manifest is not None}
+
+
+def _key_ids(store: ReadableStore, name: str, version: int, errors: list[str]) -> list[str]:
+    """The ids of the keys that a version claims to be signed by; `models verify` checks the signatures."""
+    signatures = _try_read(lambda name: store.signatures(name, version), name, errors)
+    return [signature.public_key.id for signature in signatures or ()]
 
 
 def _missing_rows(name: str, manifests: dict[int, Manifest], current: int | None, canary: Canary | None) -> list[Row]:
@@ -80,6 +89,7 @@ def _row(
     canary: Canary | None,
     *,
     error: str | None = None,
+    signed_by: Sequence[str] = (),
 ) -> Row:
     tried = canary if canary is not None and canary.version == version else None
     return {
@@ -93,5 +103,6 @@ def _row(
         "created_at": manifest and manifest.created_at,
         "accuracy": manifest and manifest.metrics.get("accuracy"),
         "macro_f1": manifest and manifest.metrics.get("macro_f1"),
+        "signed_by": list(signed_by),
         "error": error,
     }

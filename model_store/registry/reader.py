@@ -6,13 +6,15 @@ read at any time. `store.ModelStore` adds the operations that change a store.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from model_store.bundle.files import Bundle, open_bundle, parse_manifest
-from model_store.bundle.manifest import MANIFEST_FILE, Manifest
+from model_store.bundle.manifest import MANIFEST_FILE, SIGNATURES_FILE, Manifest
+from model_store.bundle.signatures import NO_KEYS, Signature, TrustedKeys, parse_signatures
 from model_store.registry.canary import Canary
 from model_store.registry.storage.local import LocalStorage
 from model_store.registry.storage.protocol import Storage, folder_name
@@ -38,8 +40,9 @@ class ReadableStore:
     or written).
     """
 
-    def __init__(self, storage: Storage | Path) -> None:
-        """`storage` may also be the path of a local folder."""
+    def __init__(self, storage: Storage | Path, *, keys: TrustedKeys = NO_KEYS) -> None:
+        """`storage` may also be the path of a local folder. With `keys`, `check` wants a signature of one of them."""
+        self.keys = keys
         self.storage: Storage = LocalStorage(storage) if isinstance(storage, Path) else storage
 
     @property
@@ -83,6 +86,16 @@ class ReadableStore:
         if manifest is None or (manifest.name, manifest.version) != (name, version):
             return None
         return manifest if manifest.files.keys() <= self.storage.files(name, version) else None
+
+    def signatures(self, name: str, version: int) -> tuple[Signature, ...]:
+        """The signatures of a version, not checked, without fetching its other files.
+
+        Raises:
+            BadSignature: their file doesn't parse.
+        """
+        file = f"{folder_name(version)}/{SIGNATURES_FILE}"
+        data = self.storage.read(checked_model_name(name), file)
+        return () if data is None else parse_signatures(data, location=f"{self.location}/{name}/{file}")
 
     def current(self, name: str) -> int:
         """The version that the bare name stands for.
@@ -141,20 +154,27 @@ class ReadableStore:
                     raise
         return self._fetch_complete(name, self.current(name))
 
-    def check(self, name: str, version: int) -> Bundle:
-        """Check every file of a version, as the store holds it, against its manifest.
+    def check(self, name: str, version: int) -> None:
+        """Check every file of a version, as the store holds it, against its manifest, and its signature.
 
         Raises:
             NotFound: there is no such version; the message lists the versions that exist.
-            BadBundle: it is incomplete, or a file was changed; the message names the file.
+            BadBundle: it is incomplete, or a file was changed; the message names the file. BadSignature: it must be
+                signed by a trusted key, and is not.
         """
+        with self.checked(name, version):
+            pass
+
+    @contextlib.contextmanager
+    def checked(self, name: str, version: int) -> Iterator[Bundle]:
+        """`check` a version, and yield it in a folder that exists until the block ends."""
         if version not in self.version_numbers(name):
             raise NotFound(self.not_found_message(f"model {name}@{version} does not exist"))
         try:
             with self.storage.fresh_copy(name, version) as folder:
-                return open_expected(folder, name, version)
+                yield open_expected(folder, name, version, keys=self.keys)
         except BadBundle as error:
-            raise BadBundle(f"{name}@{version} in {self.location}: {error}") from error
+            raise type(error)(f"{name}@{version} in {self.location}: {error}") from error
 
     def canary_intent(self, name: str) -> Canary | None:
         """Like `canary`, but returns the canary even if its version was promoted."""
@@ -225,13 +245,13 @@ def checked_model_name(name: str) -> str:
     return name
 
 
-def open_expected(folder: Path, name: str, version: int) -> Bundle:
-    """Open the bundle in `folder`, which should be this version.
+def open_expected(folder: Path, name: str, version: int, *, keys: TrustedKeys = NO_KEYS) -> Bundle:
+    """Open the bundle in `folder`, which should be this version, signed by one of the `keys` if there are any.
 
     Raises:
-        BadBundle: it is incomplete, was changed, or is another version.
+        BadBundle: it is incomplete, was changed, or is another version. BadSignature: see `open_bundle`.
     """
-    bundle = open_bundle(folder)
+    bundle = open_bundle(folder, keys=keys)
     found = bundle.manifest
     if (found.name, found.version) != (name, version):
         raise BadBundle(

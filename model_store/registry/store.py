@@ -16,10 +16,13 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
-from model_store.bundle.files import file_digests, open_bundle
-from model_store.bundle.manifest import MANIFEST_FILE
-from model_store.bundle.plain_files import open_plain
+from model_store.bundle.files import file_digests, open_bundle, parse_manifest
+from model_store.bundle.manifest import MANIFEST_FILE, SIGNATURES_FILE
+from model_store.bundle.plain_files import open_plain, read_small_file
+from model_store.bundle.signatures import NO_KEYS, TrustedKeys, load_trusted_keys
+from model_store.bundle.signing import Signer, add_signature
 from model_store.registry.canary import Canary
 from model_store.registry.reader import (
     CANARY_FILE,
@@ -30,7 +33,7 @@ from model_store.registry.reader import (
     open_expected,
     parse_spec,
 )
-from model_store.registry.storage.protocol import Writer, store_unavailable_error
+from model_store.registry.storage.protocol import Storage, Writer, folder_name, store_unavailable_error
 from model_store.registry.version_history import History
 from shared.errors import BadBundle, BadSetting, NotFound, StoreUnavailable
 from shared.settings import Settings
@@ -45,26 +48,48 @@ KEPT_VERSIONS = 3
 _CHUNK_BYTES = 1 << 20
 
 
-def open_store(settings: Settings) -> ModelStore:
+class TryLoading(Protocol):
+    """Tries to load a bundle."""
+
+    def __call__(self, folder: Path, *, quick: bool) -> None:
+        """Raise BadBundle if an engine can't load it; with `quick`, only engines that take a second are tried."""
+
+
+def open_store(settings: Settings, *, try_loading: TryLoading | None = None) -> ModelStore:
     """The store that the setting `model_store` names: a folder, or an fsspec URL such as `s3://bucket/models`.
 
-    Reads and writes nothing yet, and imports fsspec only for a URL. `file://` is a plain folder.
+    Reads and writes no model yet, and imports fsspec only for a URL. `file://` is a plain folder.
+
+    Args:
+        settings: `model_store`, `cache_dir` and `trusted_keys` are used.
+        try_loading: see `ModelStore`.
 
     Raises:
-        BadSetting: the URL is not understood, or its driver is not installed.
+        BadSetting: the URL is not understood, its driver is not installed, or `trusted_keys` can't be read.
     """
-    location = settings.model_store
+    location, keys = settings.model_store, load_trusted_keys(settings.trusted_keys)
     if "://" not in location:
-        return ModelStore(settings.model_store_dir)
+        return ModelStore(settings.model_store_dir, keys=keys, try_loading=try_loading)
     if location.startswith("file://"):
-        return ModelStore(Path(location.removeprefix("file://")))
+        return ModelStore(Path(location.removeprefix("file://")), keys=keys, try_loading=try_loading)
     from model_store.registry.storage.object_store import FsspecStorage
 
-    return ModelStore(FsspecStorage.at(location, cache=settings.cache_path / "models"))
+    storage = FsspecStorage.at(location, cache=settings.cache_path / "models")
+    return ModelStore(storage, keys=keys, try_loading=try_loading)
 
 
 class ModelStore(ReadableStore):
     """A store that can also be changed: one writer per model at a time; others wait."""
+
+    def __init__(
+        self, storage: Storage | Path, *, keys: TrustedKeys = NO_KEYS, try_loading: TryLoading | None = None
+    ) -> None:
+        """`try_loading` is called with each version before it is published, promoted or tried as a canary.
+
+        It raises if no engine can load the version, and nothing changes then.
+        """
+        super().__init__(storage, keys=keys)
+        self._try_loading = try_loading
 
     def publish(self, name: str, build: Callable[[Path, int], None], *, promote: bool = True) -> Path:
         """Publish the next version of a model and make it current.
@@ -83,11 +108,17 @@ class ModelStore(ReadableStore):
             the published folder; for a remote store its copy in the cache, read back from the store.
 
         Raises:
-            BadBundle: what `build` wrote is not a bundle of this name and version; nothing is published.
+            BadBundle: what `build` wrote is not a bundle of this name and version, or can't be loaded; nothing is
+                published.
             StoreUnavailable: the store can't be read or written, e.g. because the disk is full; nothing is published.
             BadSetting: the store is a URL, and the scratch folder has no space left.
             Any error of `build`; nothing is published.
         """
+        if promote and self.keys:
+            raise BadSetting(
+                f"{name} can't be published and promoted at once: trusted_keys is set, and nobody can sign a version "
+                "before it is published. Add --no-promote, sign it with `sortline models sign`, then promote it."
+            )
         with self._writing(name) as writer:
             history = self.history(name)
             # The history counts too, because the number of a deleted version must not be used again.
@@ -95,6 +126,7 @@ class ModelStore(ReadableStore):
             with writer.staging() as staging:
                 build(staging, version)
                 _check_and_set_parent(staging, name, version, parent=history.current)
+                self._try(staging, quick=False)
                 writer.place(staging, version)
             try:
                 path = self.storage.fetch(name, version)
@@ -125,7 +157,8 @@ class ModelStore(ReadableStore):
         """
         self._must_exist(name)
         with self._writing(name) as writer:
-            self.check(name, version)
+            with self.checked(name, version) as bundle:
+                self._try(bundle.path, quick=True)
             self._set_current(writer, name, self.history(name).after_promotion(version))
 
     def rollback(self, name: str) -> int:
@@ -189,7 +222,8 @@ class ModelStore(ReadableStore):
         with self._writing(name) as writer:
             if canary.version == self.current(name):
                 raise BadSetting(f"{name}@{canary.version} is the current version already: try another.")
-            self.check(name, canary.version)
+            with self.checked(name, canary.version) as bundle:
+                self._try(bundle.path, quick=True)
             writer.write(CANARY_FILE, canary.model_dump_json(indent=2).encode())
 
     def clear_canary(self, name: str, *, only: Canary | None = None) -> bool:
@@ -207,6 +241,28 @@ class ModelStore(ReadableStore):
                 return False
             self._end_canary(writer, name, data)
         return True
+
+    def sign(self, name: str, version: int, signer: Signer) -> None:
+        """Sign a version, after checking every byte of it; replaces an earlier signature of the same key.
+
+        Raises:
+            NotFound: there is no such version.
+            BadBundle: it is incomplete or was changed.
+        """
+        self._must_exist(name)
+        with self._writing(name) as writer, self.storage.fresh_copy(name, version) as folder:
+            if version not in self.version_numbers(name):
+                raise NotFound(self.not_found_message(f"model {name}@{version} does not exist"))
+            data = read_small_file(folder / MANIFEST_FILE)
+            manifest = open_expected(folder, name, version).manifest
+            if manifest != parse_manifest(data, location=str(folder / MANIFEST_FILE)):
+                raise BadBundle(f"{folder / MANIFEST_FILE} was changed while it was read. Find out by whom.")
+            signed = add_signature(self.signatures(name, version), signer.sign(manifest, data))
+            writer.write(f"{folder_name(version)}/{SIGNATURES_FILE}", signed)
+
+    def _try(self, folder: Path, *, quick: bool) -> None:
+        if self._try_loading is not None:
+            self._try_loading(folder, quick=quick)
 
     def _end_canary(self, writer: Writer, name: str, data: bytes) -> None:
         """Remove the canary, and keep its file's bytes as the record of the one that ended last."""

@@ -48,6 +48,7 @@ def compare_recipes(
     cache: Path,
     decode_settings: DecodeSettings,
     backbone: str = DEFAULT_HANDLE,
+    insecure_http: bool = False,
     steps: ProgressSteps | None = None,
 ) -> dict[str, Any]:
     """Train both recipes for each mode and seed, and evaluate them on a stratified fifth that the seed chooses.
@@ -66,7 +67,7 @@ def compare_recipes(
     steps = steps or ProgressSteps()
     dataset = load_dataset(path)
     dataset = dataset.with_samples(replace(sample, held_out=False) for sample in dataset.samples)
-    resolved = resolve_backbone(backbone, cache=cache, steps=steps)
+    resolved = resolve_backbone(backbone, cache=cache, steps=steps, insecure_http=insecure_http)
     subsets: dict[Mode, Dataset] = {"single": _one_label(dataset), "multi": dataset}
     result: dict[str, Any] = {}
     refused: list[BadDataset] = []
@@ -97,6 +98,7 @@ def time_head(
     decode_settings: DecodeSettings,
     seed: int,
     backbone: str = DEFAULT_HANDLE,
+    insecure_http: bool = False,
     steps: ProgressSteps,
 ) -> dict[str, Any]:
     """Time two ways to train the plain recipe's head: run the backbone in every epoch, or compute features only once.
@@ -108,7 +110,7 @@ def time_head(
         recomputed_s; cached_s, which includes computing the features, and ratio; head_s, the epochs alone, and
         head_ratio; the accuracy of both ways on the held-back fifth; the unreadable files.
     """
-    resolved = resolve_backbone(backbone, cache=cache, steps=steps)
+    resolved = resolve_backbone(backbone, cache=cache, steps=steps, insecure_http=insecure_http)
     dataset = _one_label(load_dataset(path))
     pictures = _read(dataset, size_px=resolved.input_size_px, decode_settings=decode_settings, steps=steps)
     labels = [sample.labels for sample in pictures.samples]

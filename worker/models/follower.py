@@ -6,7 +6,8 @@ replaces stays loaded, so that a rollback costs nothing. At most four models are
 before it, a canary's, and the next one while it is loaded.
 
 A version that fails its checks is refused. It is not tried again until another version is wanted or its files change.
-A version that arrived damaged from a remote store leaves no files: it is tried again after a minute. If the store
+A version that arrived damaged from a remote store leaves no files: it is tried again after a minute, and so is one that
+is not signed, or whose trial was killed. If the store
 can't be reached or read, nothing changes: the worker goes on with the models that it has.
 """
 
@@ -23,7 +24,7 @@ import redis
 
 from model_store.registry.canary import Canary
 from model_store.registry.canary_totals import CanaryTotals
-from shared.errors import BadInput, EngineFailed, NotFound, SortlineError, StoreUnavailable
+from shared.errors import BadBundle, BadInput, BadSignature, EngineFailed, NotFound, SortlineError, StoreUnavailable
 from worker.models.model import Model
 from worker.models.routing import ActiveCanary, ActiveModels
 from worker.observe.metrics import Metrics
@@ -41,7 +42,7 @@ Signature = tuple[tuple[str, int, int], ...]
 
 
 class Refusal(NamedTuple):
-    """A version that was refused. `folder` holds its files; None if they could not be fetched."""
+    """A version that was refused. `folder` holds its files; None if time may mend it, or they could not be fetched."""
 
     folder: Path | None
     files: Signature
@@ -212,16 +213,24 @@ class Follower:
         try:
             folder = self._store.resolve(who)
             refusal = refusal._replace(folder=folder, files=_signature(folder))
-            return self._load(folder)
+            return self._checked(self._load(folder), version)
         except (OSError, NotFound, StoreUnavailable):
             raise  # not here yet, or gone while it was read: the next poll tries again
         except (BadInput, EngineFailed) as error:
+            if isinstance(error, BadSignature | EngineFailed):  # it may be signed, or there may be memory, later
+                refusal = refusal._replace(folder=None)
             log.error("%s is refused, %s goes on: %s", who, str(self._active_models.current.stable), error)
         except Exception:  # native code may raise anything; a version that can't be loaded must not be served
             log.exception("%s is refused, %s goes on", who, str(self._active_models.current.stable))
         self._refused[version] = refusal
         self._metrics.swaps.labels("refused").inc()
         return None
+
+    def _checked(self, model: Model, version: int) -> Model:
+        """Refuse another version in the place of this one: its signature may be good, and still it is not wanted."""
+        if (model.manifest.name, model.version) != (self._name, version):
+            raise BadBundle(f"its folder holds {model.manifest.name}@{model.version}.")
+        return model
 
     def _loaded(self) -> list[Model]:
         serving = self._active_models.current

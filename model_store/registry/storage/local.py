@@ -130,14 +130,14 @@ class LocalWriter:
 
     def write(self, file: str, data: bytes) -> None:
         """See `Writer`."""
-        temporary = self.folder / f"{STAGING_PREFIX}{file}"
+        temporary = self.folder / f"{STAGING_PREFIX}{file.replace('/', '-')}"
         try:
             _write_synced(temporary, data)
             temporary.replace(self.folder / file)
         except BaseException:
             _remove(temporary)
             raise
-        _sync(self.folder)
+        _sync((self.folder / file).parent)
 
     def delete(self, file: str) -> None:
         """See `Writer`."""

@@ -16,9 +16,10 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from model_store.bundle.files import MAX_BYTES, MAX_ENTRIES, open_bundle
-from model_store.bundle.manifest import MANIFEST_FILE, stays_inside
+from model_store.bundle.manifest import MANIFEST_FILE, SIGNATURES_FILE, stays_inside
 from model_store.bundle.plain_files import read_small_file
 from model_store.registry.storage.lease import Lease
 from model_store.registry.storage.local import LocalStorage
@@ -26,6 +27,13 @@ from model_store.registry.storage.object_client import ObjectClient
 from model_store.registry.storage.protocol import STAGING_PREFIX, folder_name, store_unavailable_error, version_number
 from model_store.runtime.scratch import scratch_folder
 from shared.errors import BadBundle, NotFound, StoreUnavailable
+
+
+class _Head(NamedTuple):
+    """The files of a version that tell whether a copy is up to date."""
+
+    manifest: bytes
+    signatures: bytes | None  # None: it is not signed
 
 
 class FsspecStorage:
@@ -78,15 +86,15 @@ class FsspecStorage:
         return self._objects.read(f"{name}/{file}")
 
     def fetch(self, name: str, version: int) -> Path:
-        """The version's copy in the cache; fetched if it is missing, damaged, or has another manifest.
+        """The version's copy in the cache; fetched if it is missing, damaged, or has another manifest or signature.
 
         When it fetches, it also deletes cached copies of versions that are no longer in the store.
         """
-        manifest = self._manifest(name, version)
+        head = _Head(self._manifest(name, version), self.read(name, f"{folder_name(version)}/{SIGNATURES_FILE}"))
         path = self._cache.fetch(name, version)
-        if not _is_copy(path, manifest):
+        if not _is_copy(path, head):
             try:
-                self._fetch_into_cache(name, version, manifest)
+                self._fetch_into_cache(name, version, head)
             except OSError as error:
                 raise store_unavailable_error(f"{self.location}, cached in {self.root},", error) from error
         return path
@@ -113,11 +121,11 @@ class FsspecStorage:
             raise NotFound(f"model {name}@{version} is no longer in {self.location}: it was deleted meanwhile.")
         return manifest
 
-    def _fetch_into_cache(self, name: str, version: int, manifest: bytes) -> None:
+    def _fetch_into_cache(self, name: str, version: int, head: _Head) -> None:
         kept = self.version_numbers(name)
         # The processes of this machine share the cache: one of them fetches, the others wait and then find the copy.
         with self._cache.writing(name) as cache:
-            if _is_copy(self._cache.fetch(name, version), manifest):
+            if _is_copy(self._cache.fetch(name, version), head):
                 return
             with cache.staging() as staging:
                 self._download(name, version, staging)
@@ -225,9 +233,11 @@ class FsspecWriter:
         self.delete(f"{STAGING_PREFIX}{folder_name(version)}")
 
 
-def _is_copy(path: Path, manifest: bytes) -> bool:
-    """Whether a folder holds an unchanged copy of the version with this manifest."""
+def _is_copy(path: Path, head: _Head) -> bool:
+    """Whether a folder holds an unchanged copy of the version with this head."""
     try:
-        return read_small_file(path / MANIFEST_FILE) == manifest and bool(open_bundle(path))
+        signatures = read_small_file(path / SIGNATURES_FILE) if (path / SIGNATURES_FILE).exists() else None
+        found = _Head(read_small_file(path / MANIFEST_FILE), signatures)
+        return found == head and bool(open_bundle(path))
     except (OSError, BadBundle):
         return False
