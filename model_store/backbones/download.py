@@ -51,7 +51,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
         """Refuse a redirect that leaves https://: anyone on the way could change what it serves."""
         to = urllib.parse.urlsplit(newurl)
         if to.scheme != "https" and not (to.scheme == "http" and req.type == "http"):
-            raise _UnsafeRedirect(f"{to.scheme}://{to.hostname}{to.path}")
+            raise _UnsafeRedirect(f"{to.scheme}://{to.hostname or ''}{to.path}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

@@ -45,8 +45,8 @@ def read_labels(location: str, *, steps: ProgressSteps, insecure_http: bool = Fa
     if location.lower().startswith(("http://", "https://")):
         if location.lower().startswith("http://") and not insecure_http:
             raise BadSetting(
-                f"--labels {location}: anyone on the way can change what an http:// URL serves. Give an https:// URL "
-                "or a file, or allow it with --insecure-http."
+                f"--labels {masked(location)}: anyone on the way can change what an http:// URL serves. Give an "
+                "https:// URL or a file, or allow it with --insecure-http."
             )
         with scratch_folder("sortline-labels-") as scratch:
             file = scratch / "labels.txt"

@@ -33,6 +33,7 @@ def test_an_imported_classifier_sorts(settings: Settings, photographs: Path, tmp
         handle = server.serve("/classification/4", tar_gz(save_classifier(tmp_path / "module", classes=12)))
         labels = server.serve("/labels.txt", "\n".join(f"thing {number}" for number in range(12)).encode())
         arguments = [handle, "--labels", labels, "--calibration", str(photographs), *lanes]
+        arguments.append("--insecure-http")
         imported = kit.sortline("models", "import-classifier", *arguments, settings=settings, no_proxy="127.0.0.1")
     assert imported.returncode == 0, imported.stderr
     assert "published imagenet@1" in imported.stdout

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import http.client
+import io
+import tarfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +59,33 @@ def test_redirects_are_followed(server: ModuleServer, module: Path, tmp_path: Pa
     assert server.requests[-2:] == ["/google/mobilenet/4?tf-hub-format=compressed", "/storage/module.tar.gz"]
 
 
+@pytest.mark.parametrize(
+    ("origin", "to", "is_followed"),
+    [
+        ("https://host/a", "https://other/b", True),
+        ("http://host/a", "http://other/b", True),
+        ("http://host/a", "https://other/b", True),
+        ("https://host/a", "http://host/a", False),
+        ("https://host/a", "ftp://host/a", False),
+        ("http://host/a", "ftp://host/a", False),
+    ],
+)
+def test_no_redirect_leads_from_an_encrypted_url_to_another(origin: str, to: str, is_followed: bool) -> None:
+    def redirected() -> urllib.request.Request | None:
+        handler = download_module._SafeRedirects()
+        return handler.redirect_request(
+            urllib.request.Request(origin), io.BytesIO(), 302, "Found", http.client.HTTPMessage(), to
+        )
+
+    if is_followed:
+        request = redirected()
+        assert request is not None
+        assert request.full_url == to
+    else:
+        with pytest.raises(download_module._UnsafeRedirect, match=to):
+            redirected()
+
+
 def test_wrong_answers_of_a_server_are_reported(
     server: ModuleServer, module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,7 +101,7 @@ def test_wrong_answers_of_a_server_are_reported(
     with pytest.raises(NotFound, match="infinite loop"):
         fetch("/loop")
     server.pages["/file"] = Page(b"", status=302, location="file:///etc/hostname")
-    with pytest.raises(NotFound, match="302"):
+    with pytest.raises(NotFound, match="it redirects to file:///etc/hostname, which is not https://"):
         fetch("/file")
     server.serve("/page", b"<!DOCTYPE html><p>Sign in")
     with pytest.raises(BadBackbone, match=r"what http://.*/page serves is not a complete \.tar\.gz"):

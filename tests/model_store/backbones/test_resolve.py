@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from model_store.backbones import inspection, sources
-from model_store.backbones.resolve import DEFAULT_HANDLE, resolve_backbone
+from model_store.backbones.resolve import DEFAULT_HANDLE, resolve_backbone, resolve_classifier
 from model_store.bundle.files import file_digests
 from model_store.commands import add_to
 from model_store.runtime.tensorflow_imports import import_keras, import_tensorflow
@@ -101,7 +101,7 @@ def test_the_message_names_the_url_when_offline(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(NotFound, match="can't be downloaded"):
         resolve_backbone(DEFAULT_HANDLE, cache=tmp_path)
     with pytest.raises(NotFound, match=r"127\.0\.0\.1:9.*can't be downloaded"):
-        resolve_backbone("http://127.0.0.1:9/module/1", cache=tmp_path)
+        resolve_backbone("http://127.0.0.1:9/module/1", cache=tmp_path, insecure_http=True)
 
 
 def test_a_backbone_says_whether_it_can_be_fine_tuned(tmp_path: Path) -> None:
@@ -175,18 +175,18 @@ def test_a_module_must_match_what_its_published_name_promises(
     tiny = tar_gz(hub_module)
     wrong_size = server.serve("/google/imagenet/mobilenet_v2_035_96/feature_vector/5", tiny)
     with pytest.raises(BadBackbone, match=r"mobilenet_v2_035_96/feature_vector should take 96 px, but takes 32"):
-        resolve_backbone(wrong_size, cache=tmp_path)
+        resolve_backbone(wrong_size, cache=tmp_path, insecure_http=True)
     wrong_inception = server.serve("/google/imagenet/inception_v3/feature_vector/4", tiny)
     with pytest.raises(BadBackbone, match=r"inception_v3/feature_vector should take 299 px, but takes 32"):
-        resolve_backbone(wrong_inception, cache=tmp_path)
+        resolve_backbone(wrong_inception, cache=tmp_path, insecure_http=True)
     colors = tar_gz(save_colors(tmp_path / "colors", size_px=None, width=1280))
     wrong_width = server.serve("/google/imagenet/inception_v3/feature_vector/4", colors)
     with pytest.raises(BadBackbone, match=r"should give 2,048 numbers per image, but gives 1,280"):
-        resolve_backbone(wrong_width, cache=tmp_path)
+        resolve_backbone(wrong_width, cache=tmp_path, insecure_http=True)
     right = server.serve("/google/imagenet/mobilenet_v2_050_96/feature_vector/5", colors)
-    backbone = resolve_backbone(right, cache=tmp_path)
+    backbone = resolve_backbone(right, cache=tmp_path, insecure_http=True)
     assert (backbone.input_size_px, backbone.feature_width, backbone.scaling) == (96, 1280, "0..1")
-    assert resolve_backbone(f"{right}#size=64", cache=tmp_path).input_size_px == 64
+    assert resolve_backbone(f"{right}#size=64", cache=tmp_path, insecure_http=True).input_size_px == 64
 
 
 def test_an_inception_v3_module(server: ModuleServer, tmp_path: Path) -> None:
@@ -201,7 +201,8 @@ def test_an_inception_v3_module(server: ModuleServer, tmp_path: Path) -> None:
     # Saved without its graph for training, which would double the time.
     module = save_module(tmp_path / "module", call, spec, variables=network.variables, trainings=(False,))
     content = tar_gz(module)
-    backbone = resolve_backbone(server.serve("/mine/inception/1", content), cache=tmp_path / "cache")
+    url = server.serve("/mine/inception/1", content)
+    backbone = resolve_backbone(url, cache=tmp_path / "cache", insecure_http=True)
     assert (backbone.input_size_px, backbone.feature_width) == (75, 2048)
 
 
@@ -224,3 +225,33 @@ def test_a_record_of_an_earlier_release_is_understood(hub_module: Path, tmp_path
         json.dumps({name: value for name, value in json.loads(record.read_text()).items() if name in earlier})
     )
     assert resolve_backbone(str(hub_module), cache=tmp_path) == backbone
+
+
+def test_an_unencrypted_url_needs_a_digest_or_a_flag(hub_module: Path, server: ModuleServer, tmp_path: Path) -> None:
+    content = tar_gz(hub_module)
+    url = server.serve("/tiny.tar.gz", content)
+    digest = hashlib.sha256(content).hexdigest()
+    for unsafe in (url, f"{url}#size=32", url.replace("http:", "HTTP:")):
+        with pytest.raises(BadSetting, match=r"append #sha256=… \(of the archive\), or allow it with --insecure-http"):
+            resolve_backbone(unsafe, cache=tmp_path)
+        with pytest.raises(BadSetting, match="--insecure-http"):
+            resolve_classifier(unsafe, cache=tmp_path)
+    assert not server.requests
+    wrong = f"{url}#sha256={'0' * 64}"
+    with pytest.raises(BadBackbone, match=f"it has SHA-256 {digest}, but the handle says {'0' * 64}"):
+        resolve_backbone(wrong, cache=tmp_path)
+    checked = resolve_backbone(f"{url}#sha256={digest.upper()}", cache=tmp_path)
+    assert checked.sha256 == resolve_backbone(url, cache=tmp_path, insecure_http=True).sha256
+    with pytest.raises(BadSetting, match="--insecure-http"):  # the copy in the cache came unencrypted, too
+        resolve_backbone(url, cache=tmp_path)
+
+
+def test_a_digest_of_an_archive_on_disk_is_checked(hub_module: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "tiny.tar.gz"
+    archive.write_bytes(tar_gz(hub_module))
+    with pytest.raises(BadBackbone, match="the handle says"):
+        resolve_backbone(f"{archive}#sha256={'0' * 64}", cache=tmp_path / "cache")
+    with pytest.raises(BadSetting, match="this is a folder"):
+        resolve_backbone(f"{hub_module}#sha256={'0' * 64}", cache=tmp_path / "cache")
+    with pytest.raises(BadSetting, match="should be 64 hexadecimal digits"):
+        resolve_backbone(f"{archive}#sha256=12", cache=tmp_path / "cache")

@@ -121,7 +121,7 @@ def test_the_hub_path_end_to_end(hub_module: Path, server: ModuleServer, tmp_pat
         str(hub_module),
     ]
     cache, images = tmp_path / "cache", _images(3)
-    backbones = [resolve_backbone(handle, cache=cache) for handle in handles]
+    backbones = [resolve_backbone(handle, cache=cache, insecure_http=True) for handle in handles]
     assert {(one.sha256, one.input_size_px, one.feature_width) for one in backbones} == {
         (backbones[0].sha256, SIZE_PX, 24)
     }
@@ -131,7 +131,7 @@ def test_the_hub_path_end_to_end(hub_module: Path, server: ModuleServer, tmp_pat
     for backbone in (backbones[0], backbones[2]):
         np.testing.assert_allclose(_features(backbone, images), wanted, atol=1e-5)
     server.pages.clear()  # from now on only the cache has the modules
-    assert resolve_backbone(handles[0], cache=cache) == backbones[0]
+    assert resolve_backbone(handles[0], cache=cache, insecure_http=True) == backbones[0]
 
 
 def test_keras_weights_come_by_http(server: ModuleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,10 @@ def imported(bench: Bench, module: Path) -> dict[str, Any]:
     handle = bench.server.serve("/google/tiny/classification/4", tar_gz(module))
     names = [f"thing {number}" for number in range(998)] + ["crane", "crane"]
     labels = bench.server.serve("/ImageNetLabels.txt", "\n".join(names).encode())
-    return bench.imported(handle, labels)
+    for arguments in ((handle, labels, "--no-promote"), (f"{bench.root}/classifier", labels, "--no-promote")):
+        with pytest.raises(BadSetting, match="--insecure-http"):
+            bench.imported(*arguments)
+    return bench.imported(handle, labels, "--insecure-http")
 
 
 def test_the_classifier_is_published_and_its_changes_are_reported(bench: Bench, imported: dict[str, Any]) -> None:
