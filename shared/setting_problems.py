@@ -69,6 +69,8 @@ def _shown(value: object, name: str) -> str:
     """The value in quotes, without the secrets in it."""
     if name in ("redis_url", "model_store") and not isinstance(value, str):
         return quoted(value)  # a list or table is only hinted at: its parts may be secrets
+    if "PRIVATE KEY" in str(value):  # in the place of the public one in trusted_keys
+        return "***"
     return masked_text(repr(masked_setting(name, value)))
 
 
