@@ -152,6 +152,25 @@ def open_bundle(path: Path, *, keys: TrustedKeys = NO_KEYS) -> Bundle:
     return Bundle(path, manifest)
 
 
+def read_checked(bundle: Bundle, name: str) -> bytes:
+    """The content of one of the bundle's files, if it still has the digest that the manifest lists.
+
+    `open_bundle` checked the file, but it may have been exchanged since.
+
+    Raises:
+        BadBundle: it can't be read, was changed, or the manifest doesn't list it.
+    """
+    path = bundle.path / name
+    try:
+        with open_plain(path) as file:
+            data = file.read()
+    except OSError as error:
+        raise BadBundle(f"{path} can't be read: {error.strerror}. Publish the model again.") from error
+    found = {name: hashlib.sha256(data).hexdigest()}
+    _compare_digests(bundle.path, expected={name: bundle.manifest.files.get(name, "nothing")}, found=found)
+    return data
+
+
 def _compare_digests(path: Path, *, expected: Mapping[str, str], found: Mapping[str, str]) -> None:
     remedy = "Copy the bundle again from where it came, or publish the model again."
     if missing := sorted(expected.keys() - found.keys()):

@@ -54,8 +54,20 @@ class LiteRTEngine:
         input_size_px: int,
         classes_count: int,
         threads: int,
+        content: bytes | None = None,
     ) -> None:
         """Load the model; see `model_store.engines.loading.open_engine` for a checked one.
+
+        The model is loaded from memory. LiteRT would map a file instead: whoever then overwrote the file would change
+        the model of a running worker, and whoever cut it short would end the worker with SIGBUS.
+
+        Args:
+            model_file: the file, which messages name.
+            name: of the engine.
+            input_size_px: S of the images.
+            classes_count: C of the answers.
+            threads: of the engine.
+            content: of the file, if it was read and checked before; else the file is read.
 
         Raises:
             BadBundle: the file can't be loaded, or its input is not uint8 [N, S, S, 3].
@@ -68,11 +80,14 @@ class LiteRTEngine:
         count = min(threads, MAX_INTERPRETERS)
         threads_each, extra = divmod(threads, count)
         shares = [threads_each + 1] * extra + [threads_each] * (count - extra)
-        self._interpreters = [_ImageInterpreter(model_file, size_px=input_size_px, threads=share) for share in shares]
+        content = _read(model_file) if content is None else content
+        self._interpreters = [
+            _ImageInterpreter(content, model_file, size_px=input_size_px, threads=share) for share in shares
+        ]
         # A single image can't be distributed, so one interpreter runs it on all threads (two threads take 0.6 to 0.7 of
         # the time of one).
         self._for_single_images = (
-            _ImageInterpreter(model_file, size_px=input_size_px, threads=threads) if count > 1 else None
+            _ImageInterpreter(content, model_file, size_px=input_size_px, threads=threads) if count > 1 else None
         )
         self._idle = deque(self._interpreters)
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="litert")
@@ -148,9 +163,10 @@ class LiteRTEngine:
 class _ImageInterpreter:
     """One interpreter, with tensors for one image. Used by one thread at a time."""
 
-    def __init__(self, model_file: Path, *, size_px: int, threads: int) -> None:
+    def __init__(self, content: bytes, model_file: Path, *, size_px: int, threads: int) -> None:
+        """`content` is that of `model_file`, which messages name. It is not copied."""
         try:
-            self._interpreter = Interpreter(model_path=str(model_file), num_threads=threads)
+            self._interpreter = Interpreter(model_content=content, num_threads=threads)
             (image,), (answer,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
             _check_input(image, model_file, size_px=size_px)
             self._input_index, self._output_index = image["index"], answer["index"]
@@ -175,6 +191,13 @@ class _ImageInterpreter:
         if self._scale:
             rows = (rows.astype(np.float32) - self._zero_point) * np.float32(self._scale)
         return rows
+
+
+def _read(model_file: Path) -> bytes:
+    try:
+        return model_file.read_bytes()
+    except OSError as error:
+        raise BadBundle(f"{model_file} can't be read: {error.strerror}. Publish the model again.") from error
 
 
 def _check_input(image: dict[str, Any], model_file: Path, *, size_px: int) -> None:

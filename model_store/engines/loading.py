@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from model_store.bundle.files import Bundle
+from model_store.bundle.files import Bundle, read_checked
 from model_store.bundle.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
 from model_store.engines.golden_check import replay_golden
 from model_store.engines.protocol import Engine, EngineKind, EngineName
@@ -97,8 +97,10 @@ def _load(bundle: Bundle, name: EngineName, *, threads: int, max_batch: int, xla
         )
     from model_store.engines.litert import LiteRTEngine
 
+    file = INT8_FILE if name == "litert" else FP32_FILE
     return LiteRTEngine(
-        bundle.path / (INT8_FILE if name == "litert" else FP32_FILE),
+        bundle.path / file,
+        content=read_checked(bundle, file),
         name=name,
         input_size_px=size_px,
         classes_count=classes_count,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -243,3 +243,31 @@ def test_golden_answers_came_from_the_engines(opened: dict[str, Engine], tiny_bu
     images, float32, int8 = read_golden(open_bundle(tiny_bundle))
     np.testing.assert_allclose(opened["tensorflow"].predict(images), float32, atol=1e-5)
     np.testing.assert_allclose(opened["litert"].predict(images), int8, atol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["litert", "litert-fp32"])
+def test_a_model_that_is_exchanged_after_the_check_is_not_loaded(
+    copied: Path, engine: Literal["litert", "litert-fp32"]
+) -> None:
+    bundle = open_bundle(copied)
+    file = copied / (INT8_FILE if engine == "litert" else FP32_FILE)
+    content = file.read_bytes()
+    file.write_bytes(content + b"\0")  # LiteRT would take it
+    with pytest.raises(BadBundle, match=f"{file.name} has SHA-256"):
+        open_engine(bundle, engine, threads=1, max_batch=1)
+    file.unlink()
+    with pytest.raises(BadBundle, match="No such file"):
+        open_engine(bundle, engine, threads=1, max_batch=1)
+
+
+def test_a_file_that_is_overwritten_does_not_change_the_loaded_model(copied: Path) -> None:
+    """If LiteRT mapped the file, this would change the answers, or end the process with SIGBUS."""
+    bundle = open_bundle(copied)
+    engine = open_engine(bundle, "litert-fp32", threads=1, max_batch=1)
+    images = read_golden(bundle).images
+    before = engine.predict(images)
+    with (copied / FP32_FILE).open("r+b") as file:
+        file.write(bytes((copied / FP32_FILE).stat().st_size))
+    np.testing.assert_array_equal(engine.predict(images), before)
+    (copied / FP32_FILE).write_bytes(b"")
+    np.testing.assert_array_equal(engine.predict(images), before)
