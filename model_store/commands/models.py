@@ -154,9 +154,8 @@ def _verify(store: ModelStore, name: str, version: int) -> Iterator[_Check]:
     from shared.errors import BadSignature, SortlineError
 
     try:
+        store.check(name, version)
         folder = store.resolve(f"{name}@{version}")
-        with store.checked(name, version):
-            pass
         signed_by = [key.id for key in signers(folder)]
     except BadSignature as error:
         yield _Check("signature", str(error))
