@@ -101,8 +101,11 @@ def test_wrong_answers_of_a_server_are_reported(
     with pytest.raises(NotFound, match="infinite loop"):
         fetch("/loop")
     server.pages["/file"] = Page(b"", status=302, location="file:///etc/hostname")
-    with pytest.raises(NotFound, match="it redirects to file:///etc/hostname, which is not https://"):
+    with pytest.raises(NotFound, match="302"):
         fetch("/file")
+    server.pages["/ftp"] = Page(b"", status=302, location="ftp://user:secret@127.0.0.1:9/module?token=1")
+    with pytest.raises(NotFound, match=r"it redirects to ftp://127\.0\.0\.1/module, which is not https://"):
+        fetch("/ftp")
     server.serve("/page", b"<!DOCTYPE html><p>Sign in")
     with pytest.raises(BadBackbone, match=r"what http://.*/page serves is not a complete \.tar\.gz"):
         fetch("/page")
