@@ -21,6 +21,13 @@ def plain_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def without_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow takes seconds to import, and has its own tests."""
+    for module in ("loading", "trial"):
+        monkeypatch.setattr(f"model_store.engines.{module}.tensorflow_installed", lambda: False)
+
+
+@pytest.fixture
 def three_versions(tmp_path: Path, tiny_bundle: Path) -> ModelStore:
     """A store with `tiny` 1 to 3, whose manifests claim a macro F1 of 0.5, 0.9 and 0.7."""
     store = ModelStore(tmp_path / "models")

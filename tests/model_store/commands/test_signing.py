@@ -16,13 +16,6 @@ pytestmark = pytest.mark.usefixtures("plain_settings", "without_tensorflow")
 
 
 @pytest.fixture
-def without_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorFlow takes seconds to import, and has its own tests."""
-    for module in ("loading", "trial"):
-        monkeypatch.setattr(f"model_store.engines.{module}.tensorflow_installed", lambda: False)
-
-
-@pytest.fixture
 def store(three_versions: ModelStore) -> ModelStore:
     return three_versions
 

@@ -17,7 +17,7 @@ from shared.errors import BadBundle, BadSetting, NotFound
 from tests.model_store.commands.kit import answer, run
 from tests.model_store.tiny_bundle import copy_build
 
-pytestmark = pytest.mark.usefixtures("plain_settings")
+pytestmark = pytest.mark.usefixtures("plain_settings", "without_tensorflow")
 
 
 @pytest.fixture
