@@ -37,3 +37,20 @@ def with_home(path: Path) -> Path:
     except KeyError as error:
         raise RuntimeError(f"user {os.getuid()} has no home folder") from error
     return Path(home, *path.parts[1:])
+
+
+def usable_path(path: Path) -> Path:
+    """The path as it was given, if `with_home` can resolve it.
+
+    Raises:
+        ValueError: it can't; says why.
+    """
+    if not str(path).isprintable():  # among others NUL, and bytes that aren't UTF-8
+        raise ValueError("a path must consist of printable characters")
+    try:
+        with_home(path)
+    except RuntimeError:
+        user = path.parts[0].removeprefix("~")
+        missing = f"there is no user {user!r}" if user else f"user {os.getuid()} has no home folder"
+        raise ValueError(f"{missing}; write the whole path") from None
+    return path

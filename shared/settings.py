@@ -26,7 +26,7 @@ from pydantic_settings import (
 from shared import setting_problems
 from shared.belts import Belt
 from shared.errors import BadSetting
-from shared.home_folder import expand_home, with_home
+from shared.home_folder import expand_home, usable_path, with_home
 from shared.jobs import MAX_ATTEMPTS, MAX_LOSSES
 from shared.masking import masked_setting
 from shared.policy_overrides import PolicyOverride
@@ -256,16 +256,7 @@ class Settings(BaseSettings):
     @field_validator("archive_dir", "redis_password_file")
     @classmethod
     def _usable_path(cls, value: Path | None) -> Path | None:
-        if value is not None:
-            if not str(value).isprintable():  # among others NUL, and bytes that aren't UTF-8
-                raise ValueError("a path must consist of printable characters")
-            try:
-                with_home(value)
-            except RuntimeError:
-                user = value.parts[0].removeprefix("~")
-                missing = f"there is no user {user!r}" if user else f"user {os.getuid()} has no home folder"
-                raise ValueError(f"{missing}; write the whole path") from None
-        return value
+        return None if value is None else usable_path(value)
 
     @field_validator("store_poll_s")
     @classmethod

@@ -84,8 +84,8 @@ def split_options(handle: str) -> tuple[str, HandleOptions]:
             sha256 = _sha256(value, handle)
         else:
             raise BadSetting(
-                f"backbone {masked(handle)!r}: {name!r} is not an option: write #scaling=-1..1, #size=192, #sha256=…, or "
-                "several as in #scaling=-1..1&size=192."
+                f"backbone {masked(handle)!r}: {name!r} is not an option: write #scaling=-1..1, #size=192, #sha256=…, "
+                "or several as in #scaling=-1..1&size=192."
             )
     return handle[: found.start()], HandleOptions(scaling, size_px, sha256)
 

@@ -34,7 +34,6 @@ from model_store.registry.storage.protocol import (
     store_unavailable_error,
     version_number,
 )
-from shared.regular_files import read_regular
 
 log = logging.getLogger("sortline.store")
 

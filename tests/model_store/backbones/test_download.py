@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import http.client
 import io
-import tarfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
