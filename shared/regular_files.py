@@ -13,17 +13,31 @@ import os
 import stat
 from pathlib import Path
 
+# The error of what is neither a regular file nor a folder.
+NOT_REGULAR = errno.EINVAL
 
-def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
-    """Open a regular file for reading; links are followed.
+
+def open_regular(path: str | os.PathLike[str], *, follow_link: bool = True) -> io.BufferedReader:
+    """Open a regular file for reading.
+
+    Args:
+        path: the file.
+        follow_link: whether `path` may be a link to a regular file.
 
     Raises:
-        OSError: it can't be opened, or is not a regular file: a folder, pipe, socket or device.
+        OSError: it can't be opened, or is not a regular file: it is a folder, or, with the number NOT_REGULAR, a pipe,
+            socket, device, or link that is not followed.
     """
     # Looked at first, because opening a device may do something (a tape rewinds), and again once it is open, because
     # another file may have its name by then. A pipe that takes the name in between does not wait, due to O_NONBLOCK.
-    _check_regular(os.stat(path), path)
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    _check_regular(os.stat(path, follow_symlinks=follow_link), path)
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags if follow_link else flags | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ELOOP and not follow_link:
+            raise _not_regular(path) from error
+        raise
     try:
         _check_regular(os.fstat(descriptor), path)
         return os.fdopen(descriptor, "rb")
@@ -71,4 +85,8 @@ def _check_regular(status: os.stat_result, path: str | os.PathLike[str]) -> None
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "not a regular file, but a pipe, socket or device", os.fspath(path))
+        raise _not_regular(path)
+
+
+def _not_regular(path: str | os.PathLike[str]) -> OSError:
+    return OSError(NOT_REGULAR, "not a regular file, but a pipe, socket, device or link", os.fspath(path))

@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 
-IRREGULAR = "not a regular file, but a pipe, socket or device"
+IRREGULAR = "not a regular file, but a pipe, socket, device or link"
 SPARSE_BYTES = 20_000_000_000
 
 

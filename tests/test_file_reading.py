@@ -24,14 +24,9 @@ OTHER_WAYS = {
     "producer/demo/session.py": "what the demo has written",
     "model_store/reports/page.py": "what the report has written",
     "model_store/reports/tensorboard.py": "what the report has written",
-    "model_store/backbones/resolve.py": "the cache's own record",
     "model_store/backbones/sources.py": "what was downloaded; a backbone's file, after `is_file`",
     "model_store/export/exporter.py": "what the export has written",
-    "model_store/bundle/golden.py": "a bundle's file, after its digest was checked",
-    "model_store/bundle/training_digests.py": "a bundle's file, after its digest was checked",
-    "model_store/publishing/import_classifier.py": "a bundle's file, after its digest was checked",
-    "model_store/registry/storage/object_store.py": "the cache's own copy",
-    "model_store/registry/store.py": "a bundle's file, after its digest was checked",
+    "model_store/engines/litert.py": "a bundle's file, after its digest was checked",
 }
 
 

@@ -75,6 +75,7 @@ def models() -> None:
         "created_at": 1_700_000_000.0,
         "accuracy": 0.9876,
         "macro_f1": 0.9765,
+        "signed_by": ["0123456789abcdef"],
         "error": None,
     }
     print_models([row, {**row, "version": 103}])

@@ -6,14 +6,11 @@ and a device or a sparse file would fill the memory.
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
-import stat
 from io import BufferedReader
 from pathlib import Path
 
 from shared.errors import BadBundle
+from shared.regular_files import NOT_REGULAR, open_regular
 
 # Far above what is written: the manifest of a model with ImageNet's 1,000 classes takes 0.2 MB.
 MAX_SMALL_FILE_BYTES = 8_000_000
@@ -30,14 +27,12 @@ def open_plain(path: Path, *, follow_link: bool = False) -> BufferedReader:
         BadBundle: it is a link, pipe, socket or device.
         OSError: it can't be opened, or is a folder.
     """
-    _check_kind(path, (path.stat if follow_link else path.lstat)().st_mode)
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # O_NONBLOCK: opening a pipe must not wait for its writer
-    descriptor = os.open(path, flags if follow_link else flags | os.O_NOFOLLOW)
-    with contextlib.ExitStack() as opened:
-        opened.callback(os.close, descriptor)
-        _check_kind(path, os.fstat(descriptor).st_mode)  # again: it may have been replaced
-        opened.pop_all()
-    return open(descriptor, "rb")
+    try:
+        return open_regular(path, follow_link=follow_link)
+    except OSError as error:
+        if error.errno == NOT_REGULAR:
+            raise BadBundle(f"{path} is neither a plain file nor a folder: a bundle may hold only those.") from error
+        raise
 
 
 def read_small_file(path: Path, *, max_bytes: int = MAX_SMALL_FILE_BYTES) -> bytes:
@@ -60,10 +55,3 @@ def within_bound(data: bytes, *, location: str, max_bytes: int = MAX_SMALL_FILE_
     if len(data) > max_bytes:
         raise BadBundle(f"{location} has more than {max_bytes:,} bytes, so Sortline did not write it: remove it.")
     return data
-
-
-def _check_kind(path: Path, mode: int) -> None:
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(mode):
-        raise BadBundle(f"{path} is neither a plain file nor a folder: a bundle may hold only those.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from model_store.commands.options import ModelArgument, StoreFlag
 from shared.cli import JsonFlag, print_json
+from shared.messages import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,7 +42,7 @@ def show_model(model: ModelArgument = None, model_store: StoreFlag = None, as_js
     is_current = store.pointer(manifest.name) == manifest.version
     print_version(manifest, path, report=str(report) if report.is_file() else None, is_current=is_current)
     for key in signed_by:
-        print(f"signed by key {key['key_id']}: {key['public_key']}")
+        say(f"signed by key {key['key_id']}: {key['public_key']}")
 
 
 def print_version(manifest: Manifest, path: Path, *, report: str | None, is_current: bool) -> None:

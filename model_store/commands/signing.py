@@ -9,7 +9,7 @@ import typer
 
 from model_store.commands.options import StoreFlag, open_store_of
 from shared.cli import JsonFlag, print_json
-from shared.messages import note
+from shared.messages import note, say
 
 if TYPE_CHECKING:
     from model_store.bundle.signing import Signer
@@ -37,9 +37,9 @@ def keygen(
     if as_json:
         print_json({"file": str(file), "public_key": str(key), "key_id": key.id})
         return
-    print(f"private key: {file} (keep it secret)")
-    print(f"public key {key.id}, for trusted_keys:")
-    print(key)
+    say(f"private key: {file} (keep it secret)")
+    say(f"public key {key.id}, for trusted_keys:")
+    say(key)
 
 
 def sign(
@@ -69,8 +69,8 @@ def sign(
             {"name": name, "version": version, "key_id": signer.public_key.id, "public_key": str(signer.public_key)}
         )
         return
-    print(f"{name}@{version} is signed by key {signer.public_key.id}")
-    print(f"trusted_keys of the workers should have {signer.public_key}")
+    say(f"{name}@{version} is signed by key {signer.public_key.id}")
+    say(f"trusted_keys of the workers should have {signer.public_key}")
 
 
 def _signer(key: Path, passphrase_file: Path | None) -> Signer:
