@@ -52,6 +52,12 @@ def truncated(data: bytes, content_type: str) -> BadImage:
     return BadImage("truncated", f"{what}: was the file written completely?")
 
 
+def lacks_data(content_type: str) -> BadImage:
+    """The BadImage for a file that has its end mark, but not all of its picture."""
+    what = f"this {FORMATS[content_type]} lacks a part of its picture, though its end is marked"
+    return BadImage("truncated", f"{what}: was the file written completely?")
+
+
 def is_cut(data: bytes, content_type: str) -> bool:
     """Whether the container's own fields show that the end is missing."""
     size_bytes = len(data)

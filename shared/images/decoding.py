@@ -23,8 +23,9 @@ JPEG, PNG, WebP, BMP and TIFF are recognized by their first bytes, never by a fi
 
 Pillow decodes. Plain JPEGs, as cameras send them, are decoded faster by `jpeg`, with the same pixels and refusals.
 
-JPEG has no checksum. If the codec conceals damage inside a complete file, it can't be noticed here; nor can a header
-that claims more rows than the data fill. For a damaged TIFF, libtiff may write a line to standard error.
+A picture of which the file lacks rows is refused, if the codec (`jpeg`) or the frame (`missing_rows`) shows it. A JPEG
+that lacks only its end mark is accepted. JPEG has no checksum: if the codec conceals other damage inside a complete
+file, it can't be noticed here. For a damaged TIFF, libtiff may write a line to standard error.
 
 Memory: `limits` estimates from the header how much an image will take, and all threads together use no more than
 `max_decode_bytes` at a time (`decode_memory`). An image that would take more than that by itself is refused.
@@ -55,12 +56,13 @@ from shared.images import decode_cost
 from shared.images import limits as limits
 from shared.images.arrays import Pixels
 from shared.images.crop_regions import Fit, Region
-from shared.images.damage import is_cut, truncated, undecodable
+from shared.images.damage import is_cut, lacks_data, truncated, undecodable
 from shared.images.decode_cost import MAX_DECODE_S
 from shared.images.decode_memory import DECODE_MEMORY, MAX_DECODE_BYTES, drop_locals
 from shared.images.fitting import Box, fitted_size, in_pixels, min_size, stored_sides
 from shared.images.formats import FORMATS, sniff
-from shared.images.jpeg import JpegHeader, decode_reduced, read_header, reduced_size, reduction
+from shared.images.jpeg import JpegHeader, MissingData, decode_reduced, read_header, reduced_size, reduction
+from shared.images.missing_rows import check_rows
 from shared.images.modes import full_scale_of, to_resizable
 from shared.images.sample_tags import mend_palette, open_more_tiffs, source_of
 
@@ -157,8 +159,11 @@ def decode_into(
     content_type = check_file(data, max_bytes=max_bytes, max_px=max_px, max_decode_s=max_decode_s)
     _silence_pillow_warnings()
     options = _DecodeOptions(region, fit, max_px, max_decode_bytes, sample_bits, on_sample_bits)
-    if content_type == "image/jpeg" and _decode_plain_jpeg(data, out, options):
-        return
+    try:
+        if content_type == "image/jpeg" and _decode_plain_jpeg(data, out, options):
+            return
+    except MissingData:
+        raise lacks_data(content_type) from None
     if content_type == "image/png" and is_cut(data, content_type):  # Pillow would not notice the missing end
         raise truncated(data, content_type)
     try:
@@ -197,10 +202,11 @@ class _DecodeOptions(NamedTuple):
 
 
 class _Opened(NamedTuple):
-    """A frame that Pillow has opened, its file, and the frame's area if the codec scales it, else None."""
+    """A frame that Pillow has opened, its file, the width there, and the frame's area if the codec scales it."""
 
     frame: Image.Image
     data: bytes
+    stored_width: int
     box: Box | None
 
 
@@ -226,7 +232,7 @@ def _load_by_pillow(
         what = f"this {FORMATS[content_type]} of {size[0]} x {size[1]} pixels"
         limits.check_memory(needed_bytes, max_decode_bytes=options.max_decode_bytes, what=what)
         memory.enter_context(DECODE_MEMORY.hold(needed_bytes, limit_bytes=options.max_decode_bytes))
-        _fill(out, _to_fitted_rgb(_Opened(frame, data, box), len(out), options))
+        _fill(out, _to_fitted_rgb(_Opened(frame, data, size[0], box), len(out), options))
 
 
 def _decode_plain_jpeg(data: bytes, out: Pixels, options: _DecodeOptions) -> bool:
@@ -313,6 +319,7 @@ def _to_fitted_rgb(opened: _Opened, size_px: int, options: _DecodeOptions) -> Im
     frame, box = opened.frame, opened.box
     source = source_of(frame, opened.data, setting_bits=options.sample_bits)
     frame.load()  # must come first: a PNG's transparency and orientation may follow its pixels
+    check_rows(frame, opened.data, stored_width=opened.stored_width)
     mend_palette(frame)
     full_scale = full_scale_of(frame, source)
     if full_scale.used_bits is not None and options.on_sample_bits is not None:

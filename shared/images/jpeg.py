@@ -1,9 +1,10 @@
 """Decodes plain JPEGs with libjpeg-turbo directly (simplejpeg): exactly Pillow's pixels, in less time.
 
 In: the bytes of a file that begins like a JPEG. Out: its header, then its pixels, at full size or at 1/2, 1/4 or 1/8.
-Called only by `decoding`, which has the rules. Nothing is refused here: for a file that is not plain (CMYK, several
-pictures, arithmetic coding, 12 bits, an odd header), or that the codec warns about, the result is None, and Pillow
-decides. The pixels are equal because both use the same transforms and upsampling of libjpeg-turbo; tests check this.
+Called by `decoding`, which has the rules, and by `missing_rows`. For a file that is not plain (CMYK, several pictures,
+arithmetic coding, 12 bits, an odd header), or that the codec warns about, the result is None, and Pillow decides. Only
+one thing is noticed here: `MissingData`. The pixels are equal because both use the same transforms and upsampling of
+libjpeg-turbo; tests check this.
 """
 
 from __future__ import annotations
@@ -29,6 +30,15 @@ _MAX_PX = (2**31 - 1) // 3
 # The codec's scale is chosen by the size that results, and for sides up to 5 pixels two scales may give the same size.
 _MIN_SCALED_PX = 8
 _REDUCTIONS = (8, 4, 2)
+_EOI = b"\xff\xd9"
+# libjpeg's warnings (jerror.h) when a marker, or the end mark, comes where it needs more of the picture's data.
+_DATA_ENDS_EARLY = ("premature end of data segment", "found marker 0xd9 instead of RST")
+# Its warning when the file ends without an end mark; the picture may be whole.
+_FILE_ENDS_EARLY = "Premature end of JPEG file"
+
+
+class MissingData(Exception):
+    """The codec met the end of a scan, or of the picture, before it had all of its data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,22 +138,60 @@ def decode_reduced(data: bytes, header: JpegHeader, *, by: int, out: Pixels | No
 
     Returns None if Pillow must decide. `out`, C-contiguous and of that shape, receives the pixels; if None is returned,
     its content is undefined. The interpreter lock is released for all but a few microseconds.
+
+    Raises:
+        MissingData: Pillow would fill what is missing with the color before it.
     """
     least_width = least_height = 0
     if by > 1:
         if max(header.width_px, header.height_px) < _MIN_SCALED_PX:
             return None
         least_width, least_height = reduced_size((header.width_px, header.height_px), by)
+    return _decode_strictly(data, header, least=(least_width, least_height), out=out)
+
+
+def _decode_strictly(
+    data: bytes, header: JpegHeader, *, least: tuple[int, int], out: Pixels | None, may_add_end: bool = True
+) -> Pixels | None:
     try:
         # strict: the codec's warnings, including those about missing data, are errors.
         pixels: Pixels = decode_jpeg(
             data,
             "GRAY" if header.is_gray else "RGB",
-            min_height=least_height,
-            min_width=least_width,
+            min_height=least[1],
+            min_width=least[0],
             buffer=out,
             strict=True,
         )
-    except Exception:  # Pillow decides, and names the reason
-        return None
+    except Exception as error:
+        if may_add_end and _may_lack_only_its_end(data, error):
+            return _decode_strictly(data + _EOI, header, least=least, out=out, may_add_end=False)
+        if may_add_end and _names_missing_data(error):
+            raise MissingData from error
+        return None  # Pillow decides, and names the reason
     return pixels
+
+
+def _names_missing_data(error: Exception) -> bool:
+    return any(warning in str(error) for warning in _DATA_ENDS_EARLY)
+
+
+def _may_lack_only_its_end(data: bytes, error: Exception) -> bool:
+    """Whether the picture may be whole though its end mark is missing: the codec tells if the mark is added.
+
+    A scan's last byte is 0 only after FF. Zeros are the part of a file that was never written; the codec would take
+    them for pixels.
+    """
+    return _FILE_ENDS_EARLY in str(error) and (data[-1:] != b"\0" or data[-2:] == b"\xff\0")
+
+
+def is_complete(data: bytes) -> bool:
+    """Whether the codec finds all of the picture's data in a JPEG of any kind; also True if it can't tell.
+
+    This takes about half the time of decoding the file.
+    """
+    try:
+        decode_jpeg(data, "RGB", min_height=1, min_width=1, strict=True)
+    except Exception as error:
+        return not _names_missing_data(error)
+    return True

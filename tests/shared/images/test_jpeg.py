@@ -15,7 +15,7 @@ import shared.images.jpeg
 from shared.errors import BadImage
 from shared.images.crop_regions import Fit, Region
 from shared.images.decoding import decode_image, decode_into
-from shared.images.jpeg import JpegHeader, decode_reduced, read_header
+from shared.images.jpeg import JpegHeader, MissingData, decode_reduced, read_header
 from tests.kit import BOTTLES
 from tests.shared.images.pictures import KINDS, SIZE_PX, bottle, codec_sizes, encode, exif, from_array
 
@@ -231,11 +231,18 @@ def test_a_frame_beyond_what_simplejpeg_can_count_is_left_to_pillow() -> None:
 
 def test_a_file_that_the_codec_warns_about_is_left_to_pillow() -> None:
     data = PLAIN["4:2:0"]
-    scan = data.index(b"\xff\xda") + 14
-    for damaged in (data[:-2], data[: len(data) // 2], data[: scan + 40] + bytes(40) + data[scan + 80 :]):
-        header = read_header(damaged)
-        assert header is not None
-        assert decode_reduced(damaged, header, by=1) is None
+    cut = data[: len(data) // 2]
+    header = read_header(cut)
+    assert header is not None
+    assert decode_reduced(cut, header, by=1) is None
+
+
+def test_missing_data_are_not_made_up() -> None:
+    cut = PLAIN["4:2:0"][: len(PLAIN["4:2:0"]) // 2] + b"\xff\xd9"
+    header = read_header(cut)
+    assert header is not None
+    with pytest.raises(MissingData):
+        decode_reduced(cut, header, by=1)
 
 
 def test_damage_that_pillow_papers_over_is_decoded_by_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +287,7 @@ def damaged(data: bytes, dice: random.Random) -> bytes:
 
 @pytest.mark.parametrize("kind", [*PLAIN, "jpeg-cmyk", "mpo"])
 def test_damaged_files_get_pillows_verdict(kind: str) -> None:
-    """Once run over 90,000 files: no verdict, message or pixel differed."""
+    """Except for missing data, which Pillow makes up, and for a missing end mark."""
     data = (PLAIN | KINDS)[kind]
     dice = random.Random(kind)  # a seed of its own: the same files in every run
     files = [damaged(data, dice) for _ in range(150)] + [data[:-cut] for cut in range(1, 12)] + [data + data]
@@ -290,7 +297,13 @@ def test_damaged_files_get_pillows_verdict(kind: str) -> None:
         ours = verdict(file, size_px=size_px, fit=fit)
         with pillow_alone():
             pillows = verdict(file, size_px=size_px, fit=fit)
-        assert np.array_equal(ours, pillows), number
+        lacks_data = isinstance(ours, str) and "lacks a part of its picture" in ours
+        lacks_its_end = (
+            not isinstance(ours, str)
+            and isinstance(pillows, str)
+            and np.array_equal(ours, verdict(file + b"\xff\xd9", size_px=size_px, fit=fit))
+        )
+        assert lacks_data or lacks_its_end or np.array_equal(ours, pillows), number
         refused += isinstance(ours, str)
     assert 10 < refused < len(files) - 10
 
