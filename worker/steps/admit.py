@@ -89,8 +89,9 @@ def admit(claimed: ClaimedJob, *, max_attempts: int, worker_offset_s: float = 0.
     text = _unpacked(claimed.data)
     try:
         _, _, (job,), _ = _CALL.validate_json(text)
-    except ValidationError:  # find out what is wrong with the data, which takes longer
-        job = _image_job(_call(text))
+    except ValidationError as error:  # find out what is wrong with the data, which takes longer
+        _image_job(_call(text))
+        raise _not_json(error) from error  # json.loads takes more, e.g. half of a surrogate pair, which can't be sent
     _check_version(job.schema_version)
     check_identity(job, job_id=claimed.lease.job_id)
     return AdmittedJob(claimed, job, claimed.attempt(max_attempts=max_attempts), worker_offset_s)
