@@ -14,7 +14,7 @@ import typer
 from shared.cli import ARGUMENTS_ARE_PUBLIC, JsonFlag, print_json
 from shared.messages import note
 
-CAMPAIGNS = ("kills", "stops", "server", "overload", "poison", "forged", "fuzz")
+CAMPAIGNS = ("kills", "stops", "server", "overload", "poison", "forged", "files", "fuzz")
 ENGINES = ("null", "real")
 
 

@@ -20,6 +20,7 @@ from shared.server.connection import connect
 from shared.server.error_translation import server_errors
 from shared.settings import NO_PASSWORD, Settings, load_settings
 from torture.campaigns.base import Campaign, Figures, Limits
+from torture.campaigns.files import files
 from torture.campaigns.forged import forged
 from torture.campaigns.fuzz import fuzz
 from torture.campaigns.kills import kills
@@ -39,6 +40,7 @@ CAMPAIGNS: Mapping[str, Campaign] = {
     "overload": overload,
     "poison": poison,
     "forged": forged,
+    "files": files,
     "fuzz": fuzz,
 }
 NEED_OWN_SERVER = ("server",)

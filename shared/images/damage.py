@@ -52,10 +52,23 @@ def truncated(data: bytes, content_type: str) -> BadImage:
     return BadImage("truncated", f"{what}: was the file written completely?")
 
 
-def lacks_data(content_type: str) -> BadImage:
-    """The BadImage for a file that has its end mark, but not all of its picture."""
-    what = f"this {FORMATS[content_type]} lacks a part of its picture, though its end is marked"
+def lacks_data(data: bytes, content_type: str) -> BadImage:
+    """The BadImage for a file that has its end, but not all of its picture."""
+    what = f"this {FORMATS[content_type]} of {len(data):,} bytes lacks a part of its picture"
     return BadImage("truncated", f"{what}: was the file written completely?")
+
+
+def check_png(data: bytes) -> None:
+    """Refuse a PNG whose end is missing, or whose header is not where it must be; Pillow would notice neither.
+
+    Raises:
+        BadImage: `truncated` or `corrupt`.
+    """
+    if is_cut(data, "image/png"):
+        raise truncated(data, "image/png")
+    if data[12:16] != b"IHDR":
+        what = "this PNG is damaged, or of a kind that is not known"
+        raise BadImage("corrupt", f"{what} (its first chunk is not its header).")
 
 
 def is_cut(data: bytes, content_type: str) -> bool:

@@ -297,7 +297,7 @@ def _next_marker(data: bytes, at: int) -> int:
 def _png(data: bytes) -> DecodeCost:
     width = height = row_bits = chunks = profiles = exif_bytes = 0
     for chunks, (name, at, length) in enumerate(walk_chunks(data, "image/png"), start=1):  # noqa: B007  # counted
-        if name == b"IHDR" and at + _IHDR.size <= len(data):
+        if name == b"IHDR" and length >= _IHDR.size and at + _IHDR.size <= len(data):
             width, height, depth, color = _IHDR.unpack_from(data, at)
             row_bits = depth * _PNG_SAMPLES.get(color, 4)
         elif name == b"iCCP":

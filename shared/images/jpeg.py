@@ -164,25 +164,18 @@ def _decode_strictly(
             strict=True,
         )
     except Exception as error:
-        if may_add_end and _may_lack_only_its_end(data, error):
-            return _decode_strictly(data + _EOI, header, least=least, out=out, may_add_end=False)
-        if may_add_end and _names_missing_data(error):
+        if _names_missing_data(error):
             raise MissingData from error
+        if may_add_end and _FILE_ENDS_EARLY in str(error):  # the picture may be whole: without the mark, nobody knows
+            # Zeros are the part of a file that was never written. The codec would take them for pixels.
+            marked = data.rstrip(b"\0") + _EOI
+            return _decode_strictly(marked, header, least=least, out=out, may_add_end=False)
         return None  # Pillow decides, and names the reason
     return pixels
 
 
 def _names_missing_data(error: Exception) -> bool:
     return any(warning in str(error) for warning in _DATA_ENDS_EARLY)
-
-
-def _may_lack_only_its_end(data: bytes, error: Exception) -> bool:
-    """Whether the picture may be whole though its end mark is missing: the codec tells if the mark is added.
-
-    A scan's last byte is 0 only after FF. Zeros are the part of a file that was never written; the codec would take
-    them for pixels.
-    """
-    return _FILE_ENDS_EARLY in str(error) and (data[-1:] != b"\0" or data[-2:] == b"\xff\0")
 
 
 def is_complete(data: bytes) -> bool:

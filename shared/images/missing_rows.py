@@ -1,8 +1,9 @@
 """Refuses a picture of which the file lacks the last rows, although its end mark is there.
 
 In: a frame that Pillow has loaded, and its file. Out: BadImage, or nothing. Called by `decoding` for the files that
-Pillow decodes; `jpeg` notices missing data itself. Pillow doesn't complain: the rows of a PNG stay zero, and those of a
-JPEG repeat the last color. So only a frame that ends like that is looked at again, which costs other frames nothing.
+Pillow decodes; `jpeg` notices missing data itself. Pillow doesn't complain: the rows of a PNG or TIFF stay zero, and
+those of a JPEG repeat the last color. A PNG or JPEG is looked at again only if it ends like that, which costs others
+nothing.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ from PIL import Image
 from shared.images.damage import lacks_data
 from shared.images.decode_cost import walk_chunks
 from shared.images.jpeg import is_complete
+from shared.images.tiff_directory import read_layout
 
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 # Adam7 (PNG specification, 8.2): first column, first row, and the steps of both, of each pass.
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _PIECE_BYTES = 65_536
+# TIFF tags (TIFF 6.0).
+_STRIPS, _TILES, _PLANAR = 273, 324, 284
+_BY_CHANNEL = 2  # of the tag _PLANAR
 # The side of a JPEG's block of samples.
 _BLOCK_PX = 8
 
@@ -41,10 +46,13 @@ def check_rows(frame: Image.Image, data: bytes, *, stored_width: int) -> None:
     elif frame.format in ("JPEG", "MPO"):
         is_lacking = _ends_in_one_color(frame, stored_width=stored_width) and not is_complete(data)
         content_type = "image/jpeg"
+    elif frame.format == "TIFF":
+        is_lacking = _lacks_strips(frame, data)
+        content_type = "image/tiff"
     else:  # the decoders of the other formats refuse it themselves
         return
     if is_lacking:
-        raise lacks_data(content_type)
+        raise lacks_data(data, content_type)
 
 
 # PNG ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -93,6 +101,17 @@ def _pixel_chunks(data: bytes) -> Iterator[bytes]:
             yield data[at : at + length]
         elif has_begun:
             return
+
+
+# TIFF ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _lacks_strips(frame: Image.Image, data: bytes) -> bool:
+    """Whether the file lists fewer strips or tiles than cover the picture. Pillow leaves their rows black."""
+    tags = frame.tag_v2  # type: ignore[attr-defined]  # a TiffImageFile
+    places = tags.get(_TILES) or tags.get(_STRIPS) or ()
+    planes = len(frame.getbands()) if tags.get(_PLANAR) == _BY_CHANNEL else 1
+    return len(places) < read_layout(data).chunks * planes
 
 
 # JPEG ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -18,8 +18,8 @@ from shared.images.decode_cost import CHEAP_S, MAX_DECODE_S, check, estimate, is
 from shared.images.decoding import MAX_PX, decode_image
 from shared.images.formats import sniff
 from tests.kit import BOTTLES
-from tests.shared.images import bombs, slow_files
 from tests.shared.images.pictures import KINDS, bottle, encode, exif, refusal
+from torture.corpus import bombs, slow_files
 
 FULL_HD = (1920, 1080)
 

@@ -21,8 +21,8 @@ from shared.images import decoding
 from shared.images.decode_memory import MAX_DECODE_BYTES, UNCOUNTED_BYTES, DecodeMemory
 from shared.images.decoding import MAX_PX, decode_image
 from tests.kit import PATIENCE_S, run_python, wait_until
-from tests.shared.images import bombs
 from tests.shared.images.pictures import KINDS, refusal
+from torture.corpus import bombs
 
 LARGE = 10 * UNCOUNTED_BYTES
 # How much a process's memory differs from one run to the next.
@@ -165,7 +165,7 @@ import json, sys, threading
 from shared.images import decode_memory, decoding
 from shared.native_memory import give_back_free_memory
 from shared.errors import BadImage
-from tests.shared.images import bombs
+from torture.corpus import bombs
 
 def resident(line):
     with open("/proc/self/status") as file:

@@ -20,8 +20,8 @@ from shared.images.crop_regions import Region
 from shared.images.decoder_process import DecoderProcess
 from shared.images.decoding import decode_image
 from tests.kit import PROJECT, is_gone, wait_until
-from tests.shared.images import bombs
 from tests.shared.images.pictures import KINDS
+from torture.corpus import bombs
 
 MARKED = "tests.shared.images.marked_decoder"
 SIZE_PX = 24

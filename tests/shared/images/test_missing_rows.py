@@ -12,8 +12,8 @@ from PIL import Image
 
 import shared.images.missing_rows
 from shared.images.decoding import decode_image
-from tests.shared.images.bombs import png_chunk
 from tests.shared.images.pictures import KINDS, SIZE_PX, bottle, encode, refusal
+from torture.corpus.bombs import png_chunk
 
 EOI = b"\xff\xd9"
 SIDE = 150

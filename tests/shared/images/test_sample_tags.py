@@ -14,8 +14,8 @@ from PIL import Image
 
 from shared.images.decoder_process import DecoderProcess
 from shared.images.decoding import decode_image
-from tests.shared.images import bombs
 from tests.shared.images.pictures import bottle, encode, from_array, refusal
+from torture.corpus import bombs
 
 SIZE_PX = 96
 GRAY = np.asarray(bottle(SIZE_PX, SIZE_PX).convert("L")).clip(0, 200)  # nothing in it is white

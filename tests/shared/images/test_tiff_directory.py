@@ -7,8 +7,8 @@ import struct
 import pytest
 
 from shared.images.tiff_directory import MAX_TAGS, Layout, TagData, count_of, measure_tags, read_layout
-from tests.shared.images import bombs, slow_files
 from tests.shared.images.pictures import KINDS, refusal
+from torture.corpus import bombs, slow_files
 
 EMPTY = TagData(0, 0, 0)
 

@@ -58,7 +58,7 @@ def png_text(chunks: int) -> bytes:
     return png(16, 16, 8, 2, before=before)
 
 
-def _webp_pixels(width: int, height: int, *, alpha: int = 0) -> bytes:
+def webp_pixels(width: int, height: int, *, alpha: int = 0) -> bytes:
     """A lossless picture of one color: five codes of one symbol each."""
     fields = [(0x2F, 8), (width - 1, 14), (height - 1, 14), (alpha, 1), (0, 6), *[(1, 4)] * 5]
     bits = at = 0
@@ -68,7 +68,7 @@ def _webp_pixels(width: int, height: int, *, alpha: int = 0) -> bytes:
     return bits.to_bytes((at + 7) // 8, "little")
 
 
-def _riff(*chunks: tuple[bytes, bytes]) -> bytes:
+def riff(*chunks: tuple[bytes, bytes]) -> bytes:
     body = b"WEBP" + b"".join(
         name + struct.pack("<I", len(data)) + data + bytes(len(data) % 2) for name, data in chunks
     )
@@ -80,20 +80,20 @@ def _three_bytes(value: int) -> bytes:
 
 
 def webp(width: int, height: int, *, alpha: int = 0) -> bytes:
-    return _riff((b"VP8L", _webp_pixels(width, height, alpha=alpha)))
+    return riff((b"VP8L", webp_pixels(width, height, alpha=alpha)))
 
 
 def webp_canvas(width: int, height: int) -> bytes:
     """An animation on a large canvas, of frames of one pixel."""
-    one = _riff((b"VP8L", _webp_pixels(1, 1)))[12:]
+    one = riff((b"VP8L", webp_pixels(1, 1)))[12:]
     frame = _three_bytes(0) * 4 + _three_bytes(100) + b"\0" + one
     head = bytes([0x12, 0, 0, 0]) + _three_bytes(width - 1) + _three_bytes(height - 1)
-    return _riff((b"VP8X", head), (b"ANIM", bytes(6)), (b"ANMF", frame), (b"ANMF", frame))
+    return riff((b"VP8X", head), (b"ANIM", bytes(6)), (b"ANMF", frame), (b"ANMF", frame))
 
 
 def webp_exif(exif: bytes) -> bytes:
     head = bytes([8, 0, 0, 0]) + _three_bytes(15) * 2
-    return _riff((b"VP8X", head), (b"VP8L", _webp_pixels(16, 16)), (b"EXIF", exif))
+    return riff((b"VP8X", head), (b"VP8L", webp_pixels(16, 16)), (b"EXIF", exif))
 
 
 def tiff(
@@ -132,18 +132,17 @@ def layout(
         277: (3, [len(bits)]),
         278: (4, [size[1]]),
     }
-    return tags | {int(name[1:]): (4 if int(name[1:]) > 300 else 3, values) for name, values in numbers.items()}
+    more = {int(name[1:]): values for name, values in numbers.items()}
+    return tags | {tag: (4 if tag > 300 or max(values) > 65_535 else 3, values) for tag, values in more.items()}
 
 
-def strips(
-    size: tuple[int, int], bits: Sequence[int], photometric: int, *, rows: int = 16, **numbers: list[int]
-) -> bytes:
+def strips(size: tuple[int, int], bits: Sequence[int], photometric: int, *, rows: int = 16, **numbers: Any) -> bytes:
     """A TIFF of zeros in strips, all the same."""
     strip = zeros((size[0] * sum(bits) + 7) // 8, rows)
     return tiff(layout(size, bits, photometric, t278=[rows], **numbers), [strip] * -(-size[1] // rows))
 
 
-def tiles(size: tuple[int, int], tile: int, bits: Sequence[int], photometric: int, **numbers: list[int]) -> bytes:
+def tiles(size: tuple[int, int], tile: int, bits: Sequence[int], photometric: int, **numbers: Any) -> bytes:
     """A TIFF of zeros in one tile of that side."""
     tags = layout(size, bits, photometric, t322=[tile], t323=[tile], **numbers)
     return tiff(tags, [zeros(tile * sum(bits) // 8, tile)], tiled=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from tests.shared.images import bombs
+from torture.corpus import bombs
 
 _EOI = b"\xff\xd9"
 
@@ -158,7 +158,7 @@ def png_pieces(count: int) -> bytes:
 
 
 def webp_chunks(count: int) -> bytes:
-    return bombs._riff((b"VP8L", bombs._webp_pixels(16, 16)), *[(b"abcd", b"")] * count)
+    return bombs.riff((b"VP8L", bombs.webp_pixels(16, 16)), *[(b"abcd", b"")] * count)
 
 
 @functools.cache

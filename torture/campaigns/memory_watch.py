@@ -1,0 +1,61 @@
+"""Notes the most memory that a process and its descendants take, by what they are."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+POLL_S = 0.1
+# The program of a process, by a word in its command line.
+_KINDS = {"decoder_program": "decoder process", "worker_program": "worker"}
+
+
+class MemoryWatch:
+    """A context manager that polls while it is entered. The kernel remembers the peak of each process until it ends."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._most_bytes: dict[str, int] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._poll, name="memory watch", daemon=True)
+
+    def __enter__(self) -> MemoryWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    @property
+    def most_mb(self) -> dict[str, int]:
+        """The largest peak of each kind of process."""
+        return {kind: size_bytes // 1_000_000 for kind, size_bytes in self._most_bytes.items()}
+
+    def _poll(self) -> None:
+        while not self._ended.wait(POLL_S):
+            for pid in _family(self._pid):
+                with contextlib.suppress(OSError):  # it has just ended
+                    self._note(pid)
+
+    def _note(self, pid: int) -> None:
+        command = Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+        kind = next((kind for word, kind in _KINDS.items() if word in command), "other")
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                peak_bytes = int(line.split()[1]) * 1024
+                self._most_bytes[kind] = max(self._most_bytes.get(kind, 0), peak_bytes)
+
+
+def _family(pid: int) -> Iterator[int]:
+    """The process, its children, and theirs."""
+    yield pid
+    with contextlib.suppress(OSError):
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            for child in children.read_text().split():
+                yield from _family(int(child))

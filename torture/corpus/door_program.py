@@ -1,0 +1,84 @@
+"""Sends the files of a folder through one of the doors that need no worker. Run as a process: a file may end it.
+
+    python -m torture.corpus.door_program classify|dataset FOLDER ANSWERS
+
+Writes a line of JSON before each file and one after it, with what became of it, its time, and the memory that it took.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.engines.null import NullEngine, null_model
+from model_store.bundle.files import Bundle
+from model_store.datasets.dataset import Sample
+from model_store.datasets.dataset_files import open_files
+from model_store.datasets.image_loading import DecodeSettings, decode_samples
+from model_store.evaluation.classify import classify_files
+from shared.progress import ignore
+from shared.settings import load_settings
+from torture.corpus.case import REJECTED, SORTED
+from torture.plant.lifeline import end_with_caller
+
+SIZE_PX = 224
+# What became of a file, and the text that says why.
+Answer = tuple[str, str | None]
+
+
+def _classify(folder: Path) -> Callable[[str], Answer]:
+    settings = load_settings()
+    manifest = null_model(settings).manifest.model_copy(update={"input_size_px": SIZE_PX})
+    bundle = Bundle(folder, manifest)
+
+    def answer(name: str) -> Answer:
+        (classified,) = classify_files([folder / name], bundle=bundle, engine=NullEngine(), settings=settings)
+        return (SORTED, None) if classified.decision is not None else (REJECTED, classified.error)
+
+    return answer
+
+
+def _dataset(folder: Path) -> Callable[[str], Answer]:
+    files, decode_settings = open_files(folder), DecodeSettings.of(load_settings())
+
+    def answer(name: str) -> Answer:
+        decoded = decode_samples(
+            files, [Sample(name, ("good",))], size_px=SIZE_PX, decode_settings=decode_settings, on_progress=ignore
+        )
+        return (REJECTED, decoded.unreadable[0].reason) if decoded.unreadable else (SORTED, None)
+
+    return answer
+
+
+def _memory_bytes(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def main() -> None:
+    """Try each file of the folder, in order of the names."""
+    door, folder, answers = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    end_with_caller()
+    answer = {"classify": _classify, "dataset": _dataset}[door](folder)
+    with answers.open("a", buffering=1) as file:
+        for name in sorted(os.listdir(folder)):
+            file.write(json.dumps({"file": name}) + "\n")
+            Path("/proc/self/clear_refs").write_text("5")  # forgets the largest memory so far
+            before_bytes, began = _memory_bytes("VmRSS"), time.process_time()
+            outcome, text = answer(name)
+            seconds = time.process_time() - began
+            peak_bytes = _memory_bytes("VmHWM") - before_bytes
+            done = {"file": name, "outcome": outcome, "text": text, "seconds": seconds, "peak_bytes": peak_bytes}
+            file.write(json.dumps(done) + "\n")
+
+
+if __name__ == "__main__":
+    main()
