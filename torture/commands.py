@@ -43,7 +43,7 @@ def torture(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Kill and stop workers, producers and the server while they sort, and check every image.
+    """Kill and stop workers, producers and the server while they sort, send hostile files, and check every image.
 
     Every acknowledged image must end in exactly one result, and nothing may be left behind.
     The exit code is 1 if a promise was broken.

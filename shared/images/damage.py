@@ -53,7 +53,9 @@ def truncated(data: bytes, content_type: str) -> BadImage:
 
 
 def lacks_data(data: bytes, content_type: str) -> BadImage:
-    """The BadImage for a file that has its end, but not all of its picture."""
+    """The BadImage for a file of which a part of the picture is missing, whether or not its end mark is there."""
+    if is_cut(data, content_type):
+        return truncated(data, content_type)
     what = f"this {FORMATS[content_type]} of {len(data):,} bytes lacks a part of its picture"
     return BadImage("truncated", f"{what}: was the file written completely?")
 

@@ -56,7 +56,7 @@ from shared.images import decode_cost
 from shared.images import limits as limits
 from shared.images.arrays import Pixels
 from shared.images.crop_regions import Fit, Region
-from shared.images.damage import check_png, is_cut, lacks_data, truncated, undecodable
+from shared.images.damage import check_png, lacks_data, undecodable
 from shared.images.decode_cost import MAX_DECODE_S
 from shared.images.decode_memory import DECODE_MEMORY, MAX_DECODE_BYTES, drop_locals
 from shared.images.fitting import Box, fitted_size, in_pixels, min_size, stored_sides
@@ -163,7 +163,7 @@ def decode_into(
         if content_type == "image/jpeg" and _decode_plain_jpeg(data, out, options):
             return
     except MissingData:
-        raise (truncated if is_cut(data, content_type) else lacks_data)(data, content_type) from None
+        raise lacks_data(data, content_type) from None
     if content_type == "image/png":
         check_png(data)
     try:

@@ -17,8 +17,10 @@ from tests.e2e.kit import running, sortline
 from tests.kit import PATIENCE_S, wait_until
 from tests.torture.kit import short_run
 from torture import commands
+from torture.campaigns.files import SAMPLE
 from torture.campaigns.server import FAULTS, LOSSES
 from torture.forging.forgeries import FORGERIES, KINDS
+from torture.fuzzing.targets import TARGETS
 from torture.history.ledger import read_ledger
 from torture.plant.images import MARKS
 from torture.run import CAMPAIGNS, Report
@@ -82,6 +84,25 @@ def test_forged(runs: Runs, runs_folder: Path) -> None:
     assert "plain" in kinds
     assert len(kinds) > 50, "forged jobs are in the ledger by the names of their forgeries"
     assert report.results >= report.accepted > 0
+
+
+def test_files(runs: Runs) -> None:
+    """A sample of the corpus ends as it must at each door."""
+    report = runs["files"].result()
+    assert report.breaches == []
+    assert report.figures["files"] == SAMPLE
+    outcomes = [report.figures[f"outcomes, {door}"] for door in ("classify", "dataset", "upload", "camera")]
+    assert outcomes == [outcomes[0]] * 4
+    assert sum(outcomes[0].values()) == SAMPLE
+    assert report.figures["workers replaced"] == 0
+    assert report.figures["most memory of a process, MB"]["worker"] > 0
+
+
+def test_fuzz(runs: Runs) -> None:
+    report = runs["fuzz"].result()
+    assert report.breaches == []
+    assert set(report.figures["inputs"]) == {f"{target}, plain" for target in TARGETS}
+    assert all(report.figures["inputs"].values())
 
 
 def test_command(settings: Settings, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import resource
 import signal
 import struct
@@ -78,11 +79,12 @@ class Status:
         self._path = path
 
     def write(self, runs: int, data: bytes) -> None:
-        """Overwrite it. Reads may follow only when the process has ended."""
-        if not hasattr(self, "_file"):
-            self._file = self._path.open("w+b", buffering=0)
-        self._file.seek(0)
-        self._file.write(_STATUS.pack(runs, len(data)) + data)
+        """Overwrite it. The input can be read when the process has ended."""
+        file = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            os.write(file, _STATUS.pack(runs, len(data)) + data)
+        finally:
+            os.close(file)
 
     def read(self) -> tuple[int, bytes]:
         """The number of runs, and the last input."""

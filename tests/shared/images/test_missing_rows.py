@@ -13,7 +13,7 @@ from PIL import Image
 import shared.images.missing_rows
 from shared.images.decoding import decode_image
 from tests.shared.images.pictures import KINDS, SIZE_PX, bottle, encode, refusal
-from torture.corpus.bombs import png_chunk
+from torture.corpus.bombs import layout, png_chunk, tiff
 
 EOI = b"\xff\xd9"
 SIDE = 150
@@ -67,7 +67,14 @@ def test_a_jpeg_that_lacks_only_its_end_mark_is_accepted(kind: str, end: int) ->
 def test_zeros_in_place_of_the_rest_are_not_taken_for_pixels(kind: str) -> None:
     """A file whose length was reserved before it was written, or a download that was broken off."""
     data = cut(JPEGS[kind], 0.6)
-    assert refusal(data + bytes(len(JPEGS[kind]) - len(data))).reason == "truncated"
+    for zeros in (1, 100, 100_000):
+        assert refusal(data + bytes(zeros)).reason == "truncated"
+
+
+@pytest.mark.parametrize("kind", ["baseline", "progressive", "gray"])
+def test_zeros_in_place_of_the_end_mark_are_accepted(kind: str) -> None:
+    whole = decode_image(JPEGS[kind], size_px=SIZE_PX)
+    assert np.array_equal(decode_image(JPEGS[kind][:-2] + bytes(5_000), size_px=SIZE_PX), whole)
 
 
 @pytest.mark.parametrize("kind", ["baseline", "gray"])
@@ -128,6 +135,39 @@ def test_an_interlaced_png_that_lacks_a_pass_is_truncated(size: tuple[int, int])
     assert refusal(interlaced(*size, passes=last - 1, value=200)).reason == "truncated"
     for value in (0, 200):
         assert decode_image(interlaced(*size, passes=7, value=value), size_px=4).shape == (4, 4, 3)
+
+
+def test_a_png_whose_first_chunk_is_not_its_header_is_corrupt() -> None:
+    """Its depth and colors would be read from other bytes."""
+    data = png_of(64, 64, rows(64, 64))
+    refused = refusal(data[:8] + png_chunk(b"tEXt", b"a\0b") + data[8:])
+    assert (refused.reason, "first chunk" in str(refused)) == ("corrupt", True)
+
+
+def test_a_png_with_a_short_header_is_not_measured_by_the_bytes_after_it() -> None:
+    data = png_of(64, 64, rows(64, 64))
+    assert refusal(data[:8] + png_chunk(b"IHDR", data[16:20]) + data[33:]).reason == "corrupt"
+
+
+# TIFF ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("compression", [1, 32773])
+def test_a_tiff_that_lists_fewer_strips_than_cover_it_is_truncated(compression: int) -> None:
+    tags = layout((16, 16), [8], 1, compression=compression)
+    packed = (b"\x0f" + bytes(range(50, 66))) if compression != 1 else bytes(range(50, 66))
+    whole = tiff({**tags, 278: (4, [1])}, [packed] * 16)
+    assert decode_image(whole, size_px=SIZE_PX).shape == (SIZE_PX, SIZE_PX, 3)
+    for strips in (1, 15):
+        refused = refusal(tiff({**tags, 278: (4, [1])}, [packed] * strips))
+        assert refused.reason == ("truncated" if compression == 1 else "corrupt")  # libtiff itself misses a strip
+
+
+def test_a_tiff_that_lists_fewer_tiles_than_cover_it_is_truncated() -> None:
+    tags = layout((32, 32), [8], 1, compression=1, t322=[16], t323=[16])
+    tile = bytes(range(256))
+    assert decode_image(tiff(tags, [tile] * 4, tiled=True), size_px=SIZE_PX).shape == (SIZE_PX, SIZE_PX, 3)
+    assert refusal(tiff(tags, [tile] * 3, tiled=True)).reason == "truncated"
 
 
 @pytest.mark.parametrize("kind", ["png", "png-palette", "png-alpha", "png-16", "apng", "mpo", "jpeg-cmyk"])
