@@ -16,6 +16,7 @@ _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1}
 _CODES = {1: "B", 3: "H", 4: "I"}
 _DEFLATE = 8
 _PALETTE = bytes(768)
+_MOST_REAL_PX = 10_000_000
 
 
 def zeros(row_bytes: int, rows: int) -> bytes:
@@ -149,9 +150,10 @@ def tiles(size: tuple[int, int], tile: int, bits: Sequence[int], photometric: in
 
 
 def jpeg(width: int, height: int, mode: str = "RGB", **options: Any) -> bytes:
-    """A JPEG whose header claims more pixels than it has data for. The codec makes all of them nevertheless."""
+    """A black JPEG. If it is large, its header claims more pixels than it has data for, which takes no time to make."""
     out = io.BytesIO()
-    Image.new(mode, (64, 64)).save(out, "JPEG", **options)
+    size = (width, height) if width * height <= _MOST_REAL_PX else (64, 64)
+    Image.new(mode, size).save(out, "JPEG", **options)
     data, at = bytearray(out.getvalue()), 2
     while data[at + 1] not in (0xC0, 0xC1, 0xC2):
         at += 2 + (data[at + 2] << 8 | data[at + 3])
