@@ -25,6 +25,7 @@ from bench.engines.null import NullEngine, null_model
 from model_store.bundle.preprocessing import decoder_of
 from shared.cli import setup_logging
 from shared.images.arrays import Images, Pixels
+from shared.images.decoder_process import DecoderProcess
 from shared.settings import Settings, load_settings
 from torture.plant.executions import watch
 from torture.plant.images import MARKS
@@ -93,7 +94,9 @@ def load(engine: str, settings: Settings) -> LoadedModel:
 def _fixed_rate_model(settings: Settings) -> LoadedModel:
     """The null model with the decoder of a real one, which rejects unusable images."""
     loaded = null_model(settings)
-    return replace(loaded, engine=FixedRateEngine(), decoder=decoder_of(loaded.manifest, settings))
+    process = DecoderProcess(max_bytes=settings.max_image_bytes, max_decode_bytes=settings.max_decode_bytes)
+    decoder = decoder_of(loaded.manifest, settings, decoder_process=process)
+    return replace(loaded, engine=FixedRateEngine(), decoder=decoder)
 
 
 def main() -> int:
