@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import redis
@@ -11,6 +12,7 @@ from shared import keys
 from shared.errors import BadSetting, RedisUnavailable
 from shared.masking import masked_url
 from shared.server import functions
+from shared.server.error_translation import is_missing_function, lacks_functions
 from shared.server.functions import Function
 
 Argument = str | bytes | int | float
@@ -36,7 +38,7 @@ class QueueFunctions:
             RedisUnavailable: nobody has loaded the functions, and this user may not.
             BadSetting: the server has no functions, and this user may not run scripts.
         """
-        return self._call(Function.ASK, names, arguments, images={}, image_ttl_s=1)
+        return self._call(Function.ASK, names, arguments)
 
     def submit(
         self, names: Sequence[str], arguments: Sequence[Argument], *, images: Mapping[str, bytes], image_ttl_s: int
@@ -62,8 +64,8 @@ class QueueFunctions:
         names: Sequence[str],
         arguments: Sequence[Argument],
         *,
-        images: Mapping[str, bytes],
-        image_ttl_s: int,
+        images: Mapping[str, bytes] = MappingProxyType({}),
+        image_ttl_s: int = 1,
     ) -> list[Any]:
         for _ in range(_MAX_TRIES):
             try:
@@ -75,9 +77,9 @@ class QueueFunctions:
                     return list(pipeline.execute()[-1])
             except redis.exceptions.ResponseError as error:
                 refused = error
-            if functions.is_missing(refused):
+            if is_missing_function(refused):
                 self._load(images)
-            elif functions.lacks_functions(refused):
+            elif lacks_functions(refused):
                 self._has_functions = False
             elif not self._has_functions and isinstance(refused, redis.exceptions.NoPermissionError):
                 raise self._needs_eval(refused) from refused

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shared.cli import RedisUrl
+from shared.cli import JsonFlag, RedisUrl, print_json
 from shared.messages import say
 
 if TYPE_CHECKING:
@@ -64,9 +64,9 @@ def acl(
 def load_functions(redis_url: RedisUrl = None) -> None:
     """Load the functions that producers of this release call, as a worker does when it starts.
 
-    A producer whose user may not load them waits until somebody has. Those of other releases stay.
+    A producer whose user may not load them waits until somebody has. The functions of other releases stay.
 
-    Example: sortline functions load --redis-url redis://admin:PASSWORD@host:6379/0
+    Example: SORTLINE_REDIS_PASSWORD_FILE=admin.password sortline functions load --redis-url redis://admin@host:6379/0
     """
     from shared.server import functions
 
@@ -75,7 +75,7 @@ def load_functions(redis_url: RedisUrl = None) -> None:
         say(f"The functions of version {functions.version()} {done}.")
 
 
-def list_functions(redis_url: RedisUrl = None) -> None:
+def list_functions(redis_url: RedisUrl = None, as_json: JsonFlag = False) -> None:
     """List the versions of the functions that the server has.
 
     Example: sortline functions list
@@ -83,8 +83,12 @@ def list_functions(redis_url: RedisUrl = None) -> None:
     from shared.server import functions
 
     with _server(redis_url) as client:
-        for version in functions.loaded_versions(client):
-            say(f"{version}  this release" if version == functions.version() else version)
+        versions = functions.loaded_versions(client)
+    if as_json:
+        print_json({"this_release": functions.version(), "loaded": versions})
+        return
+    for version in versions:
+        say(f"{version}  this release" if version == functions.version() else version)
 
 
 def delete_functions(
@@ -113,8 +117,7 @@ def _server(redis_url: str | None) -> Iterator[redis.Redis]:
 
     from shared.errors import BadSetting
     from shared.server.connection import check, connect
-    from shared.server.error_translation import server_errors
-    from shared.server.functions import lacks_functions
+    from shared.server.error_translation import lacks_functions, server_errors
     from shared.settings import load_settings
 
     settings = load_settings(redis_url=redis_url)

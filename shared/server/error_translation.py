@@ -147,6 +147,7 @@ _SCRIPT = re.compile(r"^(?:ERR )?Error running script .*?@user_script: ?\d+: -?"
 _RAISED_AGAIN = re.compile(r"^(?:user_(?:script|function):\d+: (?=[A-Z]))?(?:ERR )?")
 # Redis 7 and Valkey put this after the answer to a command of a script: the place in the script.
 _PLACE_IN_SCRIPT = re.compile(r" script: \w*,? ?on @user_(?:script|function):\d+\.?$")
+_NO_FUNCTIONS = re.compile(r"unknown command ['`](FCALL|FUNCTION)\b", re.IGNORECASE)
 _CODE = re.compile(r"^([A-Z]+) ")
 
 
@@ -196,6 +197,16 @@ def is_unreachable(error: Exception) -> bool:
 def is_wrong_type(error: object) -> bool:
     """Whether the server refused a command because its key holds another type: other keys are not affected."""
     return isinstance(error, exceptions.ResponseError) and _code_and_text(error)[1].startswith("WRONGTYPE ")
+
+
+def is_missing_function(error: object) -> bool:
+    """Whether the server refused a call because it does not have the function."""
+    return isinstance(error, exceptions.ResponseError) and _code_and_text(error)[1].startswith("Function not found")
+
+
+def lacks_functions(error: object) -> bool:
+    """Whether the server refused a call because it knows no functions at all, as Redis before 7."""
+    return isinstance(error, exceptions.ResponseError) and _NO_FUNCTIONS.match(_code_and_text(error)[1]) is not None
 
 
 def _code_and_text(error: Exception) -> tuple[str, str]:

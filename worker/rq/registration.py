@@ -33,7 +33,7 @@ from rq.worker.base import BaseWorker
 from shared import keys
 from shared.server import functions
 from shared.server.connection import connect
-from shared.server.error_translation import explain, is_unreachable, is_wrong_type
+from shared.server.error_translation import explain, is_unreachable, is_wrong_type, lacks_functions
 from worker.observe.metrics import Metrics
 from worker.parent.handover import worker_name
 from worker.rq.persistence_check import warn_if_not_durable
@@ -47,11 +47,9 @@ HEARTBEAT_INTERVAL_S = 2.0
 LISTEN_S = 0.5
 # How many members of a set of workers are checked in one round trip.
 CHUNK = 1_000
-# How often the thread looks whether the server still has the functions: it may have lost its data.
-FUNCTIONS_INTERVAL_S = 2.0
-# Why an error in this thread does not matter for sorting.
-FOR_RQ_ONLY = "only RQ's tools need it, sorting goes on"
-FOR_PRODUCERS = "producers wait if they may not load them either, sorting goes on"
+# What an error in this thread means.
+ONLY_FOR_RQ = "only RQ's tools need it, sorting goes on"
+PRODUCERS_WAIT = "producers wait if they may not load them either, sorting goes on"
 
 
 def new_worker_name() -> str:
@@ -202,7 +200,6 @@ class RegistrationThread:
         self._metrics = metrics
         self._pubsub: PubSub | None = None
         self._logged: dict[str, str] = {}
-        self._functions_due_at = float("-inf")  # monotonic
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="registration", daemon=True)
 
@@ -220,9 +217,10 @@ class RegistrationThread:
         is_checked = False
         while True:
             is_registered = self.attempt("the registration with RQ", self._heartbeat)
-            if is_registered and time.monotonic() >= self._functions_due_at:
-                self.attempt("loading the functions that producers call", self._load_functions, FOR_PRODUCERS)
-                self._functions_due_at = time.monotonic() + FUNCTIONS_INTERVAL_S
+            if is_registered:
+                self.attempt(
+                    "loading the functions that producers call", self._load_functions, consequence=PRODUCERS_WAIT
+                )
             # Listen before the check and the clean-up, which can wait until the worker has started.
             self._listen(HEARTBEAT_INTERVAL_S)
             if is_registered and not is_checked:
@@ -246,12 +244,15 @@ class RegistrationThread:
             self._registration.send_heartbeat(state=self._state())
 
     def _load_functions(self) -> None:
-        """Load the functions that producers call, unless the server has them, or knows none."""
+        """Load the functions that producers call, unless the server has them, or knows none.
+
+        At each heartbeat, because the server may have lost its data.
+        """
         try:
             if functions.version() not in functions.loaded_versions(self._client):
                 functions.load(self._client)
         except redis.exceptions.ResponseError as error:
-            if not functions.lacks_functions(error):  # before Redis 7 producers run scripts
+            if not lacks_functions(error):  # before Redis 7 producers run scripts
                 raise
 
     def _listen(self, duration_s: float) -> None:
@@ -275,7 +276,7 @@ class RegistrationThread:
         if pubsub is not None:
             self.attempt("the end of listening to RQ's commands", pubsub.close)
 
-    def attempt(self, what: str, work: Callable[[], object], harmless: str = FOR_RQ_ONLY) -> bool:
+    def attempt(self, what: str, work: Callable[[], object], *, consequence: str = ONLY_FOR_RQ) -> bool:
         """Do the work, and return whether it succeeded. Count an error, and log it if it is a new one.
 
         That the server can't be reached is logged by the pipeline already.
@@ -290,7 +291,7 @@ class RegistrationThread:
                 explain(error) if isinstance(error, redis.exceptions.RedisError) else f"{type(error).__name__}: {error}"
             )
             if text not in self._logged.values():  # often all of this thread's work fails for one reason
-                log.warning("%s failed (%s); %s", what, text, harmless)
+                log.warning("%s failed (%s); %s", what, text, consequence)
                 self._logged[what] = text
             return False
         if self._logged.pop(what, None) is not None:

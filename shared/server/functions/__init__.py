@@ -70,7 +70,7 @@ def load(client: redis.Redis) -> bool:
     """Load the functions, unless the server has them. Returns whether they were loaded now.
 
     Raises:
-        redis.exceptions.RedisError: the server can't be reached, refuses, or has no functions (`lacks_functions`).
+        redis.exceptions.RedisError: the server can't be reached, refuses, or knows no functions (`error_translation.lacks_functions`).
     """
     try:
         client.function_load(library())
@@ -98,17 +98,6 @@ def delete(client: redis.Redis, version: str) -> None:
         redis.exceptions.RedisError: as `load`, or the server does not have them.
     """
     client.function_delete(_PREFIX + version)
-
-
-def is_missing(error: Exception) -> bool:
-    """Whether a call was refused because the server does not have the function."""
-    return "Function not found" in str(error)
-
-
-def lacks_functions(error: Exception) -> bool:
-    """Whether a call was refused because the server knows no functions at all, as Redis before 7."""
-    text = str(error).lower()
-    return "unknown command" in text and ("fcall" in text or "function" in text)
 
 
 def _library_name(entry: list[bytes | str] | dict[bytes | str, bytes | str]) -> str:

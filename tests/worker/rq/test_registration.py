@@ -184,7 +184,6 @@ def running(settings: Settings, metrics: Metrics | None = None) -> Iterator[Regi
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many heartbeats in a short test."""
     monkeypatch.setattr(registration_module, "HEARTBEAT_INTERVAL_S", 0.01)
-    monkeypatch.setattr(registration_module, "FUNCTIONS_INTERVAL_S", 0.01)
 
 
 def is_registered(client: redis.Redis) -> bool:
