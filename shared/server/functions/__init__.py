@@ -70,7 +70,8 @@ def load(client: redis.Redis) -> bool:
     """Load the functions, unless the server has them. Returns whether they were loaded now.
 
     Raises:
-        redis.exceptions.RedisError: the server can't be reached, refuses, or knows no functions (`error_translation.lacks_functions`).
+        redis.exceptions.RedisError: the server can't be reached, refuses, or knows no functions
+            (`error_translation.lacks_functions`).
     """
     try:
         client.function_load(library())

@@ -14,6 +14,7 @@ from producer.streams.notices import NoticeKind
 from producer.streams.reader import ResultReader
 from shared import keys
 from shared.errors import BadSetting
+from shared.server import roles
 from shared.settings import Settings
 from tests.kit import PROJECT
 from tests.producer.streams.kit import fill, once_a_reader_waits, patient_stop
@@ -23,6 +24,12 @@ READERS: dict[str, Callable[..., ResultReader | ResultGroupReader]] = {
     "ejector": ResultReader,
     "ejectors": lambda settings, **options: ResultGroupReader(settings, line="a", group="g", **options),
 }
+
+
+def expanded(rules: str) -> list[str]:
+    """The rules as the shell passes them to `ACL SETUSER`."""
+    text = re.sub(r"\$\(sortline acl (\w+)\)", lambda found: " ".join(roles.rules(roles.Role(found[1]))), rules)
+    return text.split()
 
 
 @pytest.fixture
@@ -39,7 +46,7 @@ def test_they_can_read_and_go_on_when_the_stream_is_lost(
         kinds.append(getattr(notice, "kind", None))
 
     kinds: list[object] = []
-    client.execute_command("ACL", "SETUSER", user, *rules.split())
+    client.execute_command("ACL", "SETUSER", user, *expanded(rules))
     try:
         url = settings.redis_url.replace("redis://", f"redis://{user}:PASSWORD@")
         fill(client, 1)

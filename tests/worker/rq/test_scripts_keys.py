@@ -90,7 +90,7 @@ _COMMENT = re.compile(r"--.*")
 
 def lua(name: str) -> str:
     """A script's text without its comments."""
-    folder = files("producer.scripts") if name in PRODUCERS else files(scripts.__name__)
+    folder = files("shared.server.functions") if name in PRODUCERS else files(scripts.__name__)
     return _COMMENT.sub("", folder.joinpath(f"{name}.lua").read_text(encoding="utf-8"))
 
 
@@ -127,7 +127,9 @@ def python_keys() -> set[str]:
 
 
 def test_every_script_is_compared() -> None:
-    names = [path.name for package in (scripts.__name__, "producer.scripts") for path in files(package).iterdir()]
+    names = [
+        path.name for package in (scripts.__name__, "shared.server.functions") for path in files(package).iterdir()
+    ]
     assert {name.removesuffix(".lua") for name in names if name.endswith(".lua")} == set(SPELLED)
 
 
