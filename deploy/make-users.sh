@@ -5,7 +5,7 @@
 # password, delete its file and run this again. The server and its clients read these files when they start.
 set -eu
 
-ROLES="worker producer viewer admin"
+ROLES="worker producer viewer reader admin"
 # Asks the server whether it answers, and may do nothing else.
 HEALTH=health
 IMAGE=sortline:cpu
@@ -60,8 +60,9 @@ for name in $ROLES $HEALTH; do
   make_password "$name"
 done
 
-# Whoever does not log in is the user `default`, which may do everything unless it is off.
-echo "user default off resetkeys resetchannels -@all" >secrets/users.acl.new
+# Whoever does not log in is the user `default`: it is off, so nobody can. It keeps its rights, because Redis 7.0 reads
+# its append-only file as this user, and would drop what it may not write: all jobs.
+echo "user default off resetpass ~* &* +@all" >secrets/users.acl.new
 for role in $ROLES; do
   line=$(acl_line "$role") || fail "the rules of $role could not be made, see above. If $IMAGE is missing, build it:" \
     "docker compose -f deploy/compose.yaml build"

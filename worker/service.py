@@ -20,7 +20,7 @@ from model_store.registry.store import open_store, parse_spec
 from shared.clock import ServerClock
 from shared.errors import Transient
 from shared.native_memory import keep_free_memory
-from shared.server.connection import check, connect
+from shared.server.connection import connect
 from shared.server.error_translation import explain
 from shared.settings import Settings
 from shared.status_server import StatusServer
@@ -45,6 +45,7 @@ from worker.rq.leases import LeaseKeeper
 from worker.rq.maintenance import Maintenance
 from worker.rq.processes import find_processes
 from worker.rq.registration import RegistrationThread, new_worker_name
+from worker.rq.server_check import check_server
 from worker.rq.sweep import Sweeper
 from worker.state.inflight import Inflight
 
@@ -142,8 +143,7 @@ class WorkerService:
         status = self._status_server()
         status.start()
         try:
-            url = self._settings.redis_url
-            answer = in_background("check", lambda: check(connect(url), url))
+            answer = in_background("check", lambda: check_server(self._settings.redis_url))
             keeper = None
             if self._predecessor is not None:  # before the loading, which mutes the output of all threads
                 keeper = self._wait_for(in_background("take-back", self._take_back), timeout_s=CHECK_S)

@@ -158,8 +158,6 @@ class ResultGroupReader:
             if not str(error).startswith(_GROUP_EXISTS):
                 raise
         else:
-            # This may have created the stream of a line that never has a result.
-            self._client.expire(self._stream, keys.STREAM_TTL_S)
             if self._was_made:
                 self._report(
                     NoticeKind.BEGAN_ANEW, "the server has lost the group. The stream is read again from its beginning."

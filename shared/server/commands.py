@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     import redis
 
+    from shared.server.roles import Role
+
 
 def add_to(app: typer.Typer) -> None:
     """Add this package's commands."""
@@ -37,10 +39,13 @@ def acl(
     password_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="file with that user's password; the line holds its SHA-256")
     ] = None,
+    queues: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="queues to which a producer may send, e.g. live (default: all)")
+    ] = None,
 ) -> None:
     """Print what one role may do on the server, as ACL rules of Redis 7 or Valkey. SECURITY.md explains the roles.
 
-    Give the rules to `ACL SETUSER NAME on >PASSWORD`, or write the lines that --user prints into the server's ACL file.
+    Write the line that --user prints into the server's ACL file, and load it with `ACL LOAD`.
 
     Example: sortline acl worker --user worker --password-file worker.password >> users.acl
     """
@@ -54,11 +59,12 @@ def acl(
         raise BadSetting(f"{role!r} is not a role: use {', '.join(roles.Role)}.") from None
     if (user is None) != (password_file is None):
         raise BadSetting("--user and --password-file define a user together: give both, or none to print the rules.")
+    names = _queue_names(queues, role=known)
     if user is None or password_file is None:
-        say(" ".join(roles.rules(known)))
+        say(" ".join(roles.rules(known, names)))
         return
     password = read_password(password_file, where=f"--password-file {password_file}")
-    say(roles.user_line(known, name=_user_name(user), password=password))
+    say(roles.user_line(known, name=_user_name(user), password=password, queues=names))
 
 
 def load_functions(redis_url: RedisUrl = None) -> None:
@@ -72,6 +78,7 @@ def load_functions(redis_url: RedisUrl = None) -> None:
 
     with _server(redis_url) as client:
         done = "are loaded" if functions.load(client) else "were loaded before"
+        functions.check_text(client)
         say(f"The functions of version {functions.version()} {done}.")
 
 
@@ -129,6 +136,21 @@ def _server(redis_url: str | None) -> Iterator[redis.Redis]:
             if not lacks_functions(error):
                 raise
             raise BadSetting("the server has no functions, it is older than Redis 7: producers run scripts.") from error
+
+
+def _queue_names(text: str | None, *, role: Role) -> list[str]:
+    from shared.errors import BadSetting
+    from shared.schemas import NAME_RULE, is_name
+    from shared.server import roles
+
+    if text is None:
+        return []
+    if role is not roles.Role.PRODUCER:
+        raise BadSetting(f"--queues is for producers: the rights of role {role} don't depend on queues.")
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names or not all(map(is_name, names)):
+        raise BadSetting(f"--queues = {text!r}: give names, separated by commas; a name {NAME_RULE}.")
+    return names
 
 
 def _user_name(name: str) -> str:

@@ -1,12 +1,14 @@
 """The users that a plant's server should have: what each role may do there, as ACL rules of Redis 7 and Valkey.
 
-Every permission is listed: a command of a new release of the server is denied until somebody adds it here. A function
-or script runs with the rights of its caller, so a role has the rights that its functions need, too.
+Every permission but the administrator's is listed: a command of a new release of the server is denied until somebody
+adds it here. A function or script runs with the rights of its caller, so a role has the rights that its functions need,
+too.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -60,39 +62,45 @@ class Rights:
 _CONNECTION = "hello ping select client|setname"
 
 _JOB, _IMAGE = keys.rq_job(ANY), keys.image(ANY)
-_QUEUE, _SUSPECTS, _LEASES = keys.rq_queue(ANY), keys.suspects(ANY), keys.rq_wip(ANY)
-_WAKEUP, _LOAD, _FLOW = keys.wakeup(ANY), keys.load(ANY), keys.flow(ANY)
 
-_PRODUCER = Rights(
-    (
-        Grant(f"{_CONNECTION} multi exec time"),
-        Grant("fcall", both=(keys.RQ_QUEUES, _QUEUE, _WAKEUP, _SUSPECTS, _LEASES, _LOAD, _FLOW, _JOB, _IMAGE)),
-        Grant("set", write=(_IMAGE,)),
-        Grant("unlink", write=(_IMAGE, _JOB, _LOAD, _FLOW, _WAKEUP, keys.NEVER_WRITTEN)),
-        Grant("hset", write=(_JOB, _LOAD, _FLOW)),
-        Grant("hget hmget", read=(_JOB, _LOAD, _FLOW)),
-        Grant("hincrby", both=(_LOAD,)),
-        Grant("expire", write=(_FLOW,)),
-        Grant("rpush llen lindex", both=(_QUEUE,)),
-        Grant("llen", read=(_SUSPECTS,)),
-        Grant("zcard", read=(_LEASES,)),
-        Grant("sadd", write=(keys.RQ_QUEUES,)),
-        Grant("lpush ltrim", write=(_WAKEUP,)),
-        # Waiting for results, and explaining why there is none.
-        Grant("xrevrange", read=(keys.rq_results(ANY),)),
-        Grant("smembers", read=(keys.RQ_WORKERS,)),
-        Grant("hget", read=(keys.rq_worker(ANY),)),
-        Grant("exists", read=(keys.RQ_SUSPENDED,)),
+
+def _producer(queues: Sequence[str]) -> Rights:
+    """The rights of a producer that sends to these queues."""
+    lists, suspects, leases, wakeups, loads, flows = (
+        tuple(key(queue) for queue in queues)
+        for key in (keys.rq_queue, keys.suspects, keys.rq_wip, keys.wakeup, keys.load, keys.flow)
     )
-)
+    return Rights(
+        (
+            Grant(f"{_CONNECTION} multi exec time"),
+            Grant("fcall", both=(keys.RQ_QUEUES, _JOB, _IMAGE, *lists, *suspects, *leases, *wakeups, *loads, *flows)),
+            Grant("set", write=(_IMAGE,)),
+            Grant("unlink", write=(_IMAGE, _JOB, keys.NEVER_WRITTEN, *wakeups, *loads, *flows)),
+            Grant("hset", write=(_JOB, *loads, *flows)),
+            Grant("hget hmget", read=(_JOB, *loads, *flows)),
+            Grant("hincrby", both=loads),
+            Grant("expire", write=flows),
+            Grant("rpush llen lindex", both=lists),
+            Grant("llen", read=suspects),
+            Grant("zcard", read=leases),
+            Grant("sadd", write=(keys.RQ_QUEUES,)),
+            Grant("lpush ltrim", write=wakeups),
+            # Waiting for results, and explaining why there is none.
+            Grant("xrevrange", read=(keys.rq_results(ANY),)),
+            Grant("smembers", read=(keys.RQ_WORKERS,)),
+            Grant("hget", read=(keys.rq_worker(ANY),)),
+            Grant("exists", read=(keys.RQ_SUSPENDED,)),
+        )
+    )
+
 
 _WORKER = Rights(
     (
         Grant(
-            f"{_CONNECTION} multi exec time info config|get client|info function|load function|list "
-            "eval evalsha subscribe unsubscribe scan "
+            f"{_CONNECTION} multi exec time info client|info function|load function|list "
+            "eval evalsha subscribe scan "
             "exists type del unlink rename expire persist ttl "
-            "get mget strlen "
+            "mget strlen "
             "llen lindex lpos lrange lpush rpush ltrim blpop "
             "hget hmget hgetall hlen hexists hset hsetnx hincrby hincrbyfloat hdel "
             "sadd srem smembers sscan srandmember "
@@ -108,7 +116,7 @@ _RESULTS = keys.results(ANY)
 _VIEWER = Rights(
     (
         Grant(_CONNECTION),
-        Grant("xread xrange xrevrange xinfo|stream", read=(_RESULTS, keys.shadow(ANY))),
+        Grant("xread xrevrange xinfo|stream", read=(_RESULTS, keys.shadow(ANY))),
         Grant("smembers", read=(keys.LINES,)),
         Grant("hmget", read=("sortline:canary:*",)),
     )
@@ -118,19 +126,20 @@ _READER = Rights(
         Grant(f"{_CONNECTION} multi exec"),
         Grant("xinfo|stream xinfo|groups", read=(_RESULTS,)),
         Grant("xreadgroup xautoclaim", both=(_RESULTS,)),
-        Grant("xgroup|create xack expire", write=(_RESULTS,)),
+        Grant("xgroup|create xack", write=(_RESULTS,)),
         Grant("smembers", read=(keys.LINES,)),
     )
 )
 
-# All that RQ's tools need. Not: users, the server's configuration, its data as a whole, and other programs' keys.
+# All that RQ's tools need. Not: users, the server's configuration, its data as a whole, and other programs' keys. No
+# role may read the configuration (CONFIG GET), because it shows the passwords of the server itself.
 _ADMIN = Rights(
-    (Grant("@all -@dangerous info config|get client|list", both=("rq:*", "sortline:*")),),
+    (Grant("@all -@dangerous info acl|log acl|whoami", both=("rq:*", "sortline:*")),),
     channels=("rq:*",),
 )
 
 _RIGHTS = {
-    Role.PRODUCER: _PRODUCER,
+    Role.PRODUCER: _producer([ANY]),
     Role.WORKER: _WORKER,
     Role.VIEWER: _VIEWER,
     Role.READER: _READER,
@@ -143,12 +152,17 @@ def rights_of(role: Role) -> Rights:
     return _RIGHTS[role]
 
 
-def rules(role: Role) -> list[str]:
-    """The ACL rules of a role, for `ACL SETUSER name on >password …`."""
-    return _RIGHTS[role].rules()
+def rules(role: Role, queues: Sequence[str] = ()) -> list[str]:
+    """The ACL rules of a role, for `ACL SETUSER name on >password …`.
+
+    Args:
+        role: whose rights.
+        queues: the queues to which a producer may send; none means all. The other roles' rights don't depend on queues.
+    """
+    return (_producer(queues) if queues else _RIGHTS[role]).rules()
 
 
-def user_line(role: Role, *, name: str, password: str) -> str:
+def user_line(role: Role, *, name: str, password: str, queues: Sequence[str] = ()) -> str:
     """A user of that role, as a line of the server's ACL file. It holds the password's SHA-256, not the password."""
     digest = hashlib.sha256(password.encode()).hexdigest()
-    return f"user {name} on #{digest} {' '.join(rules(role))}"
+    return f"user {name} on #{digest} {' '.join(rules(role, queues))}"

@@ -23,7 +23,7 @@ from shared.server.valkey import valkey_command
 from tests.deploy.manifests import DEPLOY, read_compose
 from tests.kit import PATIENCE_S, PROJECT, needed_tool, wait_until
 
-ROLES = ("worker", "producer", "viewer", "admin")
+ROLES = ("worker", "producer", "viewer", "reader", "admin")
 USERS = (*ROLES, "health")
 # `sortline acl` as the script sees it. The rules differ by role, so that the test can tell the users apart.
 STUB = """#!/bin/sh
@@ -280,7 +280,7 @@ def test_the_acl_file_holds_digests_and_no_passwords(folder: Folder) -> None:
     for user in USERS:
         assert folder.password(user) not in text
         assert f"user {user} on #{hashlib.sha256(folder.password(user).encode()).hexdigest()} " in text
-    assert text.splitlines()[0] == "user default off resetkeys resetchannels -@all"
+    assert text.splitlines()[0] == "user default off resetpass ~* &* +@all"
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import redis
 from producer import LineProducer
 from producer.frames import Frame
 from shared import keys
-from shared.errors import BadSetting, RedisUnavailable
+from shared.errors import BadSetting, CommandRefused, RedisUnavailable
 from shared.server import functions
 from shared.settings import Settings
 from tests.producer.kit import jpeg
@@ -98,7 +98,20 @@ def test_the_functions_of_another_release_are_left_alone(lost: redis.Redis, sett
     assert functions.loaded_versions(lost) == sorted({"0123456789ab", functions.version()})
 
 
+def test_other_functions_under_our_names_are_found(lost: redis.Redis) -> None:
+    other = functions.library().replace("local function submit", "local function ask_or_submit", 1)
+    lost.function_load(other.replace(f"_{functions.version()}', submit", f"_{functions.version()}', ask_or_submit"))
+    assert not functions.load(lost)
+    with pytest.raises(CommandRefused, match=r"somebody.*has replaced it"):
+        functions.check_text(lost)
+    lost.function_flush()
+    lost.function_load(functions.library().replace(f"name={functions.library_name()}", "name=other"))
+    with pytest.raises(redis.exceptions.ResponseError, match="already exists"):
+        functions.load(lost)
+
+
 def test_loading_again_changes_nothing(lost: redis.Redis) -> None:
     assert functions.load(lost) and not functions.load(lost)
+    functions.check_text(lost)
     functions.delete(lost, functions.version())
     assert functions.loaded_versions(lost) == []

@@ -15,24 +15,26 @@ log = logging.getLogger("sortline.worker")
 def warn_if_not_durable(client: redis.Redis) -> None:
     """Log how the server could lose queued images (by eviction, or when its process ends), or waste memory.
 
-    Logs nothing if the server refuses CONFIG, as managed services do.
+    How it wastes memory is logged only if the user may read the server's configuration. The worker's role may not,
+    because CONFIG GET also shows passwords.
     """
-    try:
-        config = cast("dict[Any, Any]", client.config_get("maxmemory*", "appendonly", *MEMORY_OPTIONS))
-    except redis.exceptions.ResponseError:
-        return
-    policy = config.get("maxmemory-policy", "noeviction")
+    info = client.info()
+    policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         log.warning(
             "the server may evict queued images when its memory is full (maxmemory-policy %s): "
             "CONFIG SET maxmemory-policy noeviction",
             policy,
         )
-    if config.get("appendonly") == "no":
+    if info.get("aof_enabled") == 0:
         log.warning(
             "the server keeps no append-only file (appendonly no), so queued jobs are lost when it ends: "
             "CONFIG SET appendonly yes, unless that doesn't matter here"
         )
+    try:
+        config = cast("dict[Any, Any]", client.config_get(*MEMORY_OPTIONS))
+    except redis.exceptions.ResponseError:
+        return
     _warn_of_large_jobs(config)
 
 

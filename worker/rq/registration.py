@@ -200,6 +200,7 @@ class RegistrationThread:
         self._metrics = metrics
         self._pubsub: PubSub | None = None
         self._logged: dict[str, str] = {}
+        self._are_functions_checked = False  # whether they are those of this release
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="registration", daemon=True)
 
@@ -251,6 +252,9 @@ class RegistrationThread:
         try:
             if functions.version() not in functions.loaded_versions(self._client):
                 functions.load(self._client)
+            elif not self._are_functions_checked:
+                functions.check_text(self._client)
+            self._are_functions_checked = True
         except redis.exceptions.ResponseError as error:
             if not lacks_functions(error):  # before Redis 7 producers run scripts
                 raise

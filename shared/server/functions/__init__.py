@@ -13,9 +13,11 @@ import functools
 import hashlib
 from enum import StrEnum
 from importlib.resources import files
-from typing import cast
+from typing import Any
 
 import redis
+
+from shared.errors import CommandRefused
 
 _PREFIX = "sortline_"
 # Enough that two releases never have the same names.
@@ -76,10 +78,26 @@ def load(client: redis.Redis) -> bool:
     try:
         client.function_load(library())
     except redis.exceptions.ResponseError as error:
-        if "already exists" in str(error):
+        if str(error).startswith("Library "):  # it "already exists"
             return False
-        raise
+        raise  # also if another library has a function of this name
     return True
+
+
+def check_text(client: redis.Redis) -> None:
+    """Check that what the server has under the name of this release is this release's text.
+
+    Raises:
+        CommandRefused: it is another text: somebody has loaded other functions under this name.
+        redis.exceptions.RedisError: as `load`.
+    """
+    for entry in _entries(client, library_name(), withcode=True):
+        if entry["library_code"] != library():
+            raise CommandRefused(
+                f"the library {library_name()} on the Redis server is not what this release of Sortline loads: "
+                "somebody with the right to FUNCTION has replaced it. Find out who, then run "
+                f"`sortline functions delete {version()}` and `sortline functions load`."
+            )
 
 
 def loaded_versions(client: redis.Redis) -> list[str]:
@@ -88,8 +106,7 @@ def loaded_versions(client: redis.Redis) -> list[str]:
     Raises:
         redis.exceptions.RedisError: as `load`.
     """
-    found = cast("list[list[bytes | str]] | list[dict[bytes | str, bytes | str]]", client.function_list(f"{_PREFIX}*"))
-    return sorted(_library_name(entry).removeprefix(_PREFIX) for entry in found)
+    return sorted(entry["library_name"].removeprefix(_PREFIX) for entry in _entries(client, f"{_PREFIX}*"))
 
 
 def delete(client: redis.Redis, version: str) -> None:
@@ -101,8 +118,16 @@ def delete(client: redis.Redis, version: str) -> None:
     client.function_delete(_PREFIX + version)
 
 
-def _library_name(entry: list[bytes | str] | dict[bytes | str, bytes | str]) -> str:
-    """The name of one library in the answer to FUNCTION LIST: a map, or in older protocols names and values in turn."""
-    pairs = entry if isinstance(entry, dict) else dict(zip(entry[::2], entry[1::2], strict=True))
-    name = pairs.get(b"library_name") or pairs["library_name"]
-    return name.decode() if isinstance(name, bytes) else name
+def _entries(client: redis.Redis, pattern: str, *, withcode: bool = False) -> list[dict[str, str]]:
+    """The texts of the server's answer: for each library a map, or in older protocols names and values in turn."""
+    answer: list[Any] = client.function_list(pattern, withcode=withcode)
+    maps = [entry if isinstance(entry, dict) else dict(zip(entry[::2], entry[1::2], strict=True)) for entry in answer]
+    return [{_text(name): _text(value) for name, value in entry.items() if _is_text(value)} for entry in maps]
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, bytes | str)
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value

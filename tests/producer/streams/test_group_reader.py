@@ -123,14 +123,6 @@ def test_a_new_group_on_a_line_without_results_is_reported(
     assert notices[1].text == "no line 'a' has results yet; lines with results: b."
 
 
-def test_the_stream_of_a_line_without_results_expires(
-    client: redis.Redis, settings: Settings, stop: threading.Event
-) -> None:
-    with once_a_reader_waits(client, stop.set):
-        assert list(reader(settings).follow(stop)) == []
-    assert 0 < client.ttl(STREAM) <= keys.STREAM_TTL_S
-
-
 def test_a_restarted_consumer_gets_the_result_again_that_it_was_handling(
     group: redis.Redis, settings: Settings, stop: threading.Event
 ) -> None:

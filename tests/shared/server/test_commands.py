@@ -45,7 +45,7 @@ def test_a_line_of_an_acl_file_has_the_digest_and_not_the_password(tmp_path: Pat
     line = run("acl", "viewer", "--user", "wall", "--password-file", str(tmp_path / "password"))
     digest = hashlib.sha256("hunter2 €".encode()).hexdigest()
     assert line.startswith(f"user wall on #{digest} resetkeys") and "hunter2" not in line
-    (tmp_path / "users.acl").write_text(f"user default off\n{line}")
+    (tmp_path / "users.acl").write_text(f"user default off resetpass ~* &* +@all\n{line}")
     with debian_server(tmp_path, "--aclfile", str(tmp_path / "users.acl")):
         path = str(tmp_path / "socket")
         with redis.Redis(unix_socket_path=path, username="wall", password="hunter2 €") as wall:
@@ -61,6 +61,9 @@ def test_a_line_of_an_acl_file_has_the_digest_and_not_the_password(tmp_path: Pat
         (["worker", "--user", "w"], "--user and --password-file define a user together"),
         (["worker", "--password-file", "p"], "--user and --password-file define a user together"),
         (["worker", "--user", "a b", "--password-file", "p"], "--user = 'a b'"),
+        (["worker", "--queues", "live"], "--queues is for producers"),
+        (["producer", "--queues", "live,*"], "--queues = 'live,*'"),
+        (["producer", "--queues", ","], "--queues = ','"),
         (["worker", "--user", "a\nuser x on nopass", "--password-file", "p"], "--user = "),
         (["worker", "--user", "w", "--password-file", "missing"], "missing"),
         (["worker", "--user", "w", "--password-file", "folder"], "folder"),

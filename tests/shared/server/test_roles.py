@@ -19,7 +19,8 @@ SUBMIT = functions.name_of(functions.Function.SUBMIT)
 # What somebody may want to do, the command, and who may.
 DEEDS: dict[str, tuple[str, set[Role]]] = {
     "write an image": ("SET sortline:image:x y EX 9", {P, A}),
-    "read an image": ("GET sortline:image:x", {W, A}),
+    "write an image that never expires": ("SET sortline:image:x y", {P, A}),
+    "read an image": ("MGET sortline:image:x", {W, A}),
     "read an image while writing it": ("SET sortline:image:x y GET", {A}),
     "delete an image": ("UNLINK sortline:image:x", {P, W, A}),
     "write a job": ("HSET rq:job:x status queued", {P, W, A}),
@@ -29,11 +30,17 @@ DEEDS: dict[str, tuple[str, set[Role]]] = {
     "empty a queue": ("DEL rq:queue:live", {W, A}),
     "call our function": (f"FCALL {SUBMIT} 1 rq:queue:live", {P, A}),
     "call it with another's key": (f"FCALL {SUBMIT} 1 other:key", set()),
+    "change what a queue counts": ("HSET sortline:load:live items 9", {P, W, A}),
+    "change a queue's rates": ("HSET sortline:flow:live capacity 9", {P, W, A}),
+    "see which workers there are": ("SMEMBERS rq:workers", {P, W, A}),
     "run a script": ("EVAL return 0", {W, A}),
     "load functions": ("FUNCTION LOAD text", {W, A}),
     "delete functions": (f"FUNCTION DELETE {functions.library_name()}", {A}),
     "read a line's results": ("XREVRANGE sortline:results:line-1 + -", {W, V, A}),
     "read results in a group": ("XREADGROUP GROUP g c STREAMS sortline:results:line-1 >", {R, A}),
+    "let a line's results expire": ("EXPIRE sortline:results:line-1 1", {W, A}),
+    "cut a line's results short": ("XTRIM sortline:results:line-1 MAXLEN 0", {A}),
+    "find jobs of others": ("LINDEX rq:queue:live 0", {P, W, A}),
     "read one job's result": ("XREVRANGE rq:results:x + - COUNT 1", {P, W, A}),
     "forge a result": ("XADD sortline:results:line-1 * result x", {W, A}),
     "delete a line's results": ("DEL sortline:results:line-1", {W, A}),
@@ -45,8 +52,9 @@ DEEDS: dict[str, tuple[str, set[Role]]] = {
     "read another program's key": ("GET other:key", set()),
     "write another program's key": ("SET other:key x", set()),
     "see the server's state": ("INFO", {W, A}),
-    "read the server's configuration": ("CONFIG GET maxmemory", {W, A}),
+    "read the server's own passwords": ("CONFIG GET requirepass", set()),
     "change the server's configuration": ("CONFIG SET dir /tmp", set()),
+    "see what was denied": ("ACL LOG", {A}),
     "list users": ("ACL LIST", set()),
     "make a user": ("ACL SETUSER x on", set()),
     "delete all data": ("FLUSHALL", set()),
@@ -142,6 +150,21 @@ def rights_rows() -> Iterator[str]:
 
 def _code(names: object) -> str:
     return " ".join(f"`{name}`".replace("|", "\\|") for name in names)  # type: ignore[attr-defined]
+
+
+def test_a_producer_of_one_queue_reaches_no_other(client: redis.Redis) -> None:
+    try:
+        client.execute_command("ACL", "SETUSER", "u", "on", "nopass", *rules(Role.PRODUCER, ["live"]))
+        for queue, allowed in (("live", True), ("bulk", False), ("live:intermediate", False), ("*", False)):
+            for command in (
+                f"RPUSH rq:queue:{queue} x",
+                f"HSET sortline:flow:{queue} a 1",
+                f"LTRIM sortline:bell:{queue} 0 1",
+            ):
+                assert may(client, "u", command) is allowed  # type: ignore[arg-type]
+            assert may(client, "u", f"FCALL {SUBMIT} 1 rq:queue:{queue}") is allowed  # type: ignore[arg-type]
+    finally:
+        client.acl_deluser("u")
 
 
 def test_rules_take_away_what_a_user_had(client: redis.Redis) -> None:
