@@ -75,6 +75,9 @@ class QueueFunctions:
                     command = (*self._command(function), len(names), *names, *arguments)
                     pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis has no types here
                     return list(pipeline.execute()[-1])
+            except redis.exceptions.ConnectionError:
+                self._has_functions = True  # the server may come back as a newer one
+                raise
             except redis.exceptions.ResponseError as error:
                 refused = error
             if is_missing_function(refused):
@@ -82,7 +85,7 @@ class QueueFunctions:
             elif lacks_functions(refused):
                 self._has_functions = False
             elif not self._has_functions and isinstance(refused, redis.exceptions.NoPermissionError):
-                raise self._needs_eval(refused) from refused
+                raise self._needs_eval() from refused
             else:
                 raise refused
         raise RedisUnavailable(
@@ -123,9 +126,8 @@ class QueueFunctions:
                     pipeline.unlink(keys.image(job_id))
             pipeline.execute()
 
-    def _needs_eval(self, error: Exception) -> BadSetting:
+    def _needs_eval(self) -> BadSetting:
         return BadSetting(
-            f"the Redis server at {masked_url(self._redis_url)} has no functions (it is older than Redis 7), so "
-            f"producers run a script, and this user may not ({error}): grant it +eval (ACL SETUSER), or update the "
-            "server."
+            f"the Redis server at {masked_url(self._redis_url)} knows no functions (FCALL; Redis has it from 7.0 on), "
+            "so producers run a script, and this user may not: grant it +eval (ACL SETUSER), or update the server."
         )

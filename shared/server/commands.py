@@ -94,6 +94,8 @@ def list_functions(redis_url: RedisUrl = None, as_json: JsonFlag = False) -> Non
     if as_json:
         print_json({"this_release": functions.version(), "loaded": versions})
         return
+    if not versions:
+        say("The server has none of Sortline's functions. A worker loads them, and so does `sortline functions load`.")
     for version in versions:
         say(f"{version}  this release" if version == functions.version() else version)
 
@@ -135,7 +137,9 @@ def _server(redis_url: str | None) -> Iterator[redis.Redis]:
         except ResponseError as error:
             if not lacks_functions(error):
                 raise
-            raise BadSetting("the server has no functions, it is older than Redis 7: producers run scripts.") from error
+            raise BadSetting(
+                "the server knows no functions (Redis has them from 7.0 on): producers run scripts there."
+            ) from error
 
 
 def _queue_names(text: str | None, *, role: Role) -> list[str]:
@@ -156,6 +160,8 @@ def _queue_names(text: str | None, *, role: Role) -> list[str]:
 def _user_name(name: str) -> str:
     from shared.errors import BadSetting
 
+    if name == "default":
+        raise BadSetting("--user = 'default': the ACL file has a line for this user already; give another name.")
     if not name or not name.isascii() or not name.isprintable() or any(character in " ,\"'\\" for character in name):
         raise BadSetting(f"--user = {name!r}: use letters, digits and signs other than blanks, commas and quotes.")
     return name

@@ -87,7 +87,7 @@ def test_on_a_server_without_functions_a_missing_right_is_named(old_server: Sett
         client.acl_setuser("camera", enabled=True, nopass=True, keys="*", commands=["+@all", "-eval"])
     path = old_server.redis_url.removeprefix("unix://")
     producer = LineProducer(Settings(redis_url=f"unix://camera:x@{path}"))
-    with pytest.raises(BadSetting, match=r"has no functions.*older than Redis 7.*grant it \+eval"):
+    with pytest.raises(BadSetting, match=r"knows no functions.*from 7\.0 on.*grant it \+eval"):
         producer.submit(jpeg(), **LINE)
 
 
