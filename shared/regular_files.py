@@ -1,8 +1,8 @@
 """Opens and reads files by names that others chose: only regular files, and never more of one than its reader can use.
 
 A folder may hold a pipe whose name ends in `.jpg`: opening it waits for ever. It may hold a link to `/dev/zero`, or a
-sparse file of 20 GB: reading them whole takes all memory. Here the first is refused without a wait, and of the others
-no more is read than the reader's limit. Refusals are OSErrors, so they are answered as any file that can't be read.
+sparse file of 20 GB: reading them whole takes all memory. Here the first is refused without a wait, and of the others,
+only as much is read as the reader allows. Refusals are OSErrors, so they are answered as any file that can't be read.
 """
 
 from __future__ import annotations
@@ -13,8 +13,13 @@ import os
 import stat
 from pathlib import Path
 
-# The error of what is neither a regular file nor a folder.
-NOT_REGULAR = errno.EINVAL
+
+class NotRegular(OSError):
+    """It is neither a regular file nor a folder."""
+
+
+class TooLarge(OSError):
+    """The file has more bytes than its reader allows."""
 
 
 def open_regular(path: str | os.PathLike[str], *, follow_link: bool = True) -> io.BufferedReader:
@@ -25,8 +30,8 @@ def open_regular(path: str | os.PathLike[str], *, follow_link: bool = True) -> i
         follow_link: whether `path` may be a link to a regular file.
 
     Raises:
-        OSError: it can't be opened, or is not a regular file: it is a folder, or, with the number NOT_REGULAR, a pipe,
-            socket, device, or link that is not followed.
+        NotRegular: it is a pipe, socket, device, or link that is not followed.
+        OSError: it can't be opened, or is a folder.
     """
     # Looked at first, because opening a device may do something (a tape rewinds), and again once it is open, because
     # another file may have its name by then. A pipe that takes the name in between does not wait, due to O_NONBLOCK.
@@ -60,14 +65,15 @@ def read_regular(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
     """Read the whole of a regular file.
 
     Raises:
-        OSError: as `open_regular`; or the file has more than `max_bytes`.
+        TooLarge: the file has more than `max_bytes`.
+        OSError: as `open_regular`.
     """
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size <= max_bytes:  # otherwise not a byte is read
             data = file.read(max_bytes + 1)
             if len(data) <= max_bytes:  # it may grow, and files of /proc claim to be empty
                 return data
-    raise OSError(errno.EFBIG, f"it has more than {max_bytes:,} bytes, the limit for such a file", os.fspath(path))
+    raise TooLarge(errno.EFBIG, f"it has more than {max_bytes:,} bytes, the limit for such a file", os.fspath(path))
 
 
 def read_regular_text(path: Path, *, max_bytes: int, encoding: str = "utf-8") -> str:
@@ -88,5 +94,5 @@ def _check_regular(status: os.stat_result, path: str | os.PathLike[str]) -> None
         raise _not_regular(path)
 
 
-def _not_regular(path: str | os.PathLike[str]) -> OSError:
-    return OSError(NOT_REGULAR, "not a regular file, but a pipe, socket, device or link", os.fspath(path))
+def _not_regular(path: str | os.PathLike[str]) -> NotRegular:
+    return NotRegular(errno.EINVAL, "not a regular file, but a pipe, socket, device or link", os.fspath(path))

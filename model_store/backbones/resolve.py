@@ -29,8 +29,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from model_store.backbones import inspection, sources
 from model_store.backbones.handles import DEFAULT_SCALING, Scaling
 from model_store.backbones.inspection import ModuleInfo, OutputKind
+from model_store.bundle.file_reading import read_small_file
 from model_store.bundle.files import file_digests
-from model_store.bundle.plain_files import read_small_file
 from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.scratch import cache_write_errors
 from shared.errors import BadBackbone, BadBundle, BadSetting

@@ -46,7 +46,7 @@ _Refuse = Callable[[str], BadBackbone]
 def unpack(archive: Path, target: Path, *, origin: str) -> None:
     """Unpack the one SavedModel in a `.tar.gz`, at its top level or one folder below, as the new folder `target`.
 
-    Accepts only plain files and folders that stay inside `target`, at most MAX_MEMBERS of them and MAX_BYTES in all.
+    Accepts only regular files and folders that stay inside `target`, at most MAX_MEMBERS of them and MAX_BYTES in all.
 
     Args:
         origin: how messages name the archive.
@@ -131,7 +131,7 @@ def _check_member(member: tarfile.TarInfo, tar: tarfile.TarFile, refuse: _Refuse
     if not (member.isreg() or member.isdir()):
         raise refuse(f"its member {name!r} is a link or device; only files and folders are unpacked")
     if member.issparse() or member.size < 0:
-        raise refuse(f"its member {name!r} has holes or a negative size; only plain files are unpacked")
+        raise refuse(f"its member {name!r} has holes or a negative size; only regular files are unpacked")
     longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
     if (
         len(os.fsencode(member.name)) > _MAX_NAME_BYTES

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from model_store.bundle.file_reading import open_bundle_file, read_small_file
 from model_store.bundle.manifest import MANIFEST_FILE, SIGNATURES_FILE, Manifest
-from model_store.bundle.plain_files import open_plain, read_small_file
 from model_store.bundle.signatures import NO_KEYS, TrustedKeys, check_signed, read_signatures, valid_signers
 from shared.errors import BadBundle
 from shared.public_keys import PublicKey
@@ -66,7 +66,7 @@ def _digests(folder: Path) -> Iterator[tuple[str, str]]:
         total_bytes += status.st_size
         if total_bytes > MAX_BYTES:
             raise BadBundle(f"{folder} has more than {MAX_BYTES:,} bytes, at {name}: it is not a bundle.")
-        with open_plain(path) as file:
+        with open_bundle_file(path) as file:
             if name not in (MANIFEST_FILE, SIGNATURES_FILE):
                 yield name, hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -162,7 +162,7 @@ def read_checked(bundle: Bundle, name: str) -> bytes:
     """
     path = bundle.path / name
     try:
-        with open_plain(path) as file:
+        with open_bundle_file(path) as file:
             data = file.read()
     except OSError as error:
         raise BadBundle(f"{path} can't be read: {error.strerror}. Publish the model again.") from error

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from model_store.bundle.array_files import read_npz
+from model_store.bundle.file_reading import open_bundle_file
 from model_store.bundle.files import Bundle
 from model_store.bundle.manifest import GOLDEN_FILE
-from model_store.bundle.plain_files import open_plain
 from shared.arrays import Floats
 from shared.errors import BadBundle
 from shared.images.arrays import Pixels
@@ -53,7 +53,7 @@ def read_golden(bundle: Bundle) -> Golden:
     """
     path = bundle.path / GOLDEN_FILE
     try:
-        with open_plain(path) as file:
+        with open_bundle_file(path) as file:
             arrays = read_npz(file, ("images", "float", "int8"), max_bytes=_MAX_BYTES)
     except (OSError, ValueError) as error:
         raise BadBundle(f"{path} can't be read: {error}. Publish the model again.") from error

@@ -19,11 +19,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from model_store.bundle.file_reading import read_small_file
 from model_store.bundle.manifest import SIGNATURES_FILE, Manifest
-from model_store.bundle.plain_files import read_small_file
 from shared.errors import BadBundle, BadSetting, BadSignature
 from shared.home_folder import expand_home
 from shared.public_keys import PREFIX, PublicKey
+from shared.regular_files import read_regular
 from shared.validation_messages import describe_problems
 
 MAX_SIGNATURES = 16
@@ -109,8 +110,8 @@ def _keys(items: Iterable[str]) -> Iterator[PublicKey]:
 
 def _keys_of_file(path: Path) -> list[PublicKey]:
     try:
-        text = read_small_file(path, max_bytes=_MAX_KEYS_FILE_BYTES).decode()
-    except (OSError, BadBundle, UnicodeDecodeError) as error:
+        text = read_regular(path, max_bytes=_MAX_KEYS_FILE_BYTES).decode()
+    except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise BadSetting(f"trusted_keys: the file {path} can't be read: {reason}.") from error
     keys = []

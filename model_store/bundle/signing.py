@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model_store.bundle.manifest import Manifest
-from model_store.bundle.plain_files import read_small_file
 from model_store.bundle.signatures import MAX_SIGNATURES, Signature, Signatures, message_of
-from shared.errors import BadBundle, BadSetting
+from shared.errors import BadSetting
 from shared.public_keys import PublicKey
+from shared.regular_files import read_regular
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -119,7 +119,6 @@ def read_passphrase(path: Path) -> bytes:
 
 def _read(path: Path, what: str) -> bytes:
     try:
-        return read_small_file(path, max_bytes=_MAX_KEY_BYTES)
-    except (OSError, BadBundle) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no plain file, or too large for one"
-        raise BadSetting(f"the {what} file {path} can't be read: {reason}.") from error
+        return read_regular(path, max_bytes=_MAX_KEY_BYTES)
+    except OSError as error:
+        raise BadSetting(f"the {what} file {path} can't be read: {error.strerror}.") from error

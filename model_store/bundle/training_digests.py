@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.bundle.array_files import read_npz
-from model_store.bundle.plain_files import open_plain
+from model_store.bundle.file_reading import open_bundle_file
 from shared.errors import BadBundle
 
 TRAINING_DIGESTS_FILE = "trained_on.npz"
@@ -55,7 +55,7 @@ def read_training_digests(folder: Path) -> TrainingDigests | None:
     if not path.is_file():
         return None
     try:
-        with open_plain(path) as file:
+        with open_bundle_file(path) as file:
             arrays = read_npz(file, ("train", "validation"), max_bytes=_MAX_BYTES)
     except (OSError, ValueError) as error:
         raise BadBundle(f"{path} can't be read: {error}. Publish the model again.") from error

@@ -17,7 +17,7 @@ from shared.errors import BadDataset, BadImage
 from shared.file_kind import FileKind, kind_of
 from shared.file_walk import walk
 from shared.printable import printable
-from shared.regular_files import open_regular, read_start
+from shared.regular_files import TooLarge, open_regular, read_regular
 from shared.zip_archive import TooLargeArchive, UnreadableMember, ZipArchive
 
 # Enough for the labels of a million files. Images have a lower limit.
@@ -79,7 +79,9 @@ class _Folder:
     def read(self, name: str, *, max_bytes: int = MAX_FILE_BYTES) -> bytes:
         file = self.path / os.fsdecode(name.encode("utf-8", "surrogateescape"))
         try:
-            return _checked_size(read_start(file, max_bytes=max_bytes), name, max_bytes=max_bytes)
+            return read_regular(file, max_bytes=max_bytes)
+        except TooLarge as error:
+            raise _too_large(name, max_bytes=max_bytes) from error
         except OSError as error:
             raise BadImage("unreadable", f"{name} can't be read: {error.strerror}.") from error
 
@@ -99,7 +101,9 @@ class _Zip:
             raise BadImage("unreadable", f"{name} in the zip: {error}") from error
         except OSError as error:
             raise BadImage("unreadable", f"{name} can't be read from the zip: {error.strerror}.") from error
-        return _checked_size(data, name, max_bytes=max_bytes)
+        if len(data) > max_bytes:
+            raise _too_large(name, max_bytes=max_bytes)
+        return data
 
 
 def _folder(path: Path) -> _Folder:
@@ -167,8 +171,6 @@ def _check_member(path: Path, name: str) -> None:
         raise BadDataset(f"dataset {path} has a member {name!r} that leads outside the zip: create the zip again.")
 
 
-def _checked_size(data: bytes, name: str, *, max_bytes: int) -> bytes:
-    if len(data) > max_bytes:
-        setting = "" if max_bytes == MAX_FILE_BYTES else " (max_image_bytes)"
-        raise BadImage("too_large_bytes", f"{name} has more than {max_bytes:,} bytes, the limit{setting}.")
-    return data
+def _too_large(name: str, *, max_bytes: int) -> BadImage:
+    setting = "" if max_bytes == MAX_FILE_BYTES else " (max_image_bytes)"
+    return BadImage("too_large_bytes", f"{name} has more than {max_bytes:,} bytes, the limit{setting}.")

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from model_store.bundle.file_reading import open_bundle_file, read_small_file
 from model_store.bundle.files import file_digests, open_bundle, parse_manifest
 from model_store.bundle.manifest import MANIFEST_FILE, SIGNATURES_FILE
-from model_store.bundle.plain_files import open_plain, read_small_file
 from model_store.bundle.signatures import NO_KEYS, TrustedKeys, load_trusted_keys
 from model_store.bundle.signing import Signer, add_signature
 from model_store.registry.canary import Canary
@@ -357,7 +357,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 def _chunks(source: Path) -> Iterator[bytes]:
     try:
-        with open_plain(source) as file:
+        with open_bundle_file(source) as file:
             while chunk := file.read(_CHUNK_BYTES):
                 yield chunk
     except OSError as error:

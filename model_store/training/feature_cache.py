@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 
 from model_store.bundle.array_files import read_npy
-from model_store.bundle.plain_files import open_plain
 from model_store.datasets.lazy_images import ImageStack, in_batches
 from model_store.runtime.progress import OnProgress
 from model_store.runtime.tensorflow_imports import import_tensorflow
@@ -30,8 +29,8 @@ from model_store.training.augmentation import augment_pixels, augment_transforms
 from model_store.training.crop_geometry import crop_frames
 from model_store.training.feature_extractor import FeatureExtractor
 from shared.arrays import Floats
-from shared.errors import BadBundle
 from shared.images.arrays import Pixels
+from shared.regular_files import open_regular
 
 log = logging.getLogger("sortline.train")
 
@@ -124,9 +123,9 @@ def extract_features(extractor: FeatureExtractor, frames: ImageStack) -> Floats:
 
 def _read(file: Path, *, width: int) -> Floats | None:
     try:
-        with open_plain(file) as opened:
+        with open_regular(file, follow_link=False) as opened:
             features = read_npy(opened, max_bytes=width * np.dtype(np.float32).itemsize)
-    except (OSError, ValueError, BadBundle):  # absent, cut off by a full disk, or not ours: compute them again
+    except (OSError, ValueError):  # absent, cut off by a full disk, or not ours: compute them again
         return None
     return features if features.shape == (width,) and features.dtype == np.float32 else None
 

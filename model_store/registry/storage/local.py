@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from model_store.bundle.plain_files import read_small_file
+from model_store.bundle.file_reading import read_small_file
 from model_store.registry.storage.protocol import (
     STAGING_PREFIX,
     TRASH_PREFIX,
@@ -38,8 +38,6 @@ from model_store.registry.storage.protocol import (
 log = logging.getLogger("sortline.store")
 
 LOCK_FILE = ".lock"
-# Of the small files that are read as a whole: manifests, the version history, the canary.
-_MAX_READ_BYTES = 50_000_000
 
 
 @dataclass(frozen=True)

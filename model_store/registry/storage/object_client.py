@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from model_store.bundle.plain_files import MAX_SMALL_FILE_BYTES, within_bound
+from model_store.bundle.file_reading import MAX_SMALL_FILE_BYTES, too_large
 from model_store.registry.storage.protocol import store_unavailable_error
 from shared.errors import BadSetting
 from shared.masking import masked_text, masked_url, secrets_of
@@ -94,7 +94,9 @@ class ObjectClient:
                 data = bytes(self._fs.cat_file(self._path(file), start=0, end=MAX_SMALL_FILE_BYTES + 1))
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
                 return None
-        return within_bound(data, location=f"{self.location}/{file}")
+        if len(data) > MAX_SMALL_FILE_BYTES:
+            raise too_large(f"{self.location}/{file}")
+        return data
 
     def put(self, file: str, data: bytes) -> None:
         """Write an object in a single operation."""

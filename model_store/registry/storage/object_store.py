@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from model_store.bundle.file_reading import read_small_file
 from model_store.bundle.files import MAX_BYTES, MAX_ENTRIES, open_bundle
 from model_store.bundle.manifest import MANIFEST_FILE, SIGNATURES_FILE, stays_inside
-from model_store.bundle.plain_files import read_small_file
 from model_store.registry.storage.lease import Lease
 from model_store.registry.storage.local import LocalStorage
 from model_store.registry.storage.object_client import ObjectClient

@@ -66,7 +66,7 @@ class Storage(Protocol):
         """The content of a small file; None when it doesn't exist.
 
         Raises:
-            BadBundle: it is not a plain file, or larger than what Sortline writes.
+            BadBundle: it is not a regular file, or larger than what Sortline writes.
         """
 
     def fetch(self, name: str, version: int) -> Path:

@@ -65,7 +65,7 @@ def test_a_truncated_a_missing_and_an_unlisted_file_are_named(copied: Path) -> N
 def test_a_link_is_refused_even_if_its_target_has_the_right_content(copied: Path, tiny_bundle: Path) -> None:
     (copied / INT8_FILE).unlink()
     (copied / INT8_FILE).symlink_to(tiny_bundle / INT8_FILE)
-    with pytest.raises(BadBundle, match="neither a plain file nor a folder"):
+    with pytest.raises(BadBundle, match="neither a regular file nor a folder"):
         open_bundle(copied)
 
 
@@ -99,7 +99,7 @@ def test_a_missing_or_malformed_manifest_is_refused(copied: Path) -> None:
 def test_a_file_that_is_a_pipe_is_refused(copied: Path, name: str) -> None:
     (copied / name).unlink(missing_ok=True)
     os.mkfifo(copied / name)
-    with pytest.raises(BadBundle, match=f"{name}.*(not a regular file|neither a plain file nor a folder)"):
+    with pytest.raises(BadBundle, match=f"{name}.*(not a regular file|neither a regular file nor a folder)"):
         open_bundle(copied)
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from model_store.bundle import files, plain_files
+from model_store.bundle import file_reading, files
+from model_store.bundle.file_reading import MAX_SMALL_FILE_BYTES, open_bundle_file
 from model_store.bundle.files import file_digests, open_bundle, read_manifest
 from model_store.bundle.manifest import INT8_FILE, MANIFEST_FILE
-from model_store.bundle.plain_files import MAX_SMALL_FILE_BYTES, open_plain
 from model_store.registry.reader import parse_spec
 from model_store.registry.store import ModelStore, copy_bundle
+from shared import regular_files
 from shared.errors import BadBundle, BadSetting
 
 
@@ -39,7 +40,7 @@ SPECIAL: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("name", [INT8_FILE, MANIFEST_FILE])
 @pytest.mark.parametrize("make", SPECIAL.values(), ids=SPECIAL)
-def test_a_file_that_is_not_a_plain_one_is_refused_at_once(
+def test_a_file_that_is_not_a_regular_one_is_refused_at_once(
     copied: Path, make: Callable[[Path], object], name: str
 ) -> None:
     build = copy_bundle(copied, "tiny")
@@ -47,11 +48,11 @@ def test_a_file_that_is_not_a_plain_one_is_refused_at_once(
     make(copied / name)
     with pytest.raises(BadBundle, match=name):
         open_bundle(copied)
-    with pytest.raises(BadBundle, match="plain file"):
-        open_plain(copied / name)
+    with pytest.raises(BadBundle, match="regular file"):
+        open_bundle_file(copied / name)
     if name == INT8_FILE:  # it was swapped after the check
         (copied.parent / "staging").mkdir()
-        with pytest.raises(BadBundle, match="plain file"):
+        with pytest.raises(BadBundle, match="regular file"):
             build(copied.parent / "staging", 1)
 
 
@@ -59,13 +60,14 @@ def test_a_file_that_is_not_a_plain_one_is_refused_at_once(
 def test_a_file_that_is_replaced_after_it_was_looked_at_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    (tmp_path / "plain").touch()
-    plain = (tmp_path / "plain").lstat()
-    (tmp_path / "link").symlink_to("plain")
+    (tmp_path / "regular").touch()
+    looked = os.stat(tmp_path / "regular")
+    (tmp_path / "link").symlink_to("regular")
     os.mkfifo(tmp_path / "pipe")
-    monkeypatch.setattr(Path, "lstat", lambda path: plain)
-    with pytest.raises((OSError, BadBundle), match=r"symbolic links|plain file"):
-        open_plain(tmp_path / name)
+    with monkeypatch.context() as patch:
+        patch.setattr(regular_files.os, "stat", lambda *_, **__: looked)
+        with pytest.raises(BadBundle, match="neither a regular file"):
+            open_bundle_file(tmp_path / name)
 
 
 def test_a_sparse_or_endless_manifest_is_not_read(copied: Path) -> None:
@@ -113,12 +115,12 @@ def test_too_many_files_are_not_listed_to_the_end(copied: Path, monkeypatch: pyt
 
 def test_a_link_to_a_folder_is_not_entered(copied: Path) -> None:
     (copied / "saved_model" / "again").symlink_to(copied, target_is_directory=True)
-    with pytest.raises(BadBundle, match="again is neither a plain file nor a folder"):
+    with pytest.raises(BadBundle, match="again is neither a regular file nor a folder"):
         file_digests(copied)
 
 
 @pytest.mark.parametrize("file", ["current", "canary.json"])
-def test_small_files_of_the_store_are_plain_and_bounded(
+def test_small_files_of_the_store_are_regular_and_bounded(
     tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
     store = ModelStore(tmp_path)
@@ -127,13 +129,13 @@ def test_small_files_of_the_store_are_plain_and_bounded(
     path = tmp_path / "tiny" / file
     path.unlink(missing_ok=True)
     os.mkfifo(path)
-    with pytest.raises(BadBundle, match="neither a plain file"):
+    with pytest.raises(BadBundle, match="neither a regular file"):
         read("tiny")
     path.unlink()
     path.write_bytes(b"1" * 5000)  # Python refuses to convert so many digits
     with pytest.raises(BadBundle, match=file):
         read("tiny")
-    monkeypatch.setattr(plain_files.read_small_file, "__kwdefaults__", {"max_bytes": 4999})
+    monkeypatch.setattr(file_reading, "MAX_SMALL_FILE_BYTES", 4999)
     with pytest.raises(BadBundle, match="more than 4,999 bytes"):
         read("tiny")
     if file == "canary.json":

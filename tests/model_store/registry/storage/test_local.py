@@ -18,8 +18,8 @@ def test_a_small_file_that_is_a_pipe_or_too_large_is_named(tmp_path: Path) -> No
     os.mkfifo(tmp_path / "caps" / "current")
     make_sparse_file(tmp_path / "caps" / "canary.json")
     storage = LocalStorage(tmp_path)
-    with pytest.raises(SortlineError, match="not a regular file"):
+    with pytest.raises(SortlineError, match="neither a regular file"):
         storage.read("caps", "current")
-    with pytest.raises(SortlineError, match="more than 50,000,000 bytes"):
+    with pytest.raises(SortlineError, match="more than 8,000,000 bytes"):
         storage.read("caps", "canary.json")
     assert storage.read("caps", "absent") is None
