@@ -1,4 +1,4 @@
-"""Reads zip archives that others made, for uploads and datasets: whole ones only, and never more than there may be.
+"""Reads zip archives that others made, for uploads, datasets and arrays: whole ones, and never more than there may be.
 
 An archive is never unpacked to disk. Its members are read one at a time, and what comes out is counted while it is
 inflated, because every size in an archive's headers may be wrong: 840 bytes can inflate to gigabytes. Only stored and
@@ -17,6 +17,7 @@ import zipfile
 import zlib
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 from shared.regular_files import open_regular
 
@@ -24,7 +25,7 @@ from shared.regular_files import open_regular
 MAX_EXPANSION = 100
 MAX_MEMBERS = 200_000
 # The names of this many members, with 250 bytes for each. More would be read into memory before they are counted.
-_MAX_DIRECTORY_BYTES = 64_000_000
+MAX_DIRECTORY_BYTES = 64_000_000
 
 # An archive that was to be split, and fitted into one part, begins with a mark. No zip in it can begin this early.
 _MARK_BYTES = 4
@@ -56,21 +57,26 @@ class ZipArchive:
     `members` are in the order of the archive's directory, folders included; several may have one name.
     """
 
-    def __init__(self, path: Path) -> None:
-        """
+    def __init__(self, source: Path | io.BufferedReader, *, max_directory_bytes: int = MAX_DIRECTORY_BYTES) -> None:
+        """Open the archive.
+
         An archive that is cut short has lost its directory. If one of its members is a zip, zipfile finds the directory
         of that one instead, and takes all before it for the program of a self-extracting archive. So archives with
         anything in front of their first member are refused, self-extracting ones too.
+
+        Args:
+            source: its path, or the open file, which is closed with the archive.
+            max_directory_bytes: the largest directory; it is read into memory as a whole.
 
         Raises:
             TooLargeArchive: it has too many members, or their names are too long.
             zipfile.BadZipFile: it is no zip, is damaged, or its first member does not begin where the file begins.
             OSError: the file can't be read, or is not a regular file.
         """
-        self._file = open_regular(path)
+        self._file = open_regular(source) if isinstance(source, Path) else source
         try:
             self._size_bytes = self._file.seek(0, io.SEEK_END)
-            self._zip = _open(self._file)
+            self._zip = _open(self._file, max_directory_bytes=max_directory_bytes)
         except BaseException:
             self._file.close()
             raise
@@ -103,19 +109,28 @@ class ZipArchive:
             ArchiveLimit: what was read of the archive is more than MAX_EXPANSION times its own size.
             OSError: the file can't be read.
         """
-        if (problem := member_problem(member)) is not None:
-            raise UnreadableMember(problem)
         if member not in self._expanded and self._is_over_limit():
             raise _archive_limit()
         data = bytearray()
         try:
-            with self._zip.open(member) as opened:
+            with self.open(member) as opened:
                 while piece := opened.read(min(_READ_BYTES, max_bytes + 1 - len(data))):
                     data += piece
                     self._count(member, len(data))
         except (zipfile.BadZipFile, *_ZIP_ERRORS) as error:
             raise UnreadableMember(f"can't be read: {error}") from error
         return bytes(data)
+
+    def open(self, member: zipfile.ZipInfo) -> IO[bytes]:
+        """Open one member for a reader that knows how much it will take: nothing counts towards the archive's limit.
+
+        Raises:
+            UnreadableMember: it is not one of those that are read (`member_problem`).
+            Exception: any that zipfile raises for a damaged archive, here and where the member is read.
+        """
+        if (problem := member_problem(member)) is not None:
+            raise UnreadableMember(problem)
+        return self._zip.open(member)
 
     def _count(self, member: zipfile.ZipInfo, expanded_bytes: int) -> None:
         """Count what came out of the member so far; raises ArchiveLimit if there was too much before."""
@@ -151,9 +166,11 @@ def member_problem(member: zipfile.ZipInfo) -> str | None:
     return None
 
 
-def _open(file: io.BufferedReader) -> zipfile.ZipFile:
+def _open(file: io.BufferedReader, *, max_directory_bytes: int) -> zipfile.ZipFile:
     try:
-        archive = zipfile.ZipFile(_BoundedDirectory(file))
+        bounded = _BoundedDirectory(file, max_bytes=max_directory_bytes)
+        archive = zipfile.ZipFile(bounded)
+        bounded.is_open = True
     except _ZIP_ERRORS as error:  # a later version of the format; a name that isn't UTF-8
         raise zipfile.BadZipFile(str(error)) from error
     unlisted_bytes = min((member.header_offset for member in archive.infolist()), default=archive.start_dir)
@@ -172,13 +189,17 @@ class _BoundedDirectory:
     of each entry. The entries are counted where they are read, because the count in the file may be wrong.
     """
 
-    def __init__(self, file: io.BufferedReader) -> None:
+    def __init__(self, file: io.BufferedReader, *, max_bytes: int) -> None:
         self._file = file
+        self._max_bytes = max_bytes
+        self.is_open = False  # then members are read
         self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
 
     def read(self, size: int = -1, /) -> bytes:
-        if size > _MAX_DIRECTORY_BYTES:
-            raise TooLargeArchive(f"its directory has {size:,} bytes, the limit is {_MAX_DIRECTORY_BYTES:,}: split it")
+        if self.is_open:
+            return self._file.read(size)
+        if size > self._max_bytes:
+            raise TooLargeArchive(f"its directory has {size:,} bytes, the limit is {self._max_bytes:,}: split it")
         data = self._file.read(size if size >= 0 else _END_BYTES)
         if data.startswith(_ENTRY_SIGNATURE) and (count := data.count(_ENTRY_SIGNATURE)) > MAX_MEMBERS:
             raise TooLargeArchive(f"{count:,} files in one archive, the limit is {MAX_MEMBERS:,}: split it")

@@ -7,8 +7,10 @@ before anything is allocated. Nothing is ever unpickled.
 
 from __future__ import annotations
 
+import io
 import math
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Collection
@@ -18,23 +20,21 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from shared.zip_archive import TooLargeArchive, UnreadableMember, ZipArchive
+
 # Booleans, integers and floats: what Sortline writes. Objects would be pickles.
 _KINDS = "biuf"
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-# The last record of a zip without a comment, and the marker before it of a zip with more than 4 GB or 65,535 members.
-_END_RECORD = b"PK\x05\x06"
-_END_BYTES = 22
-_ZIP64_MARKER = b"PK\x06\x07"
-_ZIP64_BYTES = 20
-# `zipfile` keeps about half a kilobyte for each member, and reads the whole directory at once.
+# Sortline writes at most three members. The directory is read as a whole, and takes ten times its size in memory.
 _MAX_DIRECTORY_BYTES = 65_536
+# What zipfile raises for a damaged member.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OverflowError, struct.error)
 
 
-def read_npz(file: IO[bytes], names: Collection[str], *, max_bytes: int) -> dict[str, NDArray[Any]]:
+def read_npz(file: io.BufferedReader, names: Collection[str], *, max_bytes: int) -> dict[str, NDArray[Any]]:
     """The arrays `names` of a `.npz`; other members are not read.
 
     Args:
-        file: opened for reading, seekable.
+        file: opened for reading; it is closed here.
         names: of the arrays, without `.npy`.
         max_bytes: of all these arrays together.
 
@@ -42,20 +42,21 @@ def read_npz(file: IO[bytes], names: Collection[str], *, max_bytes: int) -> dict
         ValueError: the file is damaged, lacks an array, or has one that is too large or doesn't hold numbers.
         OSError: the file can't be read.
     """
+    found: dict[str, NDArray[Any]] = {}
     try:
-        _check_directory(file)
-        found: dict[str, NDArray[Any]] = {}
-        with zipfile.ZipFile(file) as archive:
+        with ZipArchive(file, max_directory_bytes=_MAX_DIRECTORY_BYTES) as archive:
+            members = {member.filename: member for member in archive.members}
             for name in names:
-                member = archive.getinfo(f"{name}.npy")
-                if member.compress_type not in _METHODS or member.flag_bits & 1:
-                    raise ValueError(f"its array {name} is encrypted, or compressed in a way that NumPy doesn't use")
+                if (member := members.get(f"{name}.npy")) is None:
+                    raise ValueError(f"it lacks the array {name}")
                 with archive.open(member) as stream:
                     found[name] = _read(stream, size_bytes=member.file_size, max_bytes=max_bytes, name=name)
                 max_bytes -= found[name].nbytes
-    except KeyError as error:
-        raise ValueError(f"it lacks an array: {error.args[0]}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except UnreadableMember as error:
+        raise ValueError(f"its array {name} can't be read: {error}") from error
+    except TooLargeArchive as error:
+        raise ValueError("it has more members than a .npz of Sortline") from error
+    except _ZIP_ERRORS as error:
         raise ValueError(f"it is damaged: {error}") from error
     return found
 
@@ -66,19 +67,6 @@ def read_npy(file: IO[bytes], *, max_bytes: int) -> NDArray[Any]:
         return _read(file, size_bytes=os.fstat(file.fileno()).st_size, max_bytes=max_bytes, name="array")
     except EOFError as error:
         raise ValueError(f"it is damaged: {error}") from error
-
-
-def _check_directory(file: IO[bytes]) -> None:
-    """Refuse a zip with a large directory, before `zipfile` reads it."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(-min(size, _END_BYTES + _ZIP64_BYTES), os.SEEK_END)
-    tail = file.read(_END_BYTES + _ZIP64_BYTES)
-    end = tail[-_END_BYTES:]
-    if not end.startswith(_END_RECORD) or end[-2:] != b"\0\0" or tail.startswith(_ZIP64_MARKER):
-        raise ValueError("it is not a .npz as NumPy writes it")
-    if int.from_bytes(end[12:16], "little") > _MAX_DIRECTORY_BYTES:
-        raise ValueError("it has more members than a .npz of Sortline")
-    file.seek(0)
 
 
 def _read(stream: IO[bytes], *, size_bytes: int, max_bytes: int, name: str) -> NDArray[Any]:

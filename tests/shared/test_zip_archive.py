@@ -141,11 +141,20 @@ def test_members_are_counted_before_they_are_listed(tmp_path: Path, monkeypatch:
         ZipArchive(archive)
 
 
-def test_a_directory_of_long_names_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_of_long_names_is_not_read(tmp_path: Path) -> None:
     archive = make(tmp_path / "a.zip", {"a" * 60_000 + str(number): b"" for number in range(3)})
-    monkeypatch.setattr(zip_archive, "_MAX_DIRECTORY_BYTES", 150_000)
     with pytest.raises(TooLargeArchive, match=r"its directory has 180,\d+ bytes, the limit is 150,000: split it"):
-        ZipArchive(archive)
+        ZipArchive(archive, max_directory_bytes=150_000)
+
+
+def test_members_may_be_larger_than_the_directory_and_begin_like_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zip_archive, "MAX_MEMBERS", 5)
+    data = CENTRAL * 1000
+    archive = make(tmp_path / "a.zip", {"a": data}, zipfile.ZIP_STORED)
+    with ZipArchive(archive.open("rb"), max_directory_bytes=100) as opened, opened.open(opened.members[0]) as member:
+        assert member.read(len(data)) == data
 
 
 def test_an_offset_beyond_any_file_is_an_unreadable_member(tmp_path: Path) -> None:

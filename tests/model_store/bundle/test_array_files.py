@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -100,7 +101,7 @@ def test_a_member_that_inflates_to_more_than_it_claims_is_not_inflated(tmp_path:
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_other_compressions_are_refused(tmp_path: Path, method: int) -> None:
     npz(tmp_path / "a.npz", method, a=header((10,)) + bytes(10))
-    with pytest.raises(ValueError, match="compressed in a way that NumPy doesn't use"):
+    with pytest.raises(ValueError, match="its array a can't be read: compressed with"):
         read(tmp_path / "a.npz", "a")
 
 
@@ -109,12 +110,14 @@ def test_a_large_directory_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="more members"):
         read(path, "a")
     content = path.read_bytes()
-    path.write_bytes(content[:-22] + b"PK\x06\x07" + bytes(16) + content[-22:-10] + bytes(4) + content[-6:])
-    with pytest.raises(ValueError, match=r"not a \.npz as NumPy writes it"):  # the real size is in the zip64 record
-        read(path, "a")
-    path.write_bytes(content + b"a comment")
-    with pytest.raises(ValueError, match=r"not a \.npz as NumPy writes it"):
-        read(path, "a")
+    count, size, at = struct.unpack("<HLL", content[-12:-2])
+    record = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, size, at)
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, len(content) - 22, 1)
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFF_FFFF, 0xFFFF_FFFF, 0)
+    for tail in (record + locator + end, content[-22:] + b"a comment"):  # the first has the size elsewhere
+        path.write_bytes(content[:-22] + tail)
+        with pytest.raises(ValueError, match="more members"):
+            read(path, "a")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +141,7 @@ def test_members_that_are_no_arrays_of_numbers_are_refused(tmp_path: Path, membe
 
 def test_a_damaged_or_absent_member_is_refused(tmp_path: Path) -> None:
     path = npz(tmp_path / "a.npz", a=header((1000,)) + np.random.default_rng(1).bytes(1000))
-    with pytest.raises(ValueError, match=r"lacks an array.*b\.npy"):
+    with pytest.raises(ValueError, match="lacks the array b"):
         read(path, "b")
     content = bytearray(path.read_bytes())
     content[60:64] = b"\xff\xff\xff\xff"
