@@ -14,8 +14,10 @@ from typing import IO, Self
 # Run by its path, not as a module: it imports nothing from the project.
 _SUPERVISOR = Path(__file__).with_name("child_supervisor.py")
 _NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
+# Added to the number of a signal that ended a child: its supervisor's exit code, as in shells.
+_SIGNAL_BASE = 128
 # Exit code of a child that SIGTERM ended before the child had installed a handler: it had not begun to work.
-NOT_BEGUN = 128 + signal.SIGTERM
+NOT_BEGUN = _SIGNAL_BASE + signal.SIGTERM
 # The supervisor gives its child 20 s and then kills it.
 _END_TIMEOUT_S = 30.0
 
@@ -30,13 +32,12 @@ def own_command(*arguments: str, module: str = "sortline") -> list[str]:
 
 
 def name_of_ending(returncode: int) -> str:
-    """How a process ended, by the code that `subprocess` gives: `SIGKILL`, or `exit code 1`."""
-    if returncode >= 0:
-        return f"exit code {returncode}"
+    """How a process ended, by the code that `subprocess` or a supervisor gives: `SIGKILL`, or `exit code 1`."""
+    number = -returncode if returncode < 0 else returncode - _SIGNAL_BASE
     try:
-        return signal.Signals(-returncode).name
+        return signal.Signals(number).name
     except ValueError:  # most real-time signals have no name
-        return f"signal {-returncode}"
+        return f"exit code {returncode}" if returncode >= 0 else f"signal {number}"
 
 
 class SupervisedProcess:

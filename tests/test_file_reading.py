@@ -26,7 +26,6 @@ OTHER_WAYS = {
     "model_store/reports/tensorboard.py": "what the report has written",
     "model_store/backbones/sources.py": "what was downloaded; a backbone's file, after `is_file`",
     "model_store/export/exporter.py": "what the export has written",
-    "model_store/engines/litert.py": "a bundle's file, after its digest was checked",
 }
 
 

@@ -59,7 +59,7 @@ OPTIONAL = HEAVY | {"atheris", "celery", "celery_batches", "jinja2", "mosec", "v
 PROGRAMS = {
     "shared.child_supervisor",
     "shared.images.decoder_program",
-    "model_store.engines.trial_program",
+    "model_store.engines.isolated_load_program",
     "worker.archive.writer_program",
     "torture.server.exec_server",
     "bench.contenders.worker_program",

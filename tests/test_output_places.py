@@ -18,7 +18,7 @@ PACKAGES = ("shared", "producer", "worker", "model_store", "sortline")
 PLACES = {
     "print": (
         # The last one answers the process that started it.
-        {"shared/messages.py", "shared/cli.py", "model_store/engines/trial_program.py"},
+        {"shared/messages.py", "shared/cli.py", "model_store/engines/isolated_load_program.py"},
         "shared.messages.say or note, shared.cli.print_json",
     ),
     "csv.writer": ({"shared/csv_files.py"}, "shared.csv_files.CsvWriter"),

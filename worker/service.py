@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import logging
 import os
 import signal
@@ -16,7 +17,7 @@ from typing import NoReturn, TypeVar
 import redis
 from rq.worker import WorkerStatus
 
-from model_store.registry.store import open_store, parse_spec
+from model_store.registry.store import ModelStore, open_store, parse_spec
 from shared.clock import ServerClock
 from shared.errors import Transient
 from shared.native_memory import keep_free_memory
@@ -286,9 +287,10 @@ class WorkerService:
         log.info("%s is ready after %.2f s", str(model), seconds)
         return model
 
-    def _load_in_background(self, folder: Path) -> Model:
+    def _load_in_background(self, store: ModelStore, folder: Path) -> Model:
         # A full batch would delay the images that are being sorted meanwhile.
-        return self._as_measured(load_bundle(folder, self._settings, background=True), batch_sizes=[1])
+        loaded = load_bundle(store.open_fetched(folder), self._settings, background=True)
+        return self._as_measured(loaded, batch_sizes=[1])
 
     def _as_measured(self, loaded: LoadedModel, *, batch_sizes: Sequence[int]) -> Model:
         model = as_model(loaded, self._settings, worker=self.name)
@@ -361,7 +363,7 @@ class WorkerService:
                 active_models,
                 store=store,
                 tally=tally,
-                load=self._load_in_background,
+                load=functools.partial(self._load_in_background, store),
                 metrics=self._metrics,
                 poll_s=settings.store_poll_s,
             )

@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 
 from bench.measuring.record import OnProgress, Record, spread
-from model_store.bundle.files import open_bundle
-from model_store.bundle.signatures import load_trusted_keys
 from model_store.engines.loading import open_engine, runnable_engines
 from model_store.engines.protocol import Engine, EngineName
 from model_store.registry.store import open_store
@@ -35,7 +33,7 @@ _engine: Engine
 
 def bench_engine(settings: Settings, *, rounds: int, on_progress: OnProgress, measure_s: float = MEASURE_S) -> Record:
     """Measure images/s by engine and batch size. `left_out` names each engine that can't run the model, and why."""
-    bundle = open_bundle(open_store(settings).resolve(settings.model), keys=load_trusted_keys(settings.trusted_keys))
+    bundle = open_store(settings).open(settings.model)
     left_out: dict[str, str] = {}
     pools: dict[EngineName, ProcessPoolExecutor] = {}
     with ExitStack() as stack:
@@ -74,7 +72,7 @@ def _figures(measured: dict[tuple[EngineName, int], list[float]]) -> dict[str, A
 def _open(settings: Settings, name: EngineName) -> str | None:
     """Load the engine into this process. Returns the reason if it can't be loaded, otherwise None."""
     global _engine
-    bundle = open_bundle(open_store(settings).resolve(settings.model), keys=load_trusted_keys(settings.trusted_keys))
+    bundle = open_store(settings).open(settings.model)
     try:
         _engine = open_engine(bundle, name, threads=settings.engine_threads, max_batch=max(BATCH_SIZES))
     except SortlineError as error:

@@ -23,8 +23,6 @@ from bench.contenders.sortline_worker import LINE
 from bench.measuring import traffic
 from bench.measuring.machine import resident_mb
 from bench.measuring.record import OnProgress, percentile, percentiles
-from model_store.bundle.files import open_bundle
-from model_store.bundle.signatures import load_trusted_keys
 from model_store.registry.store import ModelStore, copy_bundle, open_store, parse_spec
 from shared import keys
 from shared.errors import Transient
@@ -121,8 +119,7 @@ def bench_swaps(settings: Settings, *, swaps: int, rate_hz: float, on_progress: 
 
 def scratch_store(settings: Settings, root: Path) -> tuple[Settings, ModelStore, str]:
     """A store of copies of the model, so that the user's own is not touched, and the settings that serve it."""
-    source = open_store(settings).resolve(settings.model)
-    open_bundle(source, keys=load_trusted_keys(settings.trusted_keys))
+    source = open_store(settings).open(settings.model).path
     name, _ = parse_spec(settings.model)
     scratch = settings.model_copy(
         update={"model_store": str(root), "model": name, "store_poll_s": POLL_S, "metrics_port": 0, "queues": "live"}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 
 from bench.peers.celery_app import celery_app
-from model_store.bundle.files import open_bundle
-from model_store.bundle.signatures import load_trusted_keys
 from model_store.registry.store import open_store
 from shared.cpu_cores import usable_cores
 from shared.settings import load_settings
@@ -21,7 +19,7 @@ def main() -> None:
     parser.add_argument("--null", action="store_true", help="answer at once, without a model")
     settings, is_null = load_settings(), parser.parse_args().null
     if not is_null:  # fail here: Celery only logs errors in its pool, and would leave the images without an answer
-        open_bundle(open_store(settings).resolve(settings.model), keys=load_trusted_keys(settings.trusted_keys))
+        open_store(settings).open(settings.model)
     app = celery_app(settings, null=is_null)
     app.worker_main(
         ["worker", "--pool", "prefork", "--concurrency", str(usable_cores()), "--loglevel", "WARNING", *_ALONE]

@@ -14,8 +14,6 @@ import numpy as np
 from mosec import Server, Worker
 
 from bench.contenders.no_queue import decode_rows
-from model_store.bundle.files import open_bundle
-from model_store.bundle.signatures import load_trusted_keys
 from model_store.registry.store import open_store
 from shared.cpu_cores import usable_cores
 from shared.settings import load_settings
@@ -48,7 +46,7 @@ def main() -> None:
     """Serve the model that the settings name."""
     settings = load_settings()
     # A missing model must fail here: mosec would restart its failing processes again and again.
-    open_bundle(open_store(settings).resolve(settings.model), keys=load_trusted_keys(settings.trusted_keys))
+    open_store(settings).open(settings.model)
     server = Server()  # type: ignore[no-untyped-call]  # mosec is only partly typed
     server.append_worker(Classify, num=usable_cores(), max_batch_size=settings.max_batch, max_wait_time=MAX_WAIT_MS)
     server.run()  # type: ignore[no-untyped-call]

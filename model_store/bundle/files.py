@@ -10,7 +10,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -34,6 +34,8 @@ class Bundle:
 
     path: Path
     manifest: Manifest
+    # What the manifest was parsed from, and what is signed; none if the manifest was not read.
+    manifest_bytes: bytes = field(default=b"", repr=False)
 
     def ref(self, engine: str) -> ModelRef:
         """How results refer to this model when `engine` runs it."""
@@ -149,7 +151,7 @@ def open_bundle(path: Path, *, keys: TrustedKeys = NO_KEYS) -> Bundle:
     if keys:
         check_signed(manifest, data, read_signatures(path), keys=keys)
     _compare_digests(path, expected=manifest.files, found=file_digests(path))
-    return Bundle(path, manifest)
+    return Bundle(path, manifest, data)
 
 
 def read_checked(bundle: Bundle, name: str) -> bytes:

@@ -171,12 +171,12 @@ def _verify(store: ModelStore, name: str, version: int) -> Iterator[_Check]:
 
 
 def _engine_error(folder: Path, engine: EngineName) -> str | None:
-    """Why the engine can't run the version. A process of its own tries it: a hostile model crashes its engine."""
-    from model_store.engines.trial import trial_error
+    """Why the engine can't run the version. A process of its own loads it: a hostile model crashes its engine."""
+    from model_store.engines.isolated_load import isolated_load_error
     from shared.errors import EngineFailed
 
     try:
-        return trial_error(folder, engine)
+        return isolated_load_error(folder, engine)
     except EngineFailed as error:
         return str(error)
 

@@ -68,7 +68,7 @@ def open_checking_store(settings: Settings) -> ModelStore:
     It does so with every engine before a version is published. A version in the store was tried then, unless it was
     copied there by hand: before it is promoted or tried as a canary, LiteRT, which takes a second, must load it again.
     """
-    from model_store.engines.trial import check_loadable
+    from model_store.engines.isolated_load import check_loadable
     from model_store.registry.store import open_store
 
     return open_store(settings, try_loading=check_loadable)
@@ -87,14 +87,13 @@ def open_model(settings: Settings, spec: str | None = None) -> tuple[Bundle, Eng
 
     Without `spec`, `chosen_model` chooses the model.
     """
-    from model_store.bundle.files import open_bundle
     from model_store.bundle.preprocessing import sample_bits_warning
     from model_store.engines.loading import open_engine
     from model_store.registry.chosen_model import chosen_model
     from model_store.registry.store import open_store
 
     store = open_store(settings)
-    bundle = open_bundle(store.resolve(spec or chosen_model(settings, store)), keys=store.keys)
+    bundle = store.open(spec or chosen_model(settings, store))
     if warning := sample_bits_warning(bundle.manifest, settings.sample_bits):
         note(f"sortline: {warning}")
     engine = open_engine(

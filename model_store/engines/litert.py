@@ -22,6 +22,7 @@ another thread, and 93 % while an unrelated process ran. If the lock were held, 
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -48,49 +49,39 @@ class LiteRTEngine:
 
     def __init__(
         self,
-        model_file: Path,
+        content: bytes,
         *,
         name: Literal["litert", "litert-fp32"],
         input_size_px: int,
         classes_count: int,
         threads: int,
-        content: bytes | None = None,
+        location: Path,
     ) -> None:
         """Load the model; see `model_store.engines.loading.open_engine` for a checked one.
 
-        The model is loaded from memory. LiteRT would map a file instead: whoever then overwrote the file would change
-        the model of a running worker, and whoever cut it short would end the worker with SIGBUS.
-
         Args:
-            model_file: the file, which messages name.
+            content: of a model's file.
             name: of the engine.
             input_size_px: S of the images.
             classes_count: C of the answers.
             threads: of the engine.
-            content: of the file, if it was read and checked before; else the file is read.
+            location: the file, which messages name.
 
         Raises:
-            BadBundle: the file can't be loaded, or its input is not uint8 [N, S, S, 3].
+            BadBundle: the model can't be loaded, or its input is not uint8 [N, S, S, 3].
         """
         self.name = name
         self.input_size_px = input_size_px
         self.classes_count = classes_count
         # While some interpreters run the last images of a batch, the others start with the next batch.
         self.max_concurrency = 2
-        count = min(threads, MAX_INTERPRETERS)
-        threads_each, extra = divmod(threads, count)
-        shares = [threads_each + 1] * extra + [threads_each] * (count - extra)
-        content = _read(model_file) if content is None else content
-        self._interpreters = [
-            _ImageInterpreter(content, model_file, size_px=input_size_px, threads=share) for share in shares
-        ]
+        interpreter = functools.partial(_ImageInterpreter, content, location, size_px=input_size_px)
+        self._interpreters = [interpreter(threads=share) for share in _shares(threads)]
         # A single image can't be distributed, so one interpreter runs it on all threads (two threads take 0.6 to 0.7 of
         # the time of one).
-        self._for_single_images = (
-            _ImageInterpreter(content, model_file, size_px=input_size_px, threads=threads) if count > 1 else None
-        )
+        self._for_single_images = interpreter(threads=threads) if len(self._interpreters) > 1 else None
         self._idle = deque(self._interpreters)
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="litert")
+        self._pool = ThreadPoolExecutor(len(self._interpreters), thread_name_prefix="litert")
         self._active_calls = 0
         self._calls_lock = threading.Lock()
 
@@ -160,20 +151,31 @@ class LiteRTEngine:
         return [answers[index] for index in range(len(batch))]
 
 
-class _ImageInterpreter:
-    """One interpreter, with tensors for one image. Used by one thread at a time."""
+def _shares(threads: int) -> list[int]:
+    """The threads of each interpreter."""
+    count = min(threads, MAX_INTERPRETERS)
+    each, extra = divmod(threads, count)
+    return [each + 1] * extra + [each] * (count - extra)
 
-    def __init__(self, content: bytes, model_file: Path, *, size_px: int, threads: int) -> None:
-        """`content` is that of `model_file`, which messages name. It is not copied."""
+
+class _ImageInterpreter:
+    """One interpreter, with tensors for one image. Used by one thread at a time.
+
+    The model is loaded from memory. LiteRT would map a file instead: whoever then overwrote the file would change the
+    model of a running worker, and whoever cut it short would end the worker with SIGBUS.
+    """
+
+    def __init__(self, content: bytes, location: Path, *, size_px: int, threads: int) -> None:
+        """`content` is that of the file `location`, which messages name. It is not copied."""
         try:
             self._interpreter = Interpreter(model_content=content, num_threads=threads)
             (image,), (answer,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-            _check_input(image, model_file, size_px=size_px)
+            _check_input(image, location, size_px=size_px)
             self._input_index, self._output_index = image["index"], answer["index"]
             self._interpreter.resize_tensor_input(self._input_index, [1, size_px, size_px, 3])
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
-            raise BadBundle(f"{model_file} can't be loaded by LiteRT: {error}. Publish the model again.") from error
+            raise BadBundle(f"{location} can't be loaded by LiteRT: {error}. Publish the model again.") from error
         # LiteRT gives a scale of 0 when the output is not quantized.
         self._scale, self._zero_point = answer["quantization"]
 
@@ -193,16 +195,9 @@ class _ImageInterpreter:
         return rows
 
 
-def _read(model_file: Path) -> bytes:
-    try:
-        return model_file.read_bytes()
-    except OSError as error:
-        raise BadBundle(f"{model_file} can't be read: {error.strerror}. Publish the model again.") from error
-
-
-def _check_input(image: dict[str, Any], model_file: Path, *, size_px: int) -> None:
+def _check_input(image: dict[str, Any], location: Path, *, size_px: int) -> None:
     if image["dtype"] is not np.uint8 or list(image["shape"][1:]) != [size_px, size_px, 3]:
         raise BadBundle(
-            f"{model_file} takes {np.dtype(image['dtype'])}{image['shape'].tolist()}, "
+            f"{location} takes {np.dtype(image['dtype'])}{image['shape'].tolist()}, "
             f"but should take uint8[N, {size_px}, {size_px}, 3]. Publish the model again."
         )

@@ -99,10 +99,10 @@ def _load(bundle: Bundle, name: EngineName, *, threads: int, max_batch: int, xla
 
     file = INT8_FILE if name == "litert" else FP32_FILE
     return LiteRTEngine(
-        bundle.path / file,
-        content=read_checked(bundle, file),
+        read_checked(bundle, file),
         name=name,
         input_size_px=size_px,
         classes_count=classes_count,
         threads=threads,
+        location=bundle.path / file,
     )

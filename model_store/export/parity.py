@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from model_store.bundle.file_reading import open_bundle_file
 from model_store.bundle.golden import Golden
 from model_store.bundle.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
 from model_store.bundle.policy import DEFAULT_THRESHOLD, GOOD, Mode, Policy
@@ -58,7 +59,11 @@ def predict_all(module: Any, folder: Path, images: Pixels, *, classes_count: int
 
     def litert(file: str, name: Literal["litert", "litert-fp32"]) -> Engine:
         path = folder / file
-        return LiteRTEngine(path, name=name, input_size_px=size_px, classes_count=classes_count, threads=cores)
+        with open_bundle_file(path) as opened:
+            content = opened.read()
+        return LiteRTEngine(
+            content, name=name, input_size_px=size_px, classes_count=classes_count, threads=cores, location=path
+        )
 
     with quiet_native():
         saved_model: Engine = TensorFlowEngine(

@@ -154,6 +154,23 @@ class ReadableStore:
                     raise
         return self._fetch_complete(name, self.current(name))
 
+    def open(self, spec: str) -> Bundle:
+        """Open `NAME` or `NAME@VERSION` after checking every byte of it, and its signature if `keys` are trusted.
+
+        Raises:
+            BadSetting, NotFound: as `resolve`.
+            BadBundle: as `open_fetched`.
+        """
+        return self.open_fetched(self.resolve(spec))
+
+    def open_fetched(self, folder: Path) -> Bundle:
+        """Open what is in a folder that `resolve` gave, with the same checks.
+
+        Raises:
+            BadBundle: it is incomplete or was changed. BadSignature: it must be signed by a trusted key, and is not.
+        """
+        return open_bundle(folder, keys=self.keys)
+
     def check(self, name: str, version: int) -> None:
         """Check every file of a version, as the store holds it, against its manifest, and its signature.
 
@@ -168,8 +185,7 @@ class ReadableStore:
     @contextlib.contextmanager
     def checked(self, name: str, version: int) -> Iterator[Bundle]:
         """`check` a version, and yield it in a folder that exists until the block ends."""
-        if version not in self.version_numbers(name):
-            raise NotFound(self.not_found_message(f"model {name}@{version} does not exist"))
+        self._must_have(name, version)
         try:
             with self.storage.fresh_copy(name, version) as folder:
                 yield open_expected(folder, name, version, keys=self.keys)
@@ -206,6 +222,11 @@ class ReadableStore:
         if self.manifest(name, version) is None:
             raise NotFound(self.not_found_message(f"model {name}@{version} is missing or incomplete"))
         return self.storage.fetch(name, version)
+
+    def _must_have(self, name: str, version: int) -> None:
+        """Raise NotFound for an unknown version, before its files are fetched or opened."""
+        if version not in self.version_numbers(name):
+            raise NotFound(self.not_found_message(f"model {name}@{version} does not exist"))
 
     def not_found_message(self, what: str) -> str:
         """The message for something missing: `what` is missing, which versions exist, newest first, and what to do."""

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from model_store.bundle.file_reading import open_bundle_file, read_small_file
-from model_store.bundle.files import file_digests, open_bundle, parse_manifest
+from model_store.bundle.file_reading import open_bundle_file
+from model_store.bundle.files import file_digests, open_bundle
 from model_store.bundle.manifest import MANIFEST_FILE, SIGNATURES_FILE
 from model_store.bundle.signatures import NO_KEYS, TrustedKeys, load_trusted_keys
 from model_store.bundle.signing import Signer, add_signature
@@ -51,8 +51,8 @@ _CHUNK_BYTES = 1 << 20
 class TryLoading(Protocol):
     """Tries to load a bundle."""
 
-    def __call__(self, folder: Path, *, quick: bool) -> None:
-        """Raise BadBundle if an engine can't load it; with `quick`, only engines that take a second are tried."""
+    def __call__(self, folder: Path, *, litert_only: bool) -> None:
+        """Raise BadBundle if an engine can't load it; LiteRT takes a second, TensorFlow ten."""
 
 
 def open_store(settings: Settings, *, try_loading: TryLoading | None = None) -> ModelStore:
@@ -126,7 +126,7 @@ class ModelStore(ReadableStore):
             with writer.staging() as staging:
                 build(staging, version)
                 _check_and_set_parent(staging, name, version, parent=history.current)
-                self._try(staging, quick=False)
+                self._try(staging, litert_only=False)
                 writer.place(staging, version)
             try:
                 path = self.storage.fetch(name, version)
@@ -158,7 +158,7 @@ class ModelStore(ReadableStore):
         self._must_exist(name)
         with self._writing(name) as writer:
             with self.checked(name, version) as bundle:
-                self._try(bundle.path, quick=True)
+                self._try(bundle.path, litert_only=True)
             self._set_current(writer, name, self.history(name).after_promotion(version))
 
     def rollback(self, name: str) -> int:
@@ -223,7 +223,7 @@ class ModelStore(ReadableStore):
             if canary.version == self.current(name):
                 raise BadSetting(f"{name}@{canary.version} is the current version already: try another.")
             with self.checked(name, canary.version) as bundle:
-                self._try(bundle.path, quick=True)
+                self._try(bundle.path, litert_only=True)
             writer.write(CANARY_FILE, canary.model_dump_json(indent=2).encode())
 
     def clear_canary(self, name: str, *, only: Canary | None = None) -> bool:
@@ -250,19 +250,17 @@ class ModelStore(ReadableStore):
             BadBundle: it is incomplete or was changed.
         """
         self._must_exist(name)
-        with self._writing(name) as writer, self.storage.fresh_copy(name, version) as folder:
-            if version not in self.version_numbers(name):
-                raise NotFound(self.not_found_message(f"model {name}@{version} does not exist"))
-            data = read_small_file(folder / MANIFEST_FILE)
-            manifest = open_expected(folder, name, version).manifest
-            if manifest != parse_manifest(data, location=str(folder / MANIFEST_FILE)):
-                raise BadBundle(f"{folder / MANIFEST_FILE} was changed while it was read. Find out by whom.")
-            signed = add_signature(self.signatures(name, version), signer.sign(manifest, data))
+        with self._writing(name) as writer:
+            self._must_have(name, version)
+            with self.storage.fresh_copy(name, version) as folder:
+                bundle = open_expected(folder, name, version)
+            signature = signer.sign(bundle.manifest, bundle.manifest_bytes)
+            signed = add_signature(self.signatures(name, version), signature)
             writer.write(f"{folder_name(version)}/{SIGNATURES_FILE}", signed)
 
-    def _try(self, folder: Path, *, quick: bool) -> None:
+    def _try(self, folder: Path, *, litert_only: bool) -> None:
         if self._try_loading is not None:
-            self._try_loading(folder, quick=quick)
+            self._try_loading(folder, litert_only=litert_only)
 
     def _end_canary(self, writer: Writer, name: str, data: bytes) -> None:
         """Remove the canary, and keep its file's bytes as the record of the one that ended last."""

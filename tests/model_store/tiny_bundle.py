@@ -139,7 +139,14 @@ def tiny_module(tf: Any, *, mode: Mode, size_px: int) -> Any:
 
 def _add_golden(folder: Path, *, mode: Mode, size_px: int) -> None:
     engines: list[Engine] = [
-        LiteRTEngine(folder / file, name=name, input_size_px=size_px, classes_count=len(CLASSES), threads=1)
+        LiteRTEngine(
+            (folder / file).read_bytes(),
+            name=name,
+            input_size_px=size_px,
+            classes_count=len(CLASSES),
+            threads=1,
+            location=folder / file,
+        )
         for file, name in ((FP32_FILE, "litert-fp32"), (INT8_FILE, "litert"))
     ]
     images = random_images(64, size_px=size_px)

@@ -83,7 +83,15 @@ def test_children_of_a_killed_process_end_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("returncode", "text"),
-    [(0, "exit code 0"), (3, "exit code 3"), (-signal.SIGKILL, "SIGKILL"), (-NAMELESS, f"signal {NAMELESS}")],
+    [
+        (0, "exit code 0"),
+        (3, "exit code 3"),
+        (128, "exit code 128"),
+        (255, "exit code 255"),
+        (128 + signal.SIGKILL, "SIGKILL"),
+        (-signal.SIGKILL, "SIGKILL"),
+        (-NAMELESS, f"signal {NAMELESS}"),
+    ],
 )
 def test_how_a_process_ended_is_named(returncode: int, text: str) -> None:
     assert name_of_ending(returncode) == text

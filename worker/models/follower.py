@@ -7,8 +7,8 @@ before it, a canary's, and the next one while it is loaded.
 
 A version that fails its checks is refused. It is not tried again until another version is wanted or its files change.
 A version that arrived damaged from a remote store leaves no files: it is tried again after a minute, and so is one that
-is not signed, or whose trial was killed. If the store
-can't be reached or read, nothing changes: the worker goes on with the models that it has.
+is not signed, or whose isolated load was killed. If the store can't be reached or read, nothing changes: the worker
+goes on with the models that it has.
 """
 
 from __future__ import annotations
@@ -38,21 +38,24 @@ MAX_BACKOFF = 8
 UNSEEN_REFUSED_S = 60.0
 
 # Names, sizes and times of a version's files: they change when somebody repairs the version.
-Signature = tuple[tuple[str, int, int], ...]
+FilesFingerprint = tuple[tuple[str, int, int], ...]
 
 
 class Refusal(NamedTuple):
-    """A version that was refused. `folder` holds its files; None if time may mend it, or they could not be fetched."""
+    """A version that was refused.
+
+    `folder` holds its files; None if it may succeed later, or they could not be fetched.
+    """
 
     folder: Path | None
-    files: Signature
+    files: FilesFingerprint
     at: float  # monotonic seconds
 
     def still_applies(self, now: float) -> bool:
         """Whether it does: the files are the same, or there are none and it is recent."""
         if self.folder is None:
             return now < self.at + UNSEEN_REFUSED_S
-        return _signature(self.folder) == self.files
+        return _fingerprint(self.folder) == self.files
 
 
 class VersionSource(Protocol):
@@ -212,7 +215,7 @@ class Follower:
         who = f"{self._name}@{version}"
         try:
             folder = self._store.resolve(who)
-            refusal = refusal._replace(folder=folder, files=_signature(folder))
+            refusal = refusal._replace(folder=folder, files=_fingerprint(folder))
             return self._checked(self._load(folder), version)
         except (OSError, NotFound, StoreUnavailable):
             raise  # not here yet, or gone while it was read: the next poll tries again
@@ -238,6 +241,6 @@ class Follower:
         return [serving.stable, *kept, *([serving.canary.model] if serving.canary else [])]
 
 
-def _signature(folder: Path) -> Signature:
+def _fingerprint(folder: Path) -> FilesFingerprint:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return tuple((str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files)

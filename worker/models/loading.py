@@ -7,15 +7,13 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from model_store.bundle.files import Bundle, open_bundle
+from model_store.bundle.files import Bundle
 from model_store.bundle.manifest import Manifest
 from model_store.bundle.preprocessing import decoder_of, sample_bits_warning
-from model_store.bundle.signatures import load_trusted_keys
+from model_store.engines.isolated_load import isolated_load_error
 from model_store.engines.loading import open_engine, resolve_engine_name
 from model_store.engines.protocol import Engine
-from model_store.engines.trial import trial_error
 from model_store.registry.chosen_model import chosen_model
 from model_store.registry.store import open_store
 from shared.errors import BadBundle
@@ -47,20 +45,19 @@ def load_model(settings: Settings) -> LoadedModel:
             signed by a trusted key, and is not.
     """
     store = open_store(settings)
-    return load_bundle(store.resolve(chosen_model(settings, store)), settings)
+    return load_bundle(store.open(chosen_model(settings, store)), settings)
 
 
-def load_bundle(folder: Path, settings: Settings, *, background: bool = False) -> LoadedModel:
-    """Load, verify and warm up the bundle in `folder`; raises as `load_model`.
+def load_bundle(bundle: Bundle, settings: Settings, *, background: bool = False) -> LoadedModel:
+    """Load, verify and warm up a bundle that the store has opened; raises BadBundle and NotFound as `load_model`.
 
     `background`: another model works meanwhile, and loading must take as little time from it as possible. Then LiteRT
     is not warmed up for the largest batch. Such a warm-up would delay the working model by a whole batch (with
     MobileNetV2 and 16 images 110 ms of processor time) and save the new model's first batch only a quarter of that
-    (30 ms). A process of its own tries the model first.
+    (30 ms). A process of its own loads the model first.
     """
-    bundle = open_bundle(folder, keys=load_trusted_keys(settings.trusted_keys))
     if background:
-        _try_apart(bundle, settings)
+        _check_apart(bundle, settings)
     if warning := sample_bits_warning(bundle.manifest, settings.sample_bits):
         log.warning("%s", warning)
     engine = open_engine(
@@ -76,10 +73,10 @@ def load_bundle(folder: Path, settings: Settings, *, background: bool = False) -
     return LoadedModel(bundle.manifest, engine, decoder_of(bundle.manifest, settings, decoder_process=decoder_process))
 
 
-def _try_apart(bundle: Bundle, settings: Settings) -> None:
+def _check_apart(bundle: Bundle, settings: Settings) -> None:
     """Load the model in another process first: one that crashes its engine must not end a worker that is serving."""
     engine = resolve_engine_name(settings.engine, cpu_engine=bundle.manifest.cpu_engine)
-    if (error := trial_error(bundle.path, engine, background=True)) is not None:
+    if (error := isolated_load_error(bundle.path, engine, background=True)) is not None:
         raise BadBundle(error)
 
 

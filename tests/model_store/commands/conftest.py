@@ -23,8 +23,7 @@ def plain_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def without_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorFlow takes seconds to import, and has its own tests."""
-    for module in ("loading", "trial"):
-        monkeypatch.setattr(f"model_store.engines.{module}.tensorflow_installed", lambda: False)
+    monkeypatch.setattr("model_store.engines.loading.tensorflow_installed", lambda: False)
 
 
 @pytest.fixture

@@ -48,7 +48,10 @@ def invocations(monkeypatch: pytest.MonkeyPatch) -> Invocations:
 
 
 def litert(bundle: Path, *, threads: int) -> LiteRTEngine:
-    return LiteRTEngine(bundle / INT8_FILE, name="litert", input_size_px=32, classes_count=3, threads=threads)
+    file = bundle / INT8_FILE
+    return LiteRTEngine(
+        file.read_bytes(), name="litert", input_size_px=32, classes_count=3, threads=threads, location=file
+    )
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -241,8 +244,5 @@ def test_litert_dequantizes_a_quantized_output(tiny_bundle: Path, tmp_path: Path
     converter.inference_output_type = tf.uint8
     (tmp_path / INT8_FILE).write_bytes(converter.convert())
     images = random_images(20)
-    answers = [
-        LiteRTEngine(folder / INT8_FILE, name="litert", input_size_px=32, classes_count=3, threads=1).predict(images)
-        for folder in (tmp_path, tiny_bundle)
-    ]
+    answers = [litert(folder, threads=1).predict(images) for folder in (tmp_path, tiny_bundle)]
     np.testing.assert_allclose(answers[0], answers[1], atol=1 / 256)

@@ -49,6 +49,16 @@ def test_only_signed_versions_are_promoted_tried_and_rolled_back_to(store: Model
     assert strict.rollback("tiny") == 1
 
 
+def test_only_signed_versions_are_opened(store: ModelStore, signer: Signer) -> None:
+    strict = trusting(store, signer)
+    for spec in ("tiny", "tiny@2"):
+        assert store.open(spec).path == store.resolve(spec)
+        with pytest.raises(BadSignature, match="is not signed"):
+            strict.open(spec)
+    strict.sign("tiny", 2, signer)
+    assert strict.open("tiny@2").manifest.version == 2
+
+
 def test_publishing_does_not_promote_what_nobody_can_have_signed(
     store: ModelStore, signer: Signer, tiny_bundle: Path
 ) -> None:
@@ -87,8 +97,10 @@ def test_a_signed_version_in_the_place_of_another_is_refused(tmp_path: Path, tin
 
 
 def test_a_version_is_checked_before_it_is_signed(store: ModelStore, signer: Signer) -> None:
-    with pytest.raises(NotFound):
-        store.sign("tiny", 9, signer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(store.storage), "fresh_copy", lambda *_: pytest.fail("it was fetched"))
+        with pytest.raises(NotFound, match="tiny@9 does not exist"):
+            store.sign("tiny", 9, signer)
     with pytest.raises(NotFound):
         store.sign("tinny", 1, signer)
     if store.root.name == "models":  # the folder itself, not a cache

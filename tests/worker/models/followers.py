@@ -42,7 +42,8 @@ class Post:
         self.loaded.append(int(folder.name))
         if self.cannot_load is not None:
             raise self.cannot_load
-        return as_model(load_bundle(folder, self.settings, background=True), self.settings, worker="w1")
+        bundle = open_store(self.settings).open_fetched(folder)
+        return as_model(load_bundle(bundle, self.settings, background=True), self.settings, worker="w1")
 
     @property
     def stable(self) -> int:

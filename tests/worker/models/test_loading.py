@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from model_store.bundle.files import Bundle
+from model_store.bundle.files import Bundle, open_bundle
 from model_store.bundle.manifest import IMAGES_BY_BITS_KEY, MANIFEST_FILE
 from model_store.registry.store import ModelStore, copy_bundle
 from shared.settings import Settings
@@ -54,13 +54,13 @@ def test_which_batch_sizes_are_warmed_up(
         return Slow(name)
 
     monkeypatch.setattr(loading, "open_engine", opened)
-    loaded = load_bundle(ModelStore(tiny_models).resolve("tiny"), settings, background=background)
+    loaded = load_bundle(ModelStore(tiny_models).open("tiny"), settings, background=background)
     assert isinstance(loaded.engine, Slow)
     assert loaded.engine.warmed == warmed
 
 
 def test_a_model_knows_the_cost_of_an_image_before_its_first_job(settings: Settings, tiny_models: Path) -> None:
-    loaded = load_bundle(ModelStore(tiny_models).resolve("tiny"), settings, background=True)
+    loaded = load_bundle(ModelStore(tiny_models).open("tiny"), settings, background=True)
     model = as_model(loaded, settings, worker="w1")
     assert model.cost.estimate(1) == 0.0
     measure(model, batch_sizes=[1])
@@ -82,7 +82,7 @@ def test_the_first_run_of_a_size_is_not_measured(
                 now[0] += 5.0 if size in cold else 0.001 * size
                 cold.discard(size)
 
-    model = as_model(load_bundle(ModelStore(tiny_models).resolve("tiny"), settings), settings, worker="w1")
+    model = as_model(load_bundle(ModelStore(tiny_models).open("tiny"), settings), settings, worker="w1")
     monkeypatch.setattr(loading.time, "monotonic", lambda: now[0])
     model = replace(model, engine=Cold())
     measure(model, batch_sizes=[1, 16])
@@ -97,9 +97,9 @@ def test_images_that_are_read_unlike_in_the_training_are_told(
     manifest = json.loads((folder / MANIFEST_FILE).read_text())
     manifest["training"]["settings"][IMAGES_BY_BITS_KEY] = {"12": 3}
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
-    load_bundle(folder, settings.model_copy(update={"sample_bits": 12}))
+    load_bundle(open_bundle(folder), settings.model_copy(update={"sample_bits": 12}))
     assert "sample_bits" not in caplog.text
-    load_bundle(folder, settings.model_copy(update={"sample_bits": 16}))
+    load_bundle(open_bundle(folder), settings.model_copy(update={"sample_bits": 16}))
     assert "sample_bits is 16, but tiny@1 was trained on images of 12 bits per sample" in caplog.text
 
 

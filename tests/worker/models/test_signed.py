@@ -87,17 +87,17 @@ def test_a_promoted_version_that_crashes_its_engine_does_not_end_the_worker(
     assert post.stable == 3
 
 
-def test_a_version_whose_trial_was_killed_is_tried_again_after_a_minute(
+def test_a_version_whose_isolated_load_was_killed_is_tried_again_after_a_minute(
     versions: Versions, post: Post, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The memory may have been short only then."""
-    from model_store.engines import trial
+    from model_store.engines import isolated_load
     from shared.subprocesses import own_command
 
     versions.publish()
     with monkeypatch.context() as patch:
         killed = [own_command()[0], "-c", "import os; os.kill(os.getpid(), 9)"]
-        patch.setattr(trial, "own_command", lambda *_, module: killed)
+        patch.setattr(isolated_load, "own_command", lambda *_, module: killed)
         post.follower.poll()
     post.follower.poll()
     assert (post.stable, post.swaps("refused")) == (1, 1)

@@ -8,46 +8,46 @@ from pathlib import Path
 
 import pytest
 
-from model_store.engines import trial
-from model_store.engines.trial import check_loadable, engines_to_try, trial_error
+from model_store.engines import isolated_load
+from model_store.engines.isolated_load import check_loadable, engines_to_try, isolated_load_error
 from shared.errors import BadBundle, EngineFailed
 from shared.subprocesses import own_command
 from tests.model_store.hostile_bundles import crash_litert, spoil_litert, spoil_saved_model
 
 
 def programs(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
-    """Let the trial run this program instead of its own."""
+    """Let this program run instead of the one that loads the model."""
     monkeypatch.setattr(
-        trial, "own_command", lambda *arguments, module: [own_command()[0], "-c", source, module, *arguments]
+        isolated_load, "own_command", lambda *arguments, module: [own_command()[0], "-c", source, module, *arguments]
     )
 
 
 def test_a_good_model_passes(tiny_bundle: Path) -> None:
-    check_loadable(tiny_bundle, quick=True)
+    check_loadable(tiny_bundle, litert_only=True)
 
 
 @pytest.mark.training
 def test_every_engine_that_is_installed_is_tried(copied: Path) -> None:
-    assert engines_to_try(quick=False) == ("litert", "litert-fp32", "tensorflow")
-    assert engines_to_try(quick=True) == ("litert", "litert-fp32")
+    assert engines_to_try(litert_only=False) == ["litert", "litert-fp32", "tensorflow"]
+    assert engines_to_try(litert_only=True) == ["litert", "litert-fp32"]
     spoil_saved_model(copied)
-    check_loadable(copied, quick=True)
+    check_loadable(copied, litert_only=True)
     with pytest.raises(BadBundle, match="can't be loaded by TensorFlow"):
         check_loadable(copied)
 
 
-def test_a_model_that_crashes_the_engine_ends_only_its_trial(copied: Path) -> None:
+def test_a_model_that_crashes_the_engine_ends_only_that_process(copied: Path) -> None:
     crash_litert(copied)
-    error = trial_error(copied, "litert-fp32", background=True)
+    error = isolated_load_error(copied, "litert-fp32", background=True)
     assert error is not None
     assert error.startswith(f"{copied} on engine litert-fp32: the model makes the engine crash (SIGSEGV")
     with pytest.raises(BadBundle, match="SIGSEGV"):
-        check_loadable(copied, quick=True)
+        check_loadable(copied, litert_only=True)
 
 
 def test_a_file_that_is_no_model_is_refused_with_the_engines_reason(copied: Path) -> None:
     spoil_litert(copied)
-    error = trial_error(copied, "litert-fp32")
+    error = isolated_load_error(copied, "litert-fp32")
     assert error is not None
     assert "model.fp32.tflite can't be loaded by LiteRT" in error
 
@@ -59,25 +59,30 @@ def test_a_file_that_is_no_model_is_refused_with_the_engines_reason(copied: Path
         ("import os; os._exit(0)", "the model ended the process that tried it"),
         ("print('null')", "the model ended the process that tried it"),
         ("print('[' * 100000)", "the model ended the process that tried it"),
-        ("import sys, os; print('why', file=sys.stderr, flush=True); os.abort()", "(SIGABRT; its last words: 'why')"),
+        (
+            "import sys, os; print('y', file=sys.stderr, flush=True); os.abort()",
+            "(SIGABRT; the last line of its output: 'y')",
+        ),
     ],
 )
 def test_whatever_the_process_does_is_a_verdict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, matches: str
 ) -> None:
     programs(monkeypatch, source)
-    assert matches in (trial_error(tmp_path, "litert") or "")
+    assert matches in (isolated_load_error(tmp_path, "litert") or "")
 
 
-def test_a_trial_that_is_killed_says_nothing_about_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_is_killed_says_nothing_about_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     programs(monkeypatch, f"import os; os.kill(os.getpid(), {signal.SIGKILL.value})")
     with pytest.raises(EngineFailed, match="want of memory"):
-        trial_error(tmp_path, "litert")
+        isolated_load_error(tmp_path, "litert")
 
 
 def test_a_model_that_hangs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     programs(monkeypatch, "import time; time.sleep(1000)")
     now = iter((0.0, 1.0, 300.0))
     clock: Callable[[], float] = lambda: next(now)  # noqa: E731
-    error = trial_error(tmp_path, "litert", clock=clock)
+    slept: list[float] = []
+    error = isolated_load_error(tmp_path, "litert", clock=clock, sleep=slept.append)
+    assert len(slept) == 1
     assert error == f"{tmp_path} on engine litert: the model was not loaded within 300 s."

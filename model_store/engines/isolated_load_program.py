@@ -1,6 +1,6 @@
-"""Run as a program by `engines.trial`: loads a bundle's model with one engine, and replays its golden images.
+"""Run as a program by `engines.isolated_load`: loads a bundle's model with one engine, and replays its golden images.
 
-    python -P -m model_store.engines.trial_program FOLDER ENGINE NICENESS
+    python -P -m model_store.engines.isolated_load_program FOLDER ENGINE NICENESS
 
 In: the folder of a bundle. Out: one line of JSON on standard output, `{"error": null}` or the reason why the model is
 refused. A model file is a program for the engine, and may crash it: then no line comes, and this process alone is lost.

@@ -1,63 +1,61 @@
 """Tries a bundle's model in a process of its own, before it is published or served.
 
 In: the folder of a bundle. Out: nothing, or the reason why it can't be used. A model file is a program for the engine:
-a file that was made or damaged for it can crash the process that loads it. Here only the trial's process is lost.
+a file that was made or damaged for it can crash the process that loads it. Here only that other process is lost.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import signal
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from model_store.engines.loading import tensorflow_installed
+from model_store.engines.loading import runnable_engines
 from model_store.engines.protocol import EngineName
 from shared.errors import BadBundle, EngineFailed
-from shared.subprocesses import SupervisedProcess, own_command
+from shared.subprocesses import SupervisedProcess, name_of_ending, own_command
 
 log = logging.getLogger("sortline.store")
 
-_PROGRAM = "model_store.engines.trial_program"
+_PROGRAM = "model_store.engines.isolated_load_program"
 # Importing TensorFlow takes 5 to 10 s; loading and replaying a large model some seconds more.
 TIMEOUT_S = 300.0
 _POLL_S = 0.02
 _MAX_SHOWN_BYTES = 400
-_SIGNAL_BASE = 128  # the exit code of a process that a signal ended, less the signal's number
-# Sorting has precedence over the trial of the next version.
+# Sorting has precedence over a look at the next version.
 _NICENESS = 19
 
 
-def engines_to_try(*, quick: bool) -> tuple[EngineName, ...]:
-    """The engines that a bundle's files are for, as far as they are installed here; `quick`: without TensorFlow."""
-    if quick or not tensorflow_installed():
-        return ("litert", "litert-fp32")
-    return ("litert", "litert-fp32", "tensorflow")
+def engines_to_try(*, litert_only: bool) -> list[EngineName]:
+    """The engines that load each of a bundle's files once, as far as they are installed here."""
+    left_out = {"tensorflow", "tensorflow-mixed"} if litert_only else {"tensorflow-mixed"}  # which loads the same file
+    return [name for name in runnable_engines() if name not in left_out]
 
 
-def check_loadable(folder: Path, *, quick: bool = False) -> None:
+def check_loadable(folder: Path, *, litert_only: bool = False) -> None:
     """Load the model of a complete bundle with `engines_to_try`, and replay its golden images.
 
     Raises:
         BadBundle: an engine refuses the model or crashes, or a golden answer differs.
-        EngineFailed: see `trial_error`.
+        EngineFailed: see `isolated_load_error`.
     """
-    for engine in engines_to_try(quick=quick):
-        if (error := trial_error(folder, engine)) is not None:
+    for engine in engines_to_try(litert_only=litert_only):
+        if (error := isolated_load_error(folder, engine)) is not None:
             raise BadBundle(error)
 
 
-def trial_error(
+def isolated_load_error(
     folder: Path,
     engine: EngineName,
     *,
     background: bool = False,
     timeout_s: float = TIMEOUT_S,
     clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> str | None:
     """Why the engine can't run the bundle's model; None if it can. Takes a process of its own.
 
@@ -67,6 +65,7 @@ def trial_error(
         background: another model of this process is serving: run only when a core is idle.
         timeout_s: after this long the model is refused.
         clock: monotonic seconds.
+        sleep: waits that many seconds.
 
     Raises:
         EngineFailed: the process was killed from outside, e.g. for want of memory: that says nothing about the model.
@@ -76,21 +75,21 @@ def trial_error(
         ends_at = clock() + timeout_s
         with SupervisedProcess(command, output=output, errors=errors) as process:
             while (code := process.poll()) is None and clock() < ends_at:
-                time.sleep(_POLL_S)
+                sleep(_POLL_S)
         if code is None:
             return f"{folder} on engine {engine}: the model was not loaded within {timeout_s:.0f} s."
         return _outcome(code, output, errors, subject=f"{folder} on engine {engine}")
 
 
 def _outcome(code: int, output: IO[bytes], errors: IO[bytes], *, subject: str) -> str | None:
-    if code == _SIGNAL_BASE + signal.SIGKILL:
+    ending = name_of_ending(code)
+    if ending == "SIGKILL":
         raise EngineFailed(
             f"{subject}: the process that tried the model was killed, most likely for want of memory. Free some, and "
             "try again."
         )
     if code != 0:
-        words = _last_line(errors)
-        return f"{subject}: the model makes the engine crash ({_ending(code)}{words}). Don't use this bundle."
+        return f"{subject}: the model makes the engine crash ({ending}{_last_line(errors)}). Don't use this bundle."
     output.seek(0)
     try:
         lines = output.read().splitlines()
@@ -100,17 +99,10 @@ def _outcome(code: int, output: IO[bytes], errors: IO[bytes], *, subject: str) -
     return None if error is None else str(error)
 
 
-def _ending(code: int) -> str:
-    try:
-        return signal.Signals(code - _SIGNAL_BASE).name
-    except ValueError:
-        return f"exit code {code}"
-
-
 def _last_line(errors: IO[bytes]) -> str:
-    """The end of what the process printed last, for the message."""
+    """The last line of the process's output, or its end, for the message."""
     size = errors.seek(0, 2)
     errors.seek(max(0, size - 4 * _MAX_SHOWN_BYTES))
     lines = errors.read().decode(errors="replace").split("\n")
     text = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return f"; its last words: {text[-_MAX_SHOWN_BYTES:]!r}" if text else ""
+    return f"; the last line of its output: {text[-_MAX_SHOWN_BYTES:]!r}" if text else ""
