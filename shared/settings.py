@@ -25,6 +25,7 @@ from pydantic_settings import (
 
 from shared import setting_problems
 from shared.belts import Belt
+from shared.comma_lists import split_list
 from shared.errors import BadSetting
 from shared.home_folder import expand_home, usable_path, with_home
 from shared.jobs import MAX_ATTEMPTS, MAX_LOSSES
@@ -219,7 +220,7 @@ class Settings(BaseSettings):
     @field_validator("trusted_keys")
     @classmethod
     def _keys_or_paths(cls, value: str) -> str:
-        for item in _split(value):
+        for item in split_list(value):
             if item.startswith(PREFIX):
                 PublicKey.parse(item)
             elif not item.isprintable() or item.startswith("-"):
@@ -229,14 +230,14 @@ class Settings(BaseSettings):
     @field_validator("queues")
     @classmethod
     def _usable_queues(cls, value: str) -> str:
-        if not _split(value):
+        if not split_list(value):
             raise ValueError("name at least one queue, e.g. live,bulk")
         return value
 
     @field_validator("queues", "result_cache_queues")
     @classmethod
     def _names_of_queues(cls, value: str) -> str:
-        for name in _split(value):
+        for name in split_list(value):
             TypeAdapter(Name).validate_python(name)
         return value
 
@@ -244,7 +245,7 @@ class Settings(BaseSettings):
     @classmethod
     def _known_outcomes(cls, value: str) -> str:
         known = [UNCERTAIN, *Outcome]
-        if unknown := [name for name in _split(value) if name not in known]:
+        if unknown := [name for name in split_list(value) if name not in known]:
             raise ValueError(f"{unknown[0]!r} is not an outcome; use any of {', '.join(known)}")
         return value
 
@@ -279,12 +280,12 @@ class Settings(BaseSettings):
     @property
     def queue_names(self) -> list[str]:
         """`queues` as a list, most urgent first."""
-        return _split(self.queues)
+        return split_list(self.queues)
 
     @property
     def result_cache_queue_names(self) -> list[str]:
         """`result_cache_queues` as a list."""
-        return _split(self.result_cache_queues)
+        return split_list(self.result_cache_queues)
 
     @property
     def model_store_dir(self) -> Path:
@@ -309,7 +310,7 @@ class Settings(BaseSettings):
     @property
     def archive_outcome_names(self) -> list[str]:
         """`archive_outcomes` as a list."""
-        return _split(self.archive_outcomes)
+        return split_list(self.archive_outcomes)
 
     @classmethod
     def settings_customise_sources(
@@ -321,10 +322,6 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, InitSettingsSource(settings_cls, file_values())
-
-
-def _split(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def load_settings(**flags: Any) -> Settings:

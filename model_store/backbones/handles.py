@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from model_store.bundle.manifest import SHA256
 from shared.errors import BadSetting
 from shared.masking import masked
 
@@ -24,7 +25,6 @@ DEFAULT_SCALING: Scaling = "0..1"
 DEFAULT_SIZE_PX = 224
 MAX_SIZE_PX = 2048
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _OPTIONS = re.compile(r"#(?=\w+=)")
 # The last part of tfhub.dev's and of Kaggle's addresses:
 # …/mobilenet_v2_100_224/feature_vector/5, …/mobilenet-v2/TensorFlow2/100-224-feature-vector/2
@@ -122,7 +122,7 @@ def _scaling(value: str, handle: str) -> Scaling:
 
 
 def _sha256(value: str, handle: str) -> str:
-    if not _SHA256.fullmatch(value.lower()):
+    if not SHA256.fullmatch(value.lower()):
         raise BadSetting(f"backbone {masked(handle)!r}: sha256 {value!r} should be 64 hexadecimal digits.")
     return value.lower()
 

@@ -31,8 +31,7 @@ SAMPLE_BITS_KEY = "sample_bits"
 IMAGES_BY_BITS_KEY = "images_by_sample_bits"
 _NUMBERS_OF_BITS = frozenset(map(str, range(8, FULL_BITS + 1)))
 
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def stays_inside(file: str) -> bool:
@@ -139,7 +138,7 @@ class Manifest(_Section):
         for name, digest in value.items():
             if not stays_inside(name) or name in (MANIFEST_FILE, SIGNATURES_FILE):
                 raise ValueError(f"{name[:200]!r} can't be the name of a file in the bundle")
-            if not _SHA256.fullmatch(digest):
+            if not SHA256.fullmatch(digest):
                 raise ValueError(f"{digest[:80]!r}, the digest of {name[:200]!r}, should be 64 hexadecimal digits")
         return value
 

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from model_store.bundle.file_reading import read_small_file
 from model_store.bundle.manifest import SIGNATURES_FILE, Manifest
+from shared.comma_lists import split_list
 from shared.errors import BadBundle, BadSetting, BadSignature
 from shared.home_folder import expand_home
 from shared.public_keys import PREFIX, PublicKey
@@ -97,7 +98,7 @@ def load_trusted_keys(setting: str) -> TrustedKeys:
         BadSetting: a file can't be read, or has something other than keys, empty lines and `#` comments; or it has no
             key, so that nothing would have to be signed.
     """
-    return TrustedKeys(frozenset(_keys(item.strip() for item in setting.split(",") if item.strip())))
+    return TrustedKeys(frozenset(_keys(split_list(setting))))
 
 
 def _keys(items: Iterable[str]) -> Iterator[PublicKey]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model_store.commands.options import StoreFlag, open_checking_store
+from model_store.commands.options import StoreFlag, open_store_with_load_check
 from shared.cli import JsonFlag, RedisUrl, print_json
 from shared.messages import note, say
 
@@ -54,7 +54,7 @@ def canary(
     from shared.settings import load_settings
 
     settings = load_settings(model_store=model_store, redis_url=redis_url)
-    store = open_checking_store(settings)
+    store = open_store_with_load_check(settings)
     name, version = parse_spec(model)
     if stop and share is not None:
         raise BadSetting("--stop ends a canary and --share starts one: give one of them.")

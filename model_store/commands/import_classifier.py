@@ -13,9 +13,9 @@ from model_store.commands.options import (
     InsecureHttpFlag,
     StoreFlag,
     check_training_installed,
+    decide_promotion,
     missing_classes_notes,
-    open_checking_store,
-    promotes,
+    open_store_with_load_check,
 )
 from shared.cli import JsonFlag, print_json
 from shared.messages import note, say
@@ -60,14 +60,14 @@ def import_classifier(
 
     check_training_installed()
     settings = load_settings(model_store=model_store, cache_dir=cache_dir)
-    store = open_checking_store(settings)
+    store = open_store_with_load_check(settings)
     options = ImportOptions(
         handle,
         labels,
         calibration,
         name,
         _lanes(lane or ()),
-        promote=promotes(store, no_promote=no_promote),
+        promote=decide_promotion(store, no_promote=no_promote),
         insecure_http=insecure_http,
     )
     with ended_by_sigterm(), show_progress() as steps:

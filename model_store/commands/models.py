@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model_store.commands.options import StoreFlag, open_store_of
+from model_store.commands.options import StoreFlag, open_store_by_flag
 from model_store.commands.output import with_progress
 from shared.cli import JsonFlag, print_json
 from shared.messages import say
@@ -33,7 +33,7 @@ def list_models(model_store: StoreFlag = None, as_json: JsonFlag = False) -> Non
     """
     from model_store.registry.listing import list_versions
 
-    store = open_store_of(model_store)
+    store = open_store_by_flag(model_store)
     rows = list_versions(store)
     if as_json:
         print_json(rows)
@@ -59,7 +59,7 @@ def verify_models(
 
     Example: sortline models verify bottles@3
     """
-    store = open_store_of(model_store)
+    store = open_store_by_flag(model_store)
     targets = _verify_targets(store, model)
     checks = [
         {"model": f"{name}@{version}"} | check.as_dict()

@@ -55,14 +55,14 @@ DatasetArgument = Annotated[
 ]
 
 
-def open_store_of(flag: str | None) -> ModelStore:
+def open_store_by_flag(flag: str | None) -> ModelStore:
     """The store that `--model-store` or the settings name."""
     from shared.settings import load_settings
 
-    return open_checking_store(load_settings(model_store=flag))
+    return open_store_with_load_check(load_settings(model_store=flag))
 
 
-def open_checking_store(settings: Settings) -> ModelStore:
+def open_store_with_load_check(settings: Settings) -> ModelStore:
     """The store of the settings, which tries in a process of its own whether a version can be loaded.
 
     It does so with every engine before a version is published. A version in the store was tried then, unless it was
@@ -74,8 +74,8 @@ def open_checking_store(settings: Settings) -> ModelStore:
     return open_store(settings, try_loading=check_loadable)
 
 
-def promotes(store: ModelStore, *, no_promote: bool) -> bool:
-    """Whether a command that publishes shall also promote. Says so if it can't, because versions must be signed."""
+def decide_promotion(store: ModelStore, *, no_promote: bool) -> bool:
+    """Whether a command that publishes shall also promote; prints a note if it can't, as versions must be signed."""
     if no_promote or not store.keys:
         return not no_promote
     note("sortline: the new version is not promoted, because trusted_keys is set and nobody has signed it yet.")

@@ -33,14 +33,15 @@ def show_model(model: ModelArgument = None, model_store: StoreFlag = None, as_js
     store = open_store(settings)
     path = store.resolve(chosen_model(settings, store, flag="sortline models show "))
     manifest = read_manifest(path)
-    report = path / REPORT_DIR / "index.html"
+    page = path / REPORT_DIR / "index.html"
+    report = str(page) if page.is_file() else None
     signed_by = [{"key_id": key.id, "public_key": str(key)} for key in signers(path)]
-    found = {"path": str(path), "report": str(report) if report.is_file() else None, "signed_by": signed_by}
+    found = {"path": str(path), "report": report, "signed_by": signed_by}
     if as_json:
         print_json(found | manifest.model_dump(mode="json"))
         return
     is_current = store.pointer(manifest.name) == manifest.version
-    print_version(manifest, path, report=str(report) if report.is_file() else None, is_current=is_current)
+    print_version(manifest, path, report=report, is_current=is_current)
     for key in signed_by:
         say(f"signed by key {key['key_id']}: {key['public_key']}")
 

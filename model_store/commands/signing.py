@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model_store.commands.options import StoreFlag, open_store_of
+from model_store.commands.options import StoreFlag, open_store_by_flag
 from shared.cli import JsonFlag, print_json
 from shared.messages import note, say
 
@@ -58,7 +58,7 @@ def sign(
     """
     from model_store.registry.store import parse_spec
 
-    store = open_store_of(model_store)
+    store = open_store_by_flag(model_store)
     signer = _signer(key, passphrase_file)
     name, version = parse_spec(model)
     if version is None:

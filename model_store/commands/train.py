@@ -15,9 +15,9 @@ from model_store.commands.options import (
     InsecureHttpFlag,
     StoreFlag,
     check_training_installed,
+    decide_promotion,
     missing_classes_notes,
-    open_checking_store,
-    promotes,
+    open_store_with_load_check,
 )
 from model_store.commands.output import print_metrics, print_unused
 from shared.cli import JsonFlag, print_json
@@ -98,7 +98,7 @@ def train(
 
     check_training_installed()
     settings = load_settings(model_store=model_store, cache_dir=cache_dir)
-    store = open_checking_store(settings)
+    store = open_store_with_load_check(settings)
     options = TrainOptions(
         name=name,
         mode=mode,
@@ -112,7 +112,7 @@ def train(
         learning_rate=learning_rate,
         batch_size=batch_size,
         insecure_http=insecure_http,
-        promote=promotes(store, no_promote=no_promote),
+        promote=decide_promotion(store, no_promote=no_promote),
     )
     with ended_by_sigterm(), show_progress() as steps:
         trained = train_and_publish(

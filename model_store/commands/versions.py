@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model_store.commands.options import StoreFlag, missing_classes_warning, open_store_of, promotes
+from model_store.commands.options import StoreFlag, decide_promotion, missing_classes_warning, open_store_by_flag
 from shared.cli import JsonFlag, print_json
 from shared.messages import note, say
 
@@ -35,10 +35,10 @@ def publish_folder(
     from model_store.registry.store import copy_bundle
 
     _check_is_bundle(folder)
-    store = open_store_of(model_store)
+    store = open_store_by_flag(model_store)
     chosen = name if name is not None else read_manifest(folder).name
     previous = store.pointer(chosen)
-    promote = promotes(store, no_promote=no_promote)
+    promote = decide_promotion(store, no_promote=no_promote)
     path = store.publish(chosen, copy_bundle(folder, chosen), promote=promote)
     manifest = read_manifest(path)
     published = f"{chosen}@{manifest.version}"
@@ -71,7 +71,7 @@ def promote(model: VersionArgument, model_store: StoreFlag = None, as_json: Json
 
     Example: sortline models promote bottles@3
     """
-    store = open_store_of(model_store)
+    store = open_store_by_flag(model_store)
     name, version = _name_and_version(model)
     previous = store.pointer(name)
     warnings = _promotion_warnings(store, name, version=version, previous=previous)
@@ -92,7 +92,7 @@ def rollback(name: NameArgument, model_store: StoreFlag = None, as_json: JsonFla
 
     Example: sortline models rollback bottles
     """
-    store = open_store_of(model_store)
+    store = open_store_by_flag(model_store)
     previous = store.pointer(name)
     version = store.rollback(name)
     if as_json:
@@ -115,7 +115,7 @@ def prune(
 
     Example: sortline models prune bottles --keep 5 --dry-run
     """
-    store = open_store_of(model_store)
+    store = open_store_by_flag(model_store)
     deleted = store.prune(name, keep, dry_run=dry_run)
     kept = [version for version in store.versions(name) if version not in deleted]
     if as_json:

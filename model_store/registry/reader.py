@@ -17,7 +17,7 @@ from model_store.bundle.manifest import MANIFEST_FILE, SIGNATURES_FILE, Manifest
 from model_store.bundle.signatures import NO_KEYS, Signature, TrustedKeys, parse_signatures
 from model_store.registry.canary import Canary
 from model_store.registry.storage.local import LocalStorage
-from model_store.registry.storage.protocol import Storage, folder_name
+from model_store.registry.storage.protocol import MAX_VERSION_DIGITS, Storage, folder_name
 from model_store.registry.version_history import History
 from shared.errors import BadBundle, BadSetting, NotFound
 from shared.schemas import NAME_RULE, is_name
@@ -30,7 +30,6 @@ ENDED_CANARY_FILE = "canary-ended.json"
 # The current version can be pruned between reading `current` and opening it; then `current` has changed.
 _RESOLVE_ATTEMPTS = 5
 _CHOICES_SHOWN = 10
-_MAX_DIGITS = 18  # of a version's number: Python refuses to convert thousands of digits
 
 
 class ReadableStore:
@@ -249,7 +248,7 @@ def parse_spec(spec: str) -> tuple[str, int | None]:
         BadSetting: `spec` is neither.
     """
     name, at, version = spec.partition("@")
-    is_number = version.isascii() and version.isdigit() and len(version) <= _MAX_DIGITS and int(version) > 0
+    is_number = version.isascii() and version.isdigit() and len(version) <= MAX_VERSION_DIGITS and int(version) > 0
     if not is_name(name) or (at and not is_number):
         raise BadSetting(f"model {spec!r} should be NAME or NAME@VERSION, e.g. bottles or bottles@3.")
     return name, int(version) if at else None

@@ -114,11 +114,8 @@ class ModelStore(ReadableStore):
             BadSetting: the store is a URL, and the scratch folder has no space left.
             Any error of `build`; nothing is published.
         """
-        if promote and self.keys:
-            raise BadSetting(
-                f"{name} can't be published and promoted at once: trusted_keys is set, and nobody can sign a version "
-                "before it is published. Add --no-promote, sign it with `sortline models sign`, then promote it."
-            )
+        if promote:
+            self._must_need_no_signature(name)
         with self._writing(name) as writer:
             history = self.history(name)
             # The history counts too, because the number of a deleted version must not be used again.
@@ -128,14 +125,10 @@ class ModelStore(ReadableStore):
                 _check_and_set_parent(staging, name, version, parent=history.current)
                 self._try(staging, litert_only=False)
                 writer.place(staging, version)
-            try:
+            with self._discarding(writer, name, version):
                 path = self.storage.fetch(name, version)
                 if promote:
                     self._set_current(writer, name, history.after_promotion(version))
-            except BaseException:
-                if self.pointer(name) != version:
-                    writer.discard(version)
-                raise
         return path
 
     def check_writable(self, name: str) -> None:
@@ -317,6 +310,24 @@ class ModelStore(ReadableStore):
                 yield writer
         except OSError as error:
             raise store_unavailable_error(self.location, error) from error
+
+    @contextlib.contextmanager
+    def _discarding(self, writer: Writer, name: str, version: int) -> Iterator[None]:
+        """Discard a version that was placed, if the block fails before the version is current."""
+        try:
+            yield
+        except BaseException:
+            if self.pointer(name) != version:
+                writer.discard(version)
+            raise
+
+    def _must_need_no_signature(self, name: str) -> None:
+        """Raise BadSetting if a version has to be signed before it is promoted."""
+        if self.keys:
+            raise BadSetting(
+                f"{name} can't be published and promoted at once: trusted_keys is set, and nobody can sign a version "
+                "before it is published. Add --no-promote, sign it with `sortline models sign`, then promote it."
+            )
 
     def _must_exist(self, name: str) -> None:
         """Raise NotFound for an unknown model, so that no folder is created for a misspelled name."""

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from model_store.registry.storage.protocol import MAX_VERSION_DIGITS
 from shared.errors import BadBundle
 
 # More than enough for rollbacks: nobody keeps more versions than this on a disk.
 MOST_VERSIONS = 20
-_MAX_DIGITS = 18  # of a version's number: Python refuses to convert thousands of digits
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,9 @@ class History:
             return cls()
         text = data.decode(errors="replace")
         lines = text.split()
-        if not lines or not all(line.isascii() and line.isdigit() and len(line) <= _MAX_DIGITS for line in lines):
+        if not lines or not all(
+            line.isascii() and line.isdigit() and len(line) <= MAX_VERSION_DIGITS for line in lines
+        ):
             raise BadBundle(f"{location} holds {text[:40]!r}, but should hold the numbers of versions: correct it.")
         return cls(tuple(int(line) for line in lines))
 

@@ -20,7 +20,8 @@ from shared.masking import masked_text
 STAGING_PREFIX = ".staging-"  # being written, or left behind by a dead writer; readers ignore it
 TRASH_PREFIX = ".trash-"  # being deleted
 
-_VERSION_FOLDER = re.compile(r"[0-9]{6,18}")
+MAX_VERSION_DIGITS = 18  # Python refuses to convert thousands of digits
+_VERSION_FOLDER = re.compile(rf"[0-9]{{6,{MAX_VERSION_DIGITS}}}")
 
 
 class Writer(Protocol):
