@@ -26,6 +26,8 @@ LEAST_GUIDED_S = 30.0
 POLL_S = 0.2
 # A process may take this much longer than it was told, to start and to end; then it hangs without using the processor.
 GRACE_S = 120.0
+# How the kernel ends a process whose input takes too much processor time (`torture.fuzzing.findings`).
+OUT_OF_TIME = "SIGPROF"
 # A process that dies is replaced this often.
 MOST_DEATHS = 20
 
@@ -106,8 +108,9 @@ class Fuzzer:
 
     def _keep(self, code: int | None) -> None:
         _, data = self._status.read()
-        ending = "did not end" if code is None else name_of_ending(code)
-        finding = Finding(f"the process ended: {ending}", "SIGPROF: it took too much processor time.")
+        ending = None if code is None else name_of_ending(code)
+        kind = "the process did not end" if ending is None else f"the process ended: {ending}"
+        finding = Finding(kind, "It took too much processor time." if ending == OUT_OF_TIME else "")
         FindingsFolder(self._folder / FINDINGS).add(self.name, data, finding, seed=self._seed)
 
     def kill(self) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+
+from torture.plant.proc_files import family, proc_status_bytes
 
 POLL_S = 0.1
 # The program of a process, by a word in its command line.
@@ -39,23 +40,11 @@ class MemoryWatch:
 
     def _poll(self) -> None:
         while not self._ended.wait(POLL_S):
-            for pid in _family(self._pid):
+            for pid in family(self._pid):
                 with contextlib.suppress(OSError):  # it has just ended
                     self._note(pid)
 
     def _note(self, pid: int) -> None:
         command = Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
         kind = next((kind for word, kind in _KINDS.items() if word in command), "other")
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                peak_bytes = int(line.split()[1]) * 1024
-                self._most_bytes[kind] = max(self._most_bytes.get(kind, 0), peak_bytes)
-
-
-def _family(pid: int) -> Iterator[int]:
-    """The process, its children, and theirs."""
-    yield pid
-    with contextlib.suppress(OSError):
-        for children in Path(f"/proc/{pid}/task").glob("*/children"):
-            for child in children.read_text().split():
-                yield from _family(int(child))
+        self._most_bytes[kind] = max(self._most_bytes.get(kind, 0), proc_status_bytes(pid, "VmHWM"))

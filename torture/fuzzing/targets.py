@@ -116,7 +116,7 @@ def _job_seeds() -> list[bytes]:
     variants = [
         job,
         job | {"frame_id": "belt/7.jpg", "deadline_at": _STARTED_AT + 0.2},
-        job | {"schema_version": 2, "more": [1]},
+        job | {"more": [1]},
     ]
     fields = [
         *(b"live", _JOB_ID.encode(), b"e1", b"2023-11-14T22:13:20.000000Z", b"2", b"500", b"31536000", b"", b"3"),
@@ -147,6 +147,7 @@ _JOB_TOKENS = (
     *(b"null", b"true", b"NaN", b"Infinity", b"-1", b"1e999", b"9" * 40, b'"', b"[", b"]", b"{", b"}", b",\\u0000"),
     *(b'"\\ud800"', b"\xff", b"\xed\xa0\x80", b"\n", b"\0", b"[" * 3000, b'{"a":' * 3000, b"worker.tasks.sort_image"),
     *(b"os.system", b"job_id", b"image_key", b"captured_at", b"deadline_at", b"frame_id", b"-", b"+1", b" 1", b"1_0"),
+    b'"schema_version": 2',  # refused: only the version that is known is read
 )
 
 TARGETS: Mapping[str, Target] = {

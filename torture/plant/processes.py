@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from shared.errors import BadSetting, Transient
 from shared.subprocesses import own_command
+from torture.plant.proc_files import proc_status_bytes
 from torture.plant.worker_program import RESTARTED
 from torture.server.waiting import PATIENCE_S
 
@@ -140,11 +141,9 @@ class WorkerProcess(Process):
     def peak_memory_bytes(self) -> int:
         """The most memory that its process has ever had, by the kernel's count; 0 if it has ended."""
         try:
-            status = Path(f"/proc/{self.pid}/status").read_text()
+            return proc_status_bytes(self.pid, "VmHWM")
         except OSError:
             return 0
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-        return 1024 * int(found[1]) if found else 0
 
     def health_problem(self) -> str | None:
         """What is wrong according to its `/healthz`; None if nothing is.

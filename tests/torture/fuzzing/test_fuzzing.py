@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
 import subprocess
 import sys
@@ -15,11 +16,12 @@ import pytest
 
 from tests.kit import PROJECT, wait_until
 from torture.campaigns.fuzz import Fuzzer
-from torture.fuzzing import targets
+from torture.fuzzing import findings, targets
 from torture.fuzzing.findings import Finding, FindingsFolder, Status, Watch
 from torture.fuzzing.mutator import MAX_BYTES, Mutator
 from torture.fuzzing.program import fuzz_plain
 from torture.fuzzing.targets import TARGETS, Target, run_job
+from torture.plant.proc_files import proc_status_bytes
 
 SEED = 16
 # A number of inputs, and no time: the same inputs in every run.
@@ -71,11 +73,6 @@ def fail(data: bytes) -> None:
     raise KeyError(data)
 
 
-def grow(data: bytes) -> None:
-    assert bytearray(300_000_000)[-1] == 0
-    bytearray(b"\1") * 300_000_000
-
-
 def burn(data: bytes) -> None:
     until = time.process_time() + 0.05
     while time.process_time() < until:
@@ -86,7 +83,6 @@ def burn(data: bytes) -> None:
     ("run", "bounds", "kind"),
     [
         (fail, {}, "KeyError at test_fuzzing.py"),
-        (grow, {"max_s": 60.0, "max_bytes": 1_000_000}, "large"),
         (burn, {"max_s": 0.01}, "slow"),
         (lambda data: None, {"max_s": 60.0}, None),
     ],
@@ -95,6 +91,21 @@ def test_what_counts_as_a_finding(run: Any, bounds: dict[str, Any], kind: str | 
     finding = Watch(target(run, **bounds)).run(b"x")
     assert (finding is None) == (kind is None)
     assert finding is None or finding.kind.startswith(str(kind))
+
+
+def test_an_input_that_takes_much_memory_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's count never falls, so it is replaced: an earlier test may have taken more."""
+    counts = iter([10_000_000, 13_000_001, 13_000_001, 16_000_001])
+    monkeypatch.setattr(findings, "_most_bytes", lambda: next(counts))
+    watch = Watch(target(lambda data: None, max_s=60.0, max_bytes=3_000_000))
+    finding = watch.run(b"x")
+    assert finding is not None
+    assert finding == ("large", "the process grew by 3,000,001 bytes, the bound is 3,000,000")
+    assert watch.run(b"x") is None
+
+
+def test_the_count_of_memory_grows_with_what_is_taken() -> None:
+    assert findings._most_bytes() >= proc_status_bytes(os.getpid(), "VmRSS") > 10_000_000
 
 
 def test_a_finding_is_kept_once_with_the_command_that_repeats_it(
@@ -131,10 +142,29 @@ def test_an_input_that_ends_the_process_is_kept_and_the_run_goes_on(tmp_path: Pa
         assert not fuzzer.has_ended()
         (kind,) = FindingsFolder(tmp_path / "findings").kinds()
         assert "SIGSEGV" in kind
+        (text,) = (tmp_path / "findings").glob("*.txt")
+        assert "processor time" not in text.read_text()
         before = fuzzer.runs
         wait_until(lambda: fuzzer.runs > before, "another process goes on")
     finally:
         fuzzer.kill()
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "text"),
+    [
+        (-signal.SIGPROF, "the process ended: SIGPROF", "It took too much processor time.\n"),
+        (-signal.SIGSEGV, "the process ended: SIGSEGV", "\n"),
+        (1, "the process ended: exit code 1", "\n"),
+        (None, "the process did not end", "\n"),
+    ],
+)
+def test_a_finding_says_how_the_process_ended(code: int | None, kind: str, text: str, tmp_path: Path) -> None:
+    plant: Any = SimpleNamespace(options=SimpleNamespace(seed=SEED))
+    Fuzzer(plant, "job", way="plain", folder=tmp_path, until=0.0)._keep(code)
+    (kept,) = (tmp_path / "findings").glob("*.txt")
+    assert kept.read_text().startswith(f"{kind}\n")
+    assert kept.read_text().endswith(f"\n\n{text}")
 
 
 def test_the_status_outlives_its_writer(tmp_path: Path) -> None:
