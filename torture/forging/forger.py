@@ -6,7 +6,7 @@ import itertools
 import json
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import redis
@@ -324,6 +324,9 @@ class Forger:
         job = self._producer.prepare(frame)
         self._sender.ledger.attempt([submission_of(frame, job.job_id, kind="plain")])
         return job
+
+
+Forgery = Callable[[Forger], object]
 
 
 def _add(

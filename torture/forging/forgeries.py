@@ -8,10 +8,10 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from shared import keys
-from torture.forging.forger import Forger
+from torture.forging.forger import Forger, Forgery
 from torture.forging.hash_forgeries import HASH_FORGERIES
 from torture.forging.key_forgeries import KEY_FORGERIES
 from torture.forging.payloads import PAYLOADS
@@ -21,9 +21,6 @@ from torture.forging.payloads.payload import REFUSED, SORTED, Payload
 from torture.forging.registry_forgeries import REGISTRY_FORGERIES
 from torture.server.waiting import wait_until
 from worker.rq.leases import REAP_INTERVAL_S
-
-Forgery = Callable[[Forger], object]
-
 
 # jobs ───────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -8,10 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from shared import keys
-from torture.forging.forger import Forger
+from torture.forging.forger import Forger, Forgery
 from torture.forging.payloads.key_values import MANY_FIELDS, VALUES
-
-Forgery = Callable[[Forger], object]
 
 CHUNK = 10_000
 

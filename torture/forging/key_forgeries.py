@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from shared import keys
-from torture.forging.forger import STREAM_END, Forger
+from torture.forging.forger import STREAM_END, Forger, Forgery
 from torture.forging.payloads.payload import REFUSED, SORTED
 from torture.server.waiting import wait_until
-
-Forgery = Callable[[Forger], object]
 
 # How long a key stays broken if its queue stops until somebody repairs it: much shorter than a lease.
 REPAIRED_AFTER_S = 0.4

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from shared import keys
-from torture.forging.forger import Forger
+from torture.forging.forger import Forger, Forgery
 from torture.forging.payloads.payload import SORTED
 from torture.forging.payloads.registries import MEMBERS, NEVER, REGISTRIES, SCORES
-
-Forgery = Callable[[Forger], object]
 
 # How long a lease that never expires stays: much shorter than a lease.
 REMOVED_AFTER_S = 0.2

@@ -15,7 +15,7 @@ EXECUTIONS_VARIABLE = "TORTURE_EXECUTIONS"
 # does any of them.
 WATCHED = frozenset({"os.system", "os.exec", "os.posix_spawn", "pickle.find_class"})
 # Modules that forged jobs name, and that nothing in a worker needs.
-WATCHED_IMPORTS = frozenset({"torture.plant.canary", "pty", "pydoc", "cProfile"})
+WATCHED_IMPORTS = frozenset({"torture.plant.tripwire", "pty", "pydoc", "cProfile"})
 
 
 def record(text: str) -> None:

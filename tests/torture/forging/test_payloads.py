@@ -81,7 +81,7 @@ def test_a_call_that_is_run_leaves_a_line(name: str, tmp_path: Path) -> None:
 def test_a_pickle_that_is_read_leaves_a_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = tmp_path / "a record"
     monkeypatch.setenv(EXECUTIONS_VARIABLE, str(record))
-    monkeypatch.delitem(sys.modules, "torture.plant.canary", raising=False)
+    monkeypatch.delitem(sys.modules, "torture.plant.tripwire", raising=False)
     pickle.loads(PICKLES[name](Traps(str(record))))  # noqa: S301  # that the trap works is what is tested
     assert read_executions(record)
 
@@ -100,7 +100,7 @@ def test_bombs_are_whole_and_some_are_short_enough_to_reach_a_worker(tmp_path: P
         ("os.system('true')", "os.system"),
         ("pickle.loads(pickle.dumps(os.system))", "pickle.find_class"),
         ("import pydoc", "import"),
-        ("import torture.plant.canary", "import"),
+        ("import torture.plant.tripwire", "import"),
         ("subprocess.run(['true'])", "subprocess.Popen"),
         ("os.execv('/bin/true', ['true'])", "os.exec"),
     ],

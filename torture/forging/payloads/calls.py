@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from shared.jobs import SORT_IMAGE
-from torture.forging.payloads.payload import CANARY, MISSING, REFUSED, Payload, Traps, packed
+from torture.forging.payloads.payload import MISSING, REFUSED, TRIPWIRE, Payload, Traps, packed
 
-_SING = f"{CANARY}.sing"
-_LOGGING = {"version": 1, "formatters": {"a": {"()": _SING}}}
+_TRIP = f"{TRIPWIRE}.trip"
+_LOGGING = {"version": 1, "formatters": {"a": {"()": _TRIP}}}
 
 # What leaves a line in the record if it runs; a test runs each of them.
 TRAPS: Mapping[str, Callable[[Traps], list[object]]] = {
@@ -24,23 +24,23 @@ TRAPS: Mapping[str, Callable[[Traps], list[object]]] = {
     "subprocess.getoutput": lambda traps: ["subprocess.getoutput", None, [traps.shell("getoutput")], {}],
     "builtins.exec": lambda traps: ["builtins.exec", None, [traps.python("exec")], {}],
     "builtins.eval": lambda traps: ["builtins.eval", None, [traps.python("eval")], {}],
-    "builtins.__import__": lambda traps: ["builtins.__import__", None, [CANARY], {}],
-    "importlib.import_module": lambda traps: ["importlib.import_module", None, [CANARY], {}],
-    "runpy.run_module": lambda traps: ["runpy.run_module", None, [CANARY], {}],
-    "pydoc.locate": lambda traps: ["pydoc.locate", None, [CANARY], {}],
-    "pkgutil.resolve_name": lambda traps: ["pkgutil.resolve_name", None, [f"{CANARY}:sing"], {}],
+    "builtins.__import__": lambda traps: ["builtins.__import__", None, [TRIPWIRE], {}],
+    "importlib.import_module": lambda traps: ["importlib.import_module", None, [TRIPWIRE], {}],
+    "runpy.run_module": lambda traps: ["runpy.run_module", None, [TRIPWIRE], {}],
+    "pydoc.locate": lambda traps: ["pydoc.locate", None, [TRIPWIRE], {}],
+    "pkgutil.resolve_name": lambda traps: ["pkgutil.resolve_name", None, [f"{TRIPWIRE}:trip"], {}],
     "timeit.timeit": lambda traps: ["timeit.timeit", None, [traps.python("timeit")], {"number": 1}],
     "cProfile.run": lambda traps: ["cProfile.run", None, [traps.python("cProfile")], {}],
     "logging.config.dictConfig": lambda traps: ["logging.config.dictConfig", None, [_LOGGING], {}],
-    "rq.utils.import_attribute": lambda traps: ["rq.utils.import_attribute", None, [_SING], {}],
-    "the canary": lambda traps: [_SING, None, [], {}],
+    "rq.utils.import_attribute": lambda traps: ["rq.utils.import_attribute", None, [_TRIP], {}],
+    "the tripwire": lambda traps: [_TRIP, None, [], {}],
 }
 # What would end, stop or change the worker, or show itself as another's result.
 _OTHER_FUNCTIONS: Mapping[str, tuple[object, ...]] = {
     "os._exit": (66,),
     "os.abort": (),
     "pty.spawn": (["true"],),
-    CANARY: (),
+    TRIPWIRE: (),
     "sys.exit": (66,),
     "signal.raise_signal": (9,),
     "time.sleep": (3600,),

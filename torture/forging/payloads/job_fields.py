@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from shared import keys
 from shared.jobs import BYTES_FIELD, CLOCK_OFFSET_FIELD, DEADLINE_FIELD, LINE_FIELD, MAX_ATTEMPTS_FIELD
-from torture.forging.payloads.payload import CANARY, EXPIRED, REFUSED, REJECTED, SORTED, Outcomes, Payload, by_value
+from torture.forging.payloads.payload import EXPIRED, REFUSED, REJECTED, SORTED, TRIPWIRE, Outcomes, Payload, by_value
 
 _Value = str | bytes
 _LONG = "9" * 40
@@ -18,9 +18,9 @@ _LINE_BREAK = "\x1b[31mos.system\n2026-01-01T00:00:00Z ERROR forged: line"
 
 # The job carries something that a worker does not run: it fails unread.
 _REFUSED: Mapping[str, Sequence[_Value]] = {
-    "success_callback_name": ("os._exit", f"{CANARY}.sing", _LINE_BREAK, "x" * 5_000_000),
-    "failure_callback_name": ("os.abort", f"{CANARY}.sing", b"\xff"),
-    "stopped_callback_name": ("os.abort", f"{CANARY}.sing", "0"),
+    "success_callback_name": ("os._exit", f"{TRIPWIRE}.trip", _LINE_BREAK, "x" * 5_000_000),
+    "failure_callback_name": ("os.abort", f"{TRIPWIRE}.trip", b"\xff"),
+    "stopped_callback_name": ("os.abort", f"{TRIPWIRE}.trip", "0"),
     "dependency_ids": ('["a"]', "a", b"\xff"),
     "repeats_left": ("7", "-1", "x"),
     "webhooks": ('[{"url": "http://127.0.0.1:9/"}]', "w" * 100_000),

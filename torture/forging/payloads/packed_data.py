@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Mapping
 
 from shared.jobs import SORT_IMAGE
-from torture.forging.payloads.payload import CANARY, REFUSED, Payload, Traps, packed
+from torture.forging.payloads.payload import REFUSED, TRIPWIRE, Payload, Traps, packed
 
 _MB = 1_000_000
 
@@ -44,8 +44,8 @@ PICKLES: Mapping[str, Callable[[Traps], bytes]] = {
     **{f"pickle, protocol {number}": functools.partial(_pickled, protocol=number) for number in range(6)},
     "pickle with exec": lambda traps: pickle.dumps(_Reduced(exec, traps.python("exec"))),
     "pickle of a call": _pickled_call,
-    "pickle of the canary": lambda traps: f"c{CANARY}\nsing\n(tR.".encode(),
-    "pickle that imports": lambda traps: b"cimportlib\nimport_module\n(V" + CANARY.encode() + b"\ntR.",
+    "pickle of the tripwire": lambda traps: f"c{TRIPWIRE}\ntrip\n(tR.".encode(),
+    "pickle that imports": lambda traps: b"cimportlib\nimport_module\n(V" + TRIPWIRE.encode() + b"\ntR.",
 }
 
 

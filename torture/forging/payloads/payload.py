@@ -11,9 +11,9 @@ from typing import Any, Final, NamedTuple
 
 from shared.schemas import Outcome
 
-# A module of ours that nothing of ours imports. If it is imported, or its function `sing` is called, it says so in the
+# A module of ours that nothing of ours imports. If it is imported, or its function `trip` is called, it says so in the
 # record of executions (`torture.plant.executions`).
-CANARY = "torture.plant.canary"
+TRIPWIRE = "torture.plant.tripwire"
 # Stands for a field of the ImageJob that is left out.
 MISSING: Final = object()
 
