@@ -50,7 +50,7 @@ LAYERS = {
     ),
     "worker": (("parent",), ("state",), ("observe",), ("rq", "models"), ("steps",), ("canary", "archive"), (OWN,)),
     "bench": (("engines", "measuring"), ("contenders", "output"), ("peers",), ("benchmarks",), (OWN,)),
-    "torture": (("server", "history"), ("plant",), ("corpus",), ("forging", "fuzzing"), ("campaigns",), (OWN,)),
+    "torture": (("server", "history", "corpus"), ("plant",), ("forging", "fuzzing"), ("campaigns",), (OWN,)),
 }
 # These take seconds to import or hundreds of MB, or are absent if only the core is installed.
 HEAVY = {"tensorflow", "tf_keras", "tensorflow_hub", "keras", "matplotlib", "h5py"}

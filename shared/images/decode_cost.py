@@ -78,7 +78,8 @@ _MAX_KNOWN, _MAX_KNOWN_BYTES = 256, 4096
 _BEGINNING_BYTES = 256  # in most cameras' files they include the frame's header
 _FILL = re.compile(rb"\xff*")
 
-_PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+# Samples per pixel, by the color type in IHDR (PNG specification, 11.2.2).
+PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _IHDR = struct.Struct(">IIBB")  # width, height, bits per sample, color type
 _WEBP_SIDE = 2**14 - 1  # the bits of a width or height
 _OS2_HEADER_BYTES = 12
@@ -299,7 +300,7 @@ def _png(data: bytes) -> DecodeCost:
     for chunks, (name, at, length) in enumerate(walk_chunks(data, "image/png"), start=1):  # noqa: B007  # counted
         if name == b"IHDR" and length >= _IHDR.size and at + _IHDR.size <= len(data):
             width, height, depth, color = _IHDR.unpack_from(data, at)
-            row_bits = depth * _PNG_SAMPLES.get(color, 4)
+            row_bits = depth * PNG_SAMPLES.get(color, 4)
         elif name == b"iCCP":
             profiles += 1
         elif name == b"eXIf":

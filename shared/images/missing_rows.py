@@ -14,11 +14,10 @@ from collections.abc import Iterator
 from PIL import Image
 
 from shared.images.damage import lacks_data
-from shared.images.decode_cost import walk_chunks
+from shared.images.decode_cost import PNG_SAMPLES, walk_chunks
 from shared.images.jpeg import is_complete
 from shared.images.tiff_directory import read_layout
 
-_PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 # Adam7 (PNG specification, 8.2): first column, first row, and the steps of both, of each pass.
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _PIECE_BYTES = 65_536
@@ -70,7 +69,7 @@ def _ends_in_zeros(frame: Image.Image) -> bool:
 def _bytes_of_rows(data: bytes) -> int:
     """The length of all rows, each with its filter's byte, according to the header."""
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    pixel_bits = data[24] * _PNG_SAMPLES.get(data[25], 0)
+    pixel_bits = data[24] * PNG_SAMPLES.get(data[25], 0)
     passes = _PASSES if data[28] else ((0, 0, 1, 1),)
     total = 0
     for left, top, step_x, step_y in passes:

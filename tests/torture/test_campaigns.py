@@ -87,11 +87,11 @@ def test_forged(runs: Runs, runs_folder: Path) -> None:
 
 
 def test_files(runs: Runs) -> None:
-    """A sample of the corpus ends as it must at each door."""
+    """A sample of the corpus ends as it must at each entry point."""
     report = runs["files"].result()
     assert report.breaches == []
     assert report.figures["files"] == SAMPLE
-    outcomes = [report.figures[f"outcomes, {door}"] for door in ("classify", "dataset", "upload", "camera")]
+    outcomes = [report.figures[f"outcomes, {name}"] for name in ("classify", "dataset", "upload", "camera")]
     assert outcomes == [outcomes[0]] * 4
     assert sum(outcomes[0].values()) == SAMPLE
     assert report.figures["workers replaced"] == 0

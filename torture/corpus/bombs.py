@@ -10,6 +10,8 @@ from typing import Any
 
 from PIL import Image
 
+from shared.images.decode_cost import PNG_SAMPLES
+
 Tags = Mapping[int, tuple[int, Sequence[int] | bytes]]
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1}
@@ -32,16 +34,31 @@ def png_chunk(name: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
+PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", png_chunk(b"IEND", b"")
+
+
+def png_header(width: int, height: int, *, depth: int = 8, color: int = 2, last: bytes = b"\0\0\0") -> bytes:
+    """IHDR: `color` is 0 gray, 2 RGB, 3 palette, 4 gray with alpha, 6 RGBA; `last` compression, filter, interlacing."""
+    return png_chunk(b"IHDR", struct.pack(">IIBB", width, height, depth, color) + last)
+
+
+def png_pixels(rows: bytes, *, pieces: int = 1) -> bytes:
+    """These rows in one IDAT chunk or several."""
+    packed = zlib.compress(rows)
+    step = -(-len(packed) // pieces)
+    return b"".join(png_chunk(b"IDAT", packed[at : at + step]) for at in range(0, len(packed), step))
+
+
 def png(
     width: int, height: int, depth: int, color: int, *, interlace: int = 0, before: bytes = b"", after: bytes = b""
 ) -> bytes:
-    """`color` as in IHDR: 0 gray, 2 RGB, 3 palette, 4 gray with alpha, 6 RGBA. The chunks lie around the pixels."""
-    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
+    """`color` as in `png_header`. The chunks lie around the pixels."""
+    bits = depth * PNG_SAMPLES[color]
     rows = zeros(1 + (width * bits + 7) // 8, height) if not interlace else zeros(9 + width * bits // 8, 2 * height)
     palette = png_chunk(b"PLTE", _PALETTE) if color == 3 else b""
-    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlace))
+    header = png_header(width, height, depth=depth, color=color, last=bytes([0, 0, interlace]))
     pixels = png_chunk(b"IDAT", rows)
-    return b"\x89PNG\r\n\x1a\n" + header + palette + before + pixels + after + png_chunk(b"IEND", b"")
+    return PNG_START + header + palette + before + pixels + after + PNG_END
 
 
 def apng(side: int) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 SORTED, REJECTED = "sorted", "rejected"
 
-# What the message of each reason (`BadImage.reason`) looks like, the more special ones first.
+# What the message of each reason (`BadImage.reason`) looks like, the most specific first.
 _MESSAGES: tuple[tuple[str, str], ...] = (
     ("empty", r"the image has no bytes"),
     ("format", r"not an accepted image but"),
@@ -50,6 +50,10 @@ class Case:
     family: str
     make: Callable[[], bytes]
     expected: Expected
+
+
+# How each file is made, and what must become of it, by name.
+Files = dict[str, tuple[Callable[[], bytes], Expected]]
 
 
 def is_sorted() -> Expected:

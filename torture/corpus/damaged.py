@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 import random
 import struct
-import zlib
 from collections.abc import Iterator
 
-from torture.corpus.bombs import png_chunk
+from torture.corpus.bombs import PNG_END, PNG_START, png_header, png_pixels
 from torture.corpus.case import Case, Expected, either, is_sorted, rejected
 from torture.corpus.pictures import encoded, jpegs, picture, whole_files
 
@@ -16,7 +15,6 @@ EOI = b"\xff\xd9"
 SHARES = (0.2, 0.5, 0.8)
 # The first of several pictures may be whole in the part that is left.
 _SEVERAL = ("mpo", "apng", "tiff-pages")
-_PNG_START = b"\x89PNG\r\n\x1a\n"
 _ODD_SIZES = ((1, 1), (1, 40), (40, 1), (7, 9), (17, 16))
 _SUFFIXES = {"jpeg": ".jpg", "mpo": ".jpg", "png": ".png", "apng": ".png", "webp": ".webp", "bmp": ".bmp"}
 
@@ -84,14 +82,10 @@ def _of_scans(kind: str) -> Expected:
     return rejected("truncated")
 
 
-def png_rows(width: int, height: int, count: int, *, claimed: int | None = None, pieces: int = 1) -> bytes:
-    """A PNG of RGB that holds `count` rows; its header claims `claimed`."""
+def png_rows(width: int, height: int, count: int, *, pieces: int = 1) -> bytes:
+    """A PNG of RGB that holds `count` rows; its header claims `height`."""
     rows = b"".join(b"\0" + bytes((50 + (7 * row + at) % 190) for at in range(3 * width)) for row in range(count))
-    header = struct.pack(">IIBBBBB", width, height if claimed is None else claimed, 8, 2, 0, 0, 0)
-    packed = zlib.compress(rows)
-    step = -(-len(packed) // pieces)
-    pixels = b"".join(png_chunk(b"IDAT", packed[at : at + step]) for at in range(0, len(packed), step))
-    return _PNG_START + png_chunk(b"IHDR", header) + pixels + png_chunk(b"IEND", b"")
+    return PNG_START + png_header(width, height) + png_pixels(rows, pieces=pieces) + PNG_END
 
 
 def missing_rows() -> Iterator[Case]:
@@ -124,9 +118,9 @@ def claimed_sizes() -> Iterator[Case]:
     frame = jpeg.index(b"\xff\xc0") + 5
     webp = encoded(picture(), "WEBP", lossless=True)
     for width, height in ((0, 8), (8, 0), (0, 0)):
-        header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        header = png_header(width, height)
         files = {
-            "png": _PNG_START + header + png[33:],
+            "png": PNG_START + header + png[33:],
             "jpeg": jpeg[:frame] + struct.pack(">HH", height, width) + jpeg[frame + 4 :],
             "bmp": bmp[:18] + struct.pack("<ii", width, height) + bmp[26:],
         }
@@ -136,9 +130,9 @@ def claimed_sizes() -> Iterator[Case]:
                 f"{kind}-{width}x{height}{suffix_of(kind)}", "no pixels", functools.partial(bytes, data), reasons
             )
     for side in (8_000, 30_000, 65_535):
-        header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+        header = png_header(side, side)
         files = {
-            "png": _PNG_START + header + png[33:],
+            "png": PNG_START + header + png[33:],
             "jpeg": jpeg[:frame] + struct.pack(">HH", side, side) + jpeg[frame + 4 :],
             "bmp": bmp[:18] + struct.pack("<ii", side, side) + bmp[26:],
             "webp": webp[:21] + struct.pack("<I", 16_383 | 16_383 << 14) + webp[25:],

@@ -6,6 +6,7 @@ import functools
 import io
 import os
 import struct
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from torture.corpus.pictures import encoded, picture
 from torture.corpus.slow_files import after_start, segment
 
 _PILLOW_FORMATS = ("GIF", "ICO", "PPM", "TGA", "PCX", "SGI", "DDS", "ICNS", "EPS", "PDF", "JPEG2000")
+_EPOCH = time.gmtime(0)
 _HTML = b"<!DOCTYPE html><html><script>alert(1)</script></html>"
 _PHP = b"<?php system($_GET['c']); ?>"
 _SCRIPT = b"#!/bin/sh\ntouch /tmp/owned\n"
@@ -37,7 +39,9 @@ def zip_file() -> bytes:
 
 def _of_pillow(kind: str) -> bytes:
     image = picture(32, 32)
-    return encoded(image.quantize(16) if kind in ("GIF", "PCX") else image, kind)
+    # Pillow would write the time of day.
+    times = {"creationDate": _EPOCH, "modDate": _EPOCH} if kind == "PDF" else {}
+    return encoded(image.quantize(16) if kind in ("GIF", "PCX") else image, kind, **times)
 
 
 def _box(brand: bytes) -> bytes:

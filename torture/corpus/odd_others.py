@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from torture.corpus import bombs, slow_files
 from torture.corpus.bombs import exif_of, layout, riff, strips, tiff, tiles, webp, webp_canvas, webp_exif, webp_pixels
-from torture.corpus.case import Case, Expected, either, is_sorted, rejected
+from torture.corpus.case import Case, Expected, Files, either, is_sorted, rejected
 from torture.corpus.pictures import encoded, picture
 
 _SIZE = (16, 16)
@@ -28,87 +28,109 @@ def _next(offset: int) -> bytes:
     return data[:-4] + struct.pack("<I", offset)
 
 
-def _tiffs() -> dict[str, tuple[bytes, Expected]]:
+def _tiff_directories() -> Files:
+    """The directory of tags, and what it points at."""
     plain = _gray()
     first = struct.unpack("<I", plain[4:8])[0]
     return {
-        "plain": (plain, is_sorted()),
-        "big-endian": (_gray(">"), is_sorted()),
-        "loop": (_next(first), is_sorted()),
-        "next-beyond": (_next(2**31), is_sorted()),
-        "loop-exif": (_gray(t34665=[first]), is_sorted()),
-        "loop-sub": (_gray(t330=[first]), is_sorted()),
-        "first-beyond": (plain[:4] + struct.pack("<I", 2**31) + plain[8:], rejected("truncated")),
-        "first-at-0": (plain[:4] + bytes(4) + plain[8:], rejected("corrupt", "unsupported")),
-        "no-tags": (b"II*\0\x08\0\0\0" + bytes(40), rejected("corrupt")),
-        "header-alone": (b"II*\0", rejected("truncated", "corrupt")),
-        "bigtiff-big-endian": (b"MM\0+\0\x08\0\0" + bytes(40), rejected("unsupported")),
-        "bigtiff-empty": (b"II+\0\x08\0\0\0\x10\0\0\0\0\0\0\0" + bytes(40), rejected("corrupt")),
-        "width-0": (_gray(t256=[0]), rejected("corrupt")),
-        "length-0": (_gray(t257=[0]), rejected("corrupt")),
-        "width-huge": (_gray(t256=[2**31]), rejected("too_large_px", "corrupt")),
-        "bits-0": (_gray(t258=[0]), rejected("corrupt")),
-        "bits-7": (_gray(t258=[7]), rejected("corrupt")),
-        "bits-64": (_gray(t258=[64]), rejected("corrupt")),
-        "compression-0": (_gray(t259=[0]), rejected("corrupt")),
-        "compression-99": (_gray(t259=[99]), rejected("corrupt")),
-        "photometric-99": (_gray(t262=[99]), rejected("corrupt")),
-        "samples-0": (_gray(t277=[0]), rejected("corrupt")),
-        "samples-65535": (_gray(t277=[65_535]), rejected("corrupt")),
-        "rows-0": (_gray(t278=[0]), either("corrupt", "truncated", why="one strip holds all rows")),
-        "rows-huge": (_gray(t278=[2**32 - 1]), is_sorted()),
-        "rows-1": (_gray(t278=[1]), rejected("truncated", "corrupt")),
-        "strip-beyond": (_gray(t273=[2**31]), rejected("truncated", "corrupt")),
-        "strip-empty": (_gray(t279=[0]), either("truncated", "corrupt", why="the pixels are where they should be")),
-        "strip-short": (tiff(_raw(), [bytes(100)]), either("truncated", "corrupt", why="the rest is the directory")),
-        "orientation-9": (_gray(t274=[9]), is_sorted()),
-        "orientation-0": (_gray(t274=[0]), is_sorted()),
-        "predictor-9": (_gray(t317=[9]), is_sorted()),
-        "planar-2": (_gray(t284=[2]), is_sorted()),
-        "planar-9": (_gray(t284=[9]), either("corrupt", why="one sample per pixel has no planes")),
-        "tile-0": (tiff(_raw(t322=[0], t323=[0]), [bytes(256)], tiled=True), rejected("corrupt")),
-        "tile-1": (tiff(_raw(t322=[1], t323=[1]), [bytes(256)], tiled=True), rejected("truncated", "corrupt")),
-        "tile-huge": (tiles((100, 100), 40_000, [8], 1), rejected("too_large_px", "unsupported")),
-        "tile-44000": (bombs.METADATA["tiff tile 44000"](), rejected("too_large_px", "unsupported")),
-        "strip-bomb": (strips((2_000, 2_000), [8] * 4, 2, rows=2_000, t338=[2]), is_sorted()),
-        "tags-5000": (slow_files.tiff_tags(5_000), rejected("unsupported")),
-        "tags-shared": (bombs.METADATA["tiff shared bytes"](), rejected("corrupt", "too_large_bytes")),
-        "tag-fractions": (tiff({**_raw(), 282: (5, bytes(900_000))}, [bytes(256)]), rejected("unsupported")),
-        "tag-claims": (
-            _gray(t282=[1]).replace(struct.pack("<HHI", 282, 3, 1), struct.pack("<HHI", 282, 5, 2**28)),
+        "plain": (lambda: plain, is_sorted()),
+        "big-endian": (lambda: _gray(">"), is_sorted()),
+        "loop": (lambda: _next(first), is_sorted()),
+        "next-beyond": (lambda: _next(2**31), is_sorted()),
+        "loop-exif": (lambda: _gray(t34665=[first]), is_sorted()),
+        "loop-sub": (lambda: _gray(t330=[first]), is_sorted()),
+        "first-beyond": (lambda: plain[:4] + struct.pack("<I", 2**31) + plain[8:], rejected("truncated")),
+        "first-at-0": (lambda: plain[:4] + bytes(4) + plain[8:], rejected("corrupt", "unsupported")),
+        "no-tags": (lambda: b"II*\0\x08\0\0\0" + bytes(40), rejected("corrupt")),
+        "header-alone": (lambda: b"II*\0", rejected("truncated", "corrupt")),
+        "bigtiff-big-endian": (lambda: b"MM\0+\0\x08\0\0" + bytes(40), rejected("unsupported")),
+        "bigtiff-empty": (lambda: b"II+\0\x08\0\0\0\x10\0\0\0\0\0\0\0" + bytes(40), rejected("corrupt")),
+        "tags-5000": (lambda: slow_files.tiff_tags(5_000), rejected("unsupported")),
+        "tags-shared": (bombs.METADATA["tiff shared bytes"], rejected("corrupt", "too_large_bytes")),
+        "tag-fractions": (
+            lambda: tiff({**_raw(), 282: (5, bytes(900_000))}, [bytes(256)]),
             rejected("unsupported"),
         ),
-        "short-strips": (slow_files.tiff_short_strips(60_000), rejected("unsupported", "corrupt", "truncated")),
-        "byte-strips": (slow_files.tiff_byte_strips(200_000), rejected("unsupported")),
-        "tiles-thin": (slow_files.tiff_tiles(1_024, 4_000), is_sorted()),
+        "tag-claims": (
+            lambda: _gray(t282=[1]).replace(struct.pack("<HHI", 282, 3, 1), struct.pack("<HHI", 282, 5, 2**28)),
+            rejected("unsupported"),
+        ),
     }
 
 
-def _webps() -> dict[str, tuple[bytes, Expected]]:
+def _tiff_values() -> Files:
+    """Tags with a value that is wrong."""
+    return {
+        "width-0": (lambda: _gray(t256=[0]), rejected("corrupt")),
+        "length-0": (lambda: _gray(t257=[0]), rejected("corrupt")),
+        "width-huge": (lambda: _gray(t256=[2**31]), rejected("too_large_px", "corrupt")),
+        "bits-0": (lambda: _gray(t258=[0]), rejected("corrupt")),
+        "bits-7": (lambda: _gray(t258=[7]), rejected("corrupt")),
+        "bits-64": (lambda: _gray(t258=[64]), rejected("corrupt")),
+        "compression-0": (lambda: _gray(t259=[0]), rejected("corrupt")),
+        "compression-99": (lambda: _gray(t259=[99]), rejected("corrupt")),
+        "photometric-99": (lambda: _gray(t262=[99]), rejected("corrupt")),
+        "samples-0": (lambda: _gray(t277=[0]), rejected("corrupt")),
+        "samples-65535": (lambda: _gray(t277=[65_535]), rejected("corrupt")),
+        "orientation-9": (lambda: _gray(t274=[9]), is_sorted()),
+        "orientation-0": (lambda: _gray(t274=[0]), is_sorted()),
+        "predictor-9": (lambda: _gray(t317=[9]), is_sorted()),
+        "planar-2": (lambda: _gray(t284=[2]), is_sorted()),
+        "planar-9": (lambda: _gray(t284=[9]), either("corrupt", why="one sample per pixel has no planes")),
+    }
+
+
+def _tiff_blocks() -> Files:
+    """Strips and tiles."""
+    return {
+        "rows-0": (lambda: _gray(t278=[0]), either("corrupt", "truncated", why="one strip holds all rows")),
+        "rows-huge": (lambda: _gray(t278=[2**32 - 1]), is_sorted()),
+        "rows-1": (lambda: _gray(t278=[1]), rejected("truncated", "corrupt")),
+        "strip-beyond": (lambda: _gray(t273=[2**31]), rejected("truncated", "corrupt")),
+        "strip-empty": (
+            lambda: _gray(t279=[0]),
+            either("truncated", "corrupt", why="the pixels are where they should be"),
+        ),
+        "strip-short": (
+            lambda: tiff(_raw(), [bytes(100)]),
+            either("truncated", "corrupt", why="the rest is the directory"),
+        ),
+        "tile-0": (lambda: tiff(_raw(t322=[0], t323=[0]), [bytes(256)], tiled=True), rejected("corrupt")),
+        "tile-1": (lambda: tiff(_raw(t322=[1], t323=[1]), [bytes(256)], tiled=True), rejected("truncated", "corrupt")),
+        "tile-huge": (lambda: tiles((100, 100), 40_000, [8], 1), rejected("too_large_px", "unsupported")),
+        "tile-44000": (bombs.METADATA["tiff tile 44000"], rejected("too_large_px", "unsupported")),
+        "strip-bomb": (lambda: strips((2_000, 2_000), [8] * 4, 2, rows=2_000, t338=[2]), is_sorted()),
+        "short-strips": (lambda: slow_files.tiff_short_strips(60_000), rejected("unsupported", "corrupt", "truncated")),
+        "byte-strips": (lambda: slow_files.tiff_byte_strips(200_000), rejected("unsupported")),
+        "tiles-thin": (lambda: slow_files.tiff_tiles(1_024, 4_000), is_sorted()),
+    }
+
+
+def _webps() -> Files:
     plain = encoded(picture(), "WEBP")
     pixels = webp_pixels(16, 16)
     return {
-        "plain": (webp(16, 16), is_sorted()),
-        "alpha": (webp(16, 16, alpha=1), is_sorted()),
-        "canvas": (webp_canvas(64, 64), is_sorted()),
-        "canvas-huge": (webp_canvas(16_000, 16_000), rejected("too_large_px")),
-        "no-frame": (riff((b"VP8X", bytes(10))), rejected("corrupt", "truncated")),
-        "empty": (riff(), rejected("corrupt", "truncated")),
-        "size-lies": (plain[:4] + struct.pack("<I", 2**31) + plain[8:], rejected("truncated")),
-        "size-short": (plain[:4] + struct.pack("<I", 20) + plain[8:], rejected("corrupt", "truncated")),
-        "size-0": (plain[:4] + bytes(4) + plain[8:], rejected("corrupt", "truncated")),
-        "chunk-lies": (plain[:16] + struct.pack("<I", 2**31) + plain[20:], rejected("corrupt", "truncated")),
+        "plain": (lambda: webp(16, 16), is_sorted()),
+        "alpha": (lambda: webp(16, 16, alpha=1), is_sorted()),
+        "canvas": (lambda: webp_canvas(64, 64), is_sorted()),
+        "canvas-huge": (lambda: webp_canvas(16_000, 16_000), rejected("too_large_px")),
+        "no-frame": (lambda: riff((b"VP8X", bytes(10))), rejected("corrupt", "truncated")),
+        "empty": (riff, rejected("corrupt", "truncated")),
+        "size-lies": (lambda: plain[:4] + struct.pack("<I", 2**31) + plain[8:], rejected("truncated")),
+        "size-short": (lambda: plain[:4] + struct.pack("<I", 20) + plain[8:], rejected("corrupt", "truncated")),
+        "size-0": (lambda: plain[:4] + bytes(4) + plain[8:], rejected("corrupt", "truncated")),
+        "chunk-lies": (lambda: plain[:16] + struct.pack("<I", 2**31) + plain[20:], rejected("corrupt", "truncated")),
         "lossless-junk": (
-            riff((b"VP8L", b"\x2f" + bytes(40))),
+            lambda: riff((b"VP8L", b"\x2f" + bytes(40))),
             either("corrupt", "truncated", why="one pixel of zeros"),
         ),
-        "lossy-junk": (riff((b"VP8 ", bytes(40))), rejected("corrupt")),
-        "two-frames": (riff((b"VP8L", pixels), (b"VP8L", pixels)), is_sorted()),
-        "exif-list": (webp_exif(exif_of(type_of_tag=5, count=2_000)), is_sorted()),
-        "exif-junk": (webp_exif(b"junk"), is_sorted()),
-        "chunks-25000": (slow_files.webp_chunks(25_000), rejected("unsupported")),
+        "lossy-junk": (lambda: riff((b"VP8 ", bytes(40))), rejected("corrupt")),
+        "two-frames": (lambda: riff((b"VP8L", pixels), (b"VP8L", pixels)), is_sorted()),
+        "exif-list": (lambda: webp_exif(exif_of(type_of_tag=5, count=2_000)), is_sorted()),
+        "exif-junk": (lambda: webp_exif(b"junk"), is_sorted()),
+        "chunks-25000": (lambda: slow_files.webp_chunks(25_000), rejected("unsupported")),
         "profile-claimed": (
-            riff((b"VP8X", bytes([0x20]) + bytes(3) + b"\x0f\0\0" * 2), (b"VP8L", pixels)),
+            lambda: riff((b"VP8X", bytes([0x20]) + bytes(3) + b"\x0f\0\0" * 2), (b"VP8L", pixels)),
             is_sorted(),
         ),
     }
@@ -120,38 +142,45 @@ def _bmp(at: int, form: str, *values: int) -> bytes:
     return bytes(data)
 
 
-def _bmps() -> dict[str, tuple[bytes, Expected]]:
+def _bmps() -> Files:
     palette = encoded(picture().quantize(16), "BMP")
     return {
-        "top-down": (_bmp(22, "<i", -32), is_sorted()),
-        "width-negative": (_bmp(18, "<i", -48), rejected("corrupt", "truncated", "too_large_px")),
-        "height-least": (_bmp(22, "<i", -(2**31)), rejected("too_large_px")),
-        "bits-0": (_bmp(28, "<H", 0), rejected("corrupt")),
-        "bits-3": (_bmp(28, "<H", 3), rejected("corrupt")),
-        "bits-64": (_bmp(28, "<H", 64), rejected("corrupt")),
-        "bits-32": (_bmp(28, "<H", 32), rejected("truncated", "corrupt")),
-        "compression-4": (_bmp(30, "<I", 4), rejected("corrupt")),
-        "compression-99": (_bmp(30, "<I", 99), rejected("corrupt")),
-        "rle-8-at-24-bits": (_bmp(30, "<I", 1), rejected("corrupt", "truncated")),
-        "pixels-beyond": (_bmp(10, "<I", 2**31), rejected("corrupt", "truncated")),
-        "pixels-at-0": (_bmp(10, "<I", 0), either("corrupt", "truncated", why="the header is read as pixels")),
-        "size-lies": (_bmp(2, "<I", 2**31), either("truncated", why="every row is there")),
-        "size-0": (_bmp(2, "<I", 0), is_sorted()),
-        "palette-huge": (palette[:46] + struct.pack("<I", 2**31) + palette[50:], rejected("corrupt", "truncated")),
-        "header-12": (_bmp(14, "<I", 12), rejected("corrupt", "truncated", "unsupported", "too_large_px")),
-        "header-124": (_bmp(14, "<I", 124), either("corrupt", "truncated", why="the fields may have any values")),
-        "header-cut": (encoded(picture(), "BMP")[:30], rejected("truncated", "corrupt")),
-        "rle-lines": (slow_files.bmp_rle_lines(1_000, 4), is_sorted()),
-        "rle-slow": (slow_files.bmp_rle_lines(10_000_000, 4), rejected("unsupported", "too_large_px")),
-        "rle": (bombs.bmp_rle(64), is_sorted()),
+        "top-down": (lambda: _bmp(22, "<i", -32), is_sorted()),
+        "width-negative": (lambda: _bmp(18, "<i", -48), rejected("corrupt", "truncated", "too_large_px")),
+        "height-least": (lambda: _bmp(22, "<i", -(2**31)), rejected("too_large_px")),
+        "bits-0": (lambda: _bmp(28, "<H", 0), rejected("corrupt")),
+        "bits-3": (lambda: _bmp(28, "<H", 3), rejected("corrupt")),
+        "bits-64": (lambda: _bmp(28, "<H", 64), rejected("corrupt")),
+        "bits-32": (lambda: _bmp(28, "<H", 32), rejected("truncated", "corrupt")),
+        "compression-4": (lambda: _bmp(30, "<I", 4), rejected("corrupt")),
+        "compression-99": (lambda: _bmp(30, "<I", 99), rejected("corrupt")),
+        "rle-8-at-24-bits": (lambda: _bmp(30, "<I", 1), rejected("corrupt", "truncated")),
+        "pixels-beyond": (lambda: _bmp(10, "<I", 2**31), rejected("corrupt", "truncated")),
+        "pixels-at-0": (lambda: _bmp(10, "<I", 0), either("corrupt", "truncated", why="the header is read as pixels")),
+        "size-lies": (lambda: _bmp(2, "<I", 2**31), either("truncated", why="every row is there")),
+        "size-0": (lambda: _bmp(2, "<I", 0), is_sorted()),
+        "palette-huge": (
+            lambda: palette[:46] + struct.pack("<I", 2**31) + palette[50:],
+            rejected("corrupt", "truncated"),
+        ),
+        "header-12": (lambda: _bmp(14, "<I", 12), rejected("corrupt", "truncated", "unsupported", "too_large_px")),
+        "header-124": (
+            lambda: _bmp(14, "<I", 124),
+            either("corrupt", "truncated", why="the fields may have any values"),
+        ),
+        "header-cut": (lambda: encoded(picture(), "BMP")[:30], rejected("truncated", "corrupt")),
+        "rle-lines": (lambda: slow_files.bmp_rle_lines(1_000, 4), is_sorted()),
+        "rle-slow": (lambda: slow_files.bmp_rle_lines(10_000_000, 4), rejected("unsupported", "too_large_px")),
+        "rle": (lambda: bombs.bmp_rle(64), is_sorted()),
     }
 
 
 def odd_others() -> Iterator[Case]:
     """All of them."""
-    for kind, suffix, files in (("TIFF", ".tif", _tiffs()), ("WebP", ".webp", _webps()), ("BMP", ".bmp", _bmps())):
-        for name, (data, expected) in files.items():
-            yield Case(f"odd-{kind.lower()}-{name}{suffix}", f"odd {kind}", functools.partial(bytes, data), expected)
+    tiffs = _tiff_directories() | _tiff_values() | _tiff_blocks()
+    for kind, suffix, files in (("TIFF", ".tif", tiffs), ("WebP", ".webp", _webps()), ("BMP", ".bmp", _bmps())):
+        for name, (make, expected) in files.items():
+            yield Case(f"odd-{kind.lower()}-{name}{suffix}", f"odd {kind}", make, expected)
 
 
 # Few bytes that would become many ───────────────────────────────────────────────────────────────────

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from tests.shared.images.pictures import (
     plain,
     refusal,
 )
+from torture.corpus import bombs
 
 # --- signatures
 
@@ -323,13 +323,9 @@ def test_16_bit_big_endian_tiff() -> None:
 
 
 def test_16_bit_rgb_png_keeps_the_upper_eight() -> None:
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
     rows = (b"\0" + b"\x0a\xff\x14\xff\x5e\xff" * 4) * 4
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    assert only_color(data) == (10, 20, 94)
+    header = bombs.png_header(4, 4, depth=16)
+    assert only_color(bombs.PNG_START + header + bombs.png_pixels(rows) + bombs.PNG_END) == (10, 20, 94)
 
 
 @pytest.mark.parametrize(

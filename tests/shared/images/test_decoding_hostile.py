@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 import warnings
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,6 +18,7 @@ from PIL import ImageFile
 from shared.errors import BadImage
 from shared.images.decoding import MAX_BYTES, decode_image
 from tests.shared.images.pictures import KINDS, SIZE_PX, bottle, encode, refusal
+from torture.corpus.bombs import PNG_START, png_header
 
 # --- refusals
 
@@ -35,17 +35,16 @@ def test_limits_are_named() -> None:
     assert refusal(data + bytes(MAX_BYTES)).reason == "too_large_bytes"
 
 
-def png_header(width: int, height: int) -> bytes:
+def png_that_claims(width: int, height: int) -> bytes:
     """A PNG that claims a size and has next to no data."""
-    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body)) + KINDS["png"][33:]
+    return PNG_START + png_header(width, height) + KINDS["png"][33:]
 
 
 @pytest.mark.parametrize("side_px", [8_000, 10_000, 60_000])  # under and over both of Pillow's own bounds
 def test_bombs_are_refused_before_decoding_and_without_pillows_warning(side_px: int) -> None:
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        refused = refusal(png_header(side_px, side_px))
+        refused = refusal(png_that_claims(side_px, side_px))
     assert refused.reason == "too_large_px"
     assert "50,000,000" in str(refused)
     assert not warned
@@ -53,7 +52,7 @@ def test_bombs_are_refused_before_decoding_and_without_pillows_warning(side_px: 
 
 @pytest.mark.parametrize(("width", "height"), [(0, 8), (8, 0), (0, 0)])
 def test_zero_sized_images_are_corrupt(width: int, height: int) -> None:
-    assert refusal(png_header(width, height)).reason == "corrupt"
+    assert refusal(png_that_claims(width, height)).reason == "corrupt"
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 import shared.images.missing_rows
 from shared.images.decoding import decode_image
 from tests.shared.images.pictures import KINDS, SIZE_PX, bottle, encode, refusal
-from torture.corpus.bombs import layout, png_chunk, tiff
+from torture.corpus.bombs import PNG_END, PNG_START, layout, png_chunk, png_header, png_pixels, tiff
 
 EOI = b"\xff\xd9"
 SIDE = 150
@@ -90,11 +89,8 @@ def test_harmless_bytes_before_or_after_the_end_mark_are_accepted(kind: str, jun
 
 def png_of(width: int, height: int, raw: bytes, *, color: int = 2, interlace: int = 0, pieces: int = 1) -> bytes:
     """A PNG with these rows, in one IDAT chunk or several."""
-    header = struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, interlace)
-    packed = zlib.compress(raw)
-    step = -(-len(packed) // pieces)
-    pixels = b"".join(png_chunk(b"IDAT", packed[at : at + step]) for at in range(0, len(packed), step))
-    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + pixels + png_chunk(b"IEND", b"")
+    header = png_header(width, height, color=color, last=bytes([0, 0, interlace]))
+    return PNG_START + header + png_pixels(raw, pieces=pieces) + PNG_END
 
 
 def rows(count: int, width: int, value: int = 200) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +35,10 @@ def read(data: bytes, **options: Any) -> np.ndarray:
 
 def png(values: np.ndarray, *, color_type: int = 0, sbit: bytes = b"") -> bytes:
     """A PNG of 16 bits per sample; `values` [H, W] or [H, W, channels]."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, color_type, 0, 0, 0)
-    tag = chunk(b"sBIT", sbit) if sbit else b""
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + tag + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    )
+    header = bombs.png_header(values.shape[1], values.shape[0], depth=16, color=color_type)
+    tag = bombs.png_chunk(b"sBIT", sbit) if sbit else b""
+    return bombs.PNG_START + header + tag + bombs.png_pixels(rows) + bombs.PNG_END
 
 
 def bare_tiff(

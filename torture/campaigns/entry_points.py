@@ -1,4 +1,4 @@
-"""The doors of the campaign `files`: each takes the files of a folder, and gives an answer for every one of them."""
+"""The entry points of the campaign `files`: each takes the files of a folder, and gives an answer for each of them."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from torture.server.waiting import wait_until
 
 LINE, QUEUE = "line-1", "bulk"
 KIND = "file"  # in the ledger: it may be sorted or rejected, and the campaign checks which
-# The longest that all files may take at one door.
-DOOR_S = 1800.0
+# The longest that all files may take at one entry point.
+ENTRY_POINT_S = 1800.0
 _MAX_FRAME_ID = 256
 
 
@@ -50,21 +50,22 @@ Answers = Mapping[str, Answer]
 # without a worker ───────────────────────────────────────────────────────────────────────────────────
 
 
-def ask_program(plant: Plant, door: str, folder: Path) -> Answers:
-    """The answers of `torture.corpus.door_program`. Notes the file that ends it."""
-    answers_file = plant.options.folder / f"{door}.jsonl"
+def ask_program(plant: Plant, entry_point: str, folder: Path) -> Answers:
+    """The answers of `torture.campaigns.entry_point_program`. Notes the file that ends it."""
+    answers_file = plant.options.folder / f"{entry_point}.jsonl"
     answers_file.touch()
-    log = plant.options.folder / f"{door}.log"
-    arguments = (door, str(folder), str(answers_file))
-    process = Process("torture.corpus.door_program", *arguments, log=log, variables=environment(plant.settings))
+    log = plant.options.folder / f"{entry_point}.log"
+    arguments = (entry_point, str(folder), str(answers_file))
+    variables = environment(plant.settings)
+    process = Process("torture.campaigns.entry_point_program", *arguments, log=log, variables=variables)
     try:
-        code = process.wait(DOOR_S)
+        code = process.wait(ENTRY_POINT_S)
     finally:
         process.kill()
     lines = [json.loads(line) for line in answers_file.read_text().splitlines()]
     if code != 0:
         last = lines[-1]["file"] if lines else "none"
-        plant.note(f"no file ends {door}", f"exit code {code} at {last!r}; see {log}")
+        plant.note(f"no file ends {entry_point}", f"exit code {code} at {last!r}; see {log}")
     done = [line for line in lines if "outcome" in line]
     return {line["file"]: Answer(line["outcome"], line["text"], line["seconds"], line["peak_bytes"]) for line in done}
 
@@ -126,7 +127,7 @@ def send_by_camera(plant: Plant, folder: Path, cases: Sequence[Case], settings: 
     producer = RecordingProducer(settings, plant.open_ledger())
     source = open_folder(str(folder), FolderFlags(), settings, line=LINE, camera=options.camera, max_age_s=None)
     stop = threading.Event()
-    timer = threading.Timer(DOOR_S, stop.set)
+    timer = threading.Timer(ENTRY_POINT_S, stop.set)
     timer.daemon = True
     timer.start()
     with closing(source), closing(producer), _silenced("producer.camera"):  # it logs a line for each file

@@ -1,6 +1,6 @@
-"""Sends the files of a folder through one of the doors that need no worker. Run as a process: a file may end it.
+"""Sends the files of a folder through one of the entry points that need no worker. Run as a process: a file may end it.
 
-    python -m torture.corpus.door_program classify|dataset FOLDER ANSWERS
+    python -m torture.campaigns.entry_point_program classify|dataset FOLDER ANSWERS
 
 Writes a line of JSON before each file and one after it, with what became of it, its time, and the memory that it took.
 """
@@ -25,6 +25,7 @@ from shared.progress import ignore
 from shared.settings import load_settings
 from torture.corpus.case import REJECTED, SORTED
 from torture.plant.lifeline import end_with_caller
+from torture.plant.proc_files import proc_status_bytes
 
 SIZE_PX = 224
 # What became of a file, and the text that says why.
@@ -55,27 +56,20 @@ def _dataset(folder: Path) -> Callable[[str], Answer]:
     return answer
 
 
-def _memory_bytes(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
 def main() -> None:
     """Try each file of the folder, in order of the names."""
-    door, folder, answers = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    entry_point, folder, answers = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     end_with_caller()
-    answer = {"classify": _classify, "dataset": _dataset}[door](folder)
+    answer = {"classify": _classify, "dataset": _dataset}[entry_point](folder)
     with answers.open("a", buffering=1) as file:
         for name in sorted(os.listdir(folder)):
             file.write(json.dumps({"file": name}) + "\n")
             Path("/proc/self/clear_refs").write_text("5")  # forgets the largest memory so far
-            before_bytes, began = _memory_bytes("VmRSS"), time.process_time()
+            before_bytes, began = proc_status_bytes(os.getpid(), "VmRSS"), time.process_time()
             outcome, text = answer(name)
             seconds = time.process_time() - began
-            peak_bytes = _memory_bytes("VmHWM") - before_bytes
+            peak_bytes = proc_status_bytes(os.getpid(), "VmHWM") - before_bytes
             done = {"file": name, "outcome": outcome, "text": text, "seconds": seconds, "peak_bytes": peak_bytes}
             file.write(json.dumps(done) + "\n")
 
