@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from shared import keys
+from torture.history.follower import Entry
 
 SCAN_COUNT = 2_000
 CHUNK = 500
@@ -82,3 +83,19 @@ def read_statuses(client: Any, job_ids: Sequence[str]) -> list[bytes | None]:
 
 def _text(value: bytes) -> str:
     return value.decode(errors="surrogateescape")
+
+
+def read_visible(client: Any, entries: Mapping[str, Sequence[Entry]]) -> Mapping[str, Sequence[Entry]]:
+    """Of the jobs with several entries, those entries that are still in their streams."""
+    several = {job_id: found for job_id, found in entries.items() if len(found) > 1}
+    return {
+        job_id: [entry for entry, exists in zip(found, _exist(client, found), strict=True) if exists]
+        for job_id, found in several.items()
+    }
+
+
+def _exist(client: Any, entries: Sequence[Entry]) -> list[bool]:
+    with client.pipeline(transaction=False) as pipeline:
+        for entry in entries:
+            pipeline.xrange(entry.stream, entry.entry_id, entry.entry_id)
+        return [bool(found) for found in pipeline.execute()]

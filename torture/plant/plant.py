@@ -7,7 +7,7 @@ import itertools
 import random
 import signal
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,9 @@ from shared.server.roles import Role
 from shared.settings import Settings, environment
 from torture.history.checker import RQ_SUCCESSES, Breach, History, Loss, WorkerCount, breach_of, check
 from torture.history.deaths import Death
-from torture.history.follower import Entry, Follower, Observations
+from torture.history.follower import Follower
 from torture.history.ledger import LedgerWriter, read_ledger
-from torture.history.leftovers import read_leftovers
+from torture.history.leftovers import read_leftovers, read_visible
 from torture.plant.executions import EXECUTIONS_VARIABLE
 from torture.plant.feeder import FeederOptions
 from torture.plant.processes import FeederProcess, Process, WorkerProcess
@@ -369,7 +369,7 @@ class Plant:
         history = History(
             ledger=read_ledger(self._ledgers),
             observed=observed,
-            visible=self._visible(observed),
+            visible=read_visible(self.client, observed.entries),
             losses=self.losses,
             leftovers=read_leftovers(self.client, queues=self.settings.queue_names, expected=self.expected_keys),
             counts=self.counts,
@@ -377,19 +377,6 @@ class Plant:
             planted=self.planted,
         )
         return history, [*check(history), *(breach_of(promise, cases) for promise, cases in self.broken.items())]
-
-    def _visible(self, observed: Observations) -> Mapping[str, Sequence[Entry]]:
-        several = {job_id: entries for job_id, entries in observed.entries.items() if len(entries) > 1}
-        return {
-            job_id: [entry for entry, exists in zip(entries, self._exist(entries), strict=True) if exists]
-            for job_id, entries in several.items()
-        }
-
-    def _exist(self, entries: Sequence[Entry]) -> list[bool]:
-        with self.client.pipeline(transaction=False) as pipeline:
-            for entry in entries:
-                pipeline.xrange(entry.stream, entry.entry_id, entry.entry_id)
-            return [bool(found) for found in pipeline.execute()]
 
 
 def _is_alive_and(process: Process, is_ready: object) -> bool:

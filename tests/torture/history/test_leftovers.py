@@ -9,7 +9,8 @@ from producer import Frame, LineProducer
 from shared import keys
 from shared.settings import Settings
 from tests.worker import kit
-from torture.history.leftovers import read_leftovers
+from torture.history.follower import Entry
+from torture.history.leftovers import read_leftovers, read_visible
 
 
 def left(client: redis.Redis, settings: Settings) -> dict[str, list[str]]:
@@ -56,3 +57,11 @@ def test_what_expires_while_it_is_looked_at_is_not_left_over(
     monkeypatch.setattr(client, "scan_iter", lambda pattern, count: [pattern.replace("*", "gone").encode()])
     names = {kind for kind in left(client, settings) if kind in ("image", "job without an end")}
     assert not names
+
+
+def test_of_several_results_of_a_job_those_in_the_stream_are_visible(client: redis.Redis) -> None:
+    stream = keys.results("line-1")
+    ids = [client.xadd(stream, {"result": "{}"}).decode() for _ in range(2)]
+    entries = [Entry(stream, entry_id, "sorted", 1, "w1", 0.0, None, (), None) for entry_id in ids]
+    client.xdel(stream, ids[0])
+    assert read_visible(client, {"twice": entries, "once": entries[:1]}) == {"twice": entries[1:]}
