@@ -66,6 +66,7 @@ def test_poison(runs: Runs) -> None:
     assert all(report.figures["marks obeyed"][mark] for mark in MARKS)
     assert report.figures["workers replaced"]["crashed (SIGABRT)"] >= 1
     assert all(report.figures["sent"].values())
+    assert report.figures["sent"]["hang"] == 1, "a second one would hang several workers, which takes half a minute"
     assert report.results >= report.accepted > 0
     assert report.outcomes["failed"] == 1 + sum(report.figures["sent"][mark] for mark in MARKS)
 

@@ -165,6 +165,8 @@ class Poisoner:
             return False
         if kind == "abort" and not self._observer.hung:
             return False  # a crash must not end the first worker that hangs before it was found to be unhealthy
+        if kind == "hang" and self.sent[kind] and not self.has_sent_all_kinds:
+            return False  # a short run ends after one image of each mark
         job_ids = [marked.job_id for marked in self.marked if marked.mark == kind]
         statuses = read_statuses(self._plant.client, job_ids)
         return sum(status in (b"queued", b"started") for status in statuses) < MOST_AT_ONCE.get(kind, 1)
