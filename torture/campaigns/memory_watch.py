@@ -47,4 +47,5 @@ class MemoryWatch:
     def _note(self, pid: int) -> None:
         command = Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
         kind = next((kind for word, kind in _KINDS.items() if word in command), "other")
-        self._most_bytes[kind] = max(self._most_bytes.get(kind, 0), proc_status_bytes(pid, "VmHWM"))
+        if peak_bytes := proc_status_bytes(pid, "VmHWM"):  # none is left of a process that has ended
+            self._most_bytes[kind] = max(self._most_bytes.get(kind, 0), peak_bytes)

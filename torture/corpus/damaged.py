@@ -78,7 +78,7 @@ def ended_early(dice: random.Random) -> Iterator[Case]:
 
 def _of_scans(kind: str) -> Expected:
     if kind == "jpeg-progressive":
-        return either("truncated", why="it may have fewer scans, and end where a scan does")
+        return either("truncated", "corrupt", why="it may end where a scan does, or within a table between two")
     return rejected("truncated")
 
 

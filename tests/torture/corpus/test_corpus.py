@@ -76,6 +76,13 @@ def test_the_decoder_decides_as_it_says(light: Sequence[Case]) -> None:
     assert [wrong for case in light if (wrong := _wrong_decision(case))] == []
 
 
+@pytest.mark.slow
+def test_the_decoder_decides_as_it_says_wherever_a_file_is_cut() -> None:
+    """With one seed of four, a JPEG ends within a table."""
+    cases = [case for seed in range(8, 18) for case in all_cases(seed) if case.family in ("cut", "ended early")]
+    assert [wrong for case in cases if (wrong := _wrong_decision(case))] == []
+
+
 def _wrong_decision(case: Case) -> str | None:
     reason = text = None
     try:
@@ -92,6 +99,9 @@ def test_what_is_expected_is_told_from_what_is_not() -> None:
     assert not rejected("format").allows("rejected", text)
     assert not rejected("empty").allows("rejected", "something else")
     assert not rejected("empty").allows(SORTED, None)
+    assert (
+        reason_in("decoding this BMP took longer than 40 s beside other work (4 times max_decode_s)") == "unsupported"
+    )
     assert not is_sorted().allows("rejected", text)
     assert not is_sorted().allows("failed", text)
     assert either("empty", why="a test").allows(SORTED, None)
