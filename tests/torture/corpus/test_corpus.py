@@ -9,6 +9,7 @@ import pytest
 
 from producer.sources.picture_files import is_picture
 from shared.errors import BadImage
+from shared.images import decoder_process
 from shared.images.decoding import decode_image
 from torture.corpus import slow_files
 from torture.corpus.case import SORTED, Case, either, is_sorted, reason_in, rejected
@@ -49,6 +50,7 @@ def test_nothing_is_made_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) ->
     assert len(all_cases(SEED)) >= 500
 
 
+@pytest.mark.slow
 def test_a_seed_makes_the_same_files(cases: Sequence[Case]) -> None:
     def content(cases: Sequence[Case]) -> list[tuple[str, bytes]]:
         families = ("cut", "ended early", "other format")
@@ -99,10 +101,14 @@ def test_what_is_expected_is_told_from_what_is_not() -> None:
     assert not rejected("format").allows("rejected", text)
     assert not rejected("empty").allows("rejected", "something else")
     assert not rejected("empty").allows(SORTED, None)
-    assert (
-        reason_in("decoding this BMP took longer than 40 s beside other work (4 times max_decode_s)") == "unsupported"
-    )
     assert not is_sorted().allows("rejected", text)
     assert not is_sorted().allows("failed", text)
     assert either("empty", why="a test").allows(SORTED, None)
     assert str(either("empty", why="a test")) == "sorted or rejected (empty)"
+
+
+@pytest.mark.parametrize("expired", [False, True])
+def test_a_file_that_takes_too_long_is_told_by_its_message(expired: bool) -> None:
+    """On a busy machine the limit on the time by the clock may come first."""
+    error = decoder_process._too_long("BMP", max_decode_s=10.0, expired=expired)
+    assert reason_in(str(error)) == error.reason == "unsupported"
