@@ -16,11 +16,11 @@ from producer.camera_summary import CameraSummary
 from producer.result_table import MARGIN_EXPLAINED, CsvTable, ResultTable
 from producer.upload import MISSING, Row, UploadProgress, outcomes, row_as_json
 from shared.cli import print_json, print_json_line
-from shared.messages import for_drawing, note, say
+from shared.messages import note, say
 from shared.printable import one_line
 from shared.progress import ProgressLines
 from shared.schemas import Outcome, SortResult
-from shared.tables import plain_console, print_facts, print_table
+from shared.tables import drawing_console, plain_console, print_facts, print_table
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ def result_printer(known: Sequence[SortResult], *, as_json: bool, as_csv: bool) 
 
 
 def _progress() -> Progress:
-    console = plain_console(file=for_drawing(sys.stderr))
+    console = drawing_console()
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -104,7 +104,7 @@ def _cells(result: SortResult) -> dict[str, str]:
         "lane": result.lane,
         "margin": "" if result.deadline_margin_ms is None else f"{result.deadline_margin_ms:+.0f} ms",
     }
-    return {name: one_line(cell, most=_MAX_CELL_CHARACTERS) for name, cell in cells.items()}
+    return {name: one_line(cell, max_characters=_MAX_CELL_CHARACTERS) for name, cell in cells.items()}
 
 
 def _fit(text: str, size: int, *, name: str) -> str:

@@ -40,7 +40,7 @@ class CsvWriter:
 def _cell(value: object) -> object:
     if not isinstance(value, str):
         return value
-    text = one_line(value, most=_MAX_CELL_CHARACTERS)
+    text = one_line(value, max_characters=_MAX_CELL_CHARACTERS)
     return f"{_MARK}{text}" if _FORMULA.match(text) else text
 
 

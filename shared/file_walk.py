@@ -1,4 +1,4 @@
-"""Lists the files in a folder, the same way for all commands: follows links, skips hidden names, always ends.
+"""Lists the files in a folder, the same way for all commands: follows links, skips hidden names, and never loops.
 
 Links can make a small folder endless: 22 folders, each of which holds two links to the next one, have four million
 paths. So no link is followed to a folder that was listed before, and a list has a limit.

@@ -47,7 +47,7 @@ class _TextLines(logging.Formatter):
 
     def formatException(self, ei: Any) -> str:  # logging's name
         lines = _without_middle(masked_text(super().formatException(ei), self._secrets).split("\n"))
-        return "\n".join(f"  {one_line(line, most=_LINE_CHARACTERS)}" for line in lines)
+        return "\n".join(f"  {one_line(line, max_characters=_LINE_CHARACTERS)}" for line in lines)
 
 
 class _JsonLines(logging.Formatter):
@@ -71,7 +71,7 @@ class _JsonLines(logging.Formatter):
         }
         if record.exc_info:
             lines = _without_middle(masked_text(self.formatException(record.exc_info), self._secrets).split("\n"))
-            extra["exception"] = "\n".join(cut(line, most=_LINE_CHARACTERS) for line in lines)
+            extra["exception"] = "\n".join(cut(line, max_characters=_LINE_CHARACTERS) for line in lines)
         text = as_json(fields | extra)
         return text if len(text) <= _MAX_JSON_CHARACTERS else as_json(fields | _shortened(extra))
 
@@ -85,11 +85,14 @@ def _without_middle(lines: list[str]) -> list[str]:
 
 def _shortened(extra: dict[str, Any]) -> dict[str, Any]:
     """The fields, the long ones cut; what is no short text becomes one."""
-    most = _MAX_JSON_CHARACTERS // 4 // max(1, len(extra))
-    return {
-        key[:_LINE_CHARACTERS]: value if isinstance(value, bool | int | float | None) else cut(_text(value), most=most)
-        for key, value in extra.items()
-    }
+    max_characters = _MAX_JSON_CHARACTERS // 4 // max(1, len(extra))
+
+    def shortened(value: Any) -> Any:
+        if isinstance(value, bool | int | float | None):
+            return value
+        return cut(_text(value), max_characters=max_characters)
+
+    return {key[:_LINE_CHARACTERS]: shortened(value) for key, value in extra.items()}
 
 
 def _text(value: Any) -> str:

@@ -45,12 +45,12 @@ _MIN_SECRET_CHARACTERS = 3
 _MIN_PIECE_CHARACTERS = 4
 
 
-def masked(value: object) -> object:
+def masked(value: str) -> str:
     """The value with the secrets of a URL replaced by `***`, even if they are not properly escaped.
 
     Masked are passwords, users that stand alone, and the values of all options that are not known to be harmless.
     """
-    if not isinstance(value, str) or "://" not in value:
+    if "://" not in value:
         return value
     return masked_url(value) if _is_scheme(value.partition("://")[0].strip()) else masked_text(value)
 
@@ -67,7 +67,9 @@ def masked_setting(name: str, value: object) -> object:
     """The value of a setting as it may be shown."""
     if name == "redis_password" and value is not None:
         return MASK
-    return masked_url(value) if name == "redis_url" and isinstance(value, str) else masked(value)
+    if not isinstance(value, str):
+        return value
+    return masked_url(value) if name == "redis_url" else masked(value)
 
 
 def masked_text(text: str, secrets: Collection[str] = ()) -> str:
@@ -150,28 +152,39 @@ def _host_before_password(place: str) -> str | None:
 
 
 def _with_masked_options(place: str) -> str:
-    """Host and path, with the options after ? and # masked."""
-    before, hash_sign, fragment = place.partition("#")
-    path, question_mark, query = before.partition("?")
-    return path + question_mark + _masked_options(query) + hash_sign + _masked_options(fragment)
+    """Host and path, with the options after ? and # masked, e.g. `?db=1&password=***`."""
+    path, options = _split_options(place)
+    shown = [path]
+    for separator, name, value, is_secret in _options(options):
+        text = MASK if is_secret else value
+        if name:
+            text = f"{name}={text}"
+        elif is_secret and shown[-1].endswith(MASK):
+            continue  # the secret before goes on
+        shown.append(separator + text)
+    return "".join(shown)
 
 
-def _masked_options(options: str) -> str:
-    """Options such as `db=1&password=***`. What follows a secret may be a part of it, if it holds a `&`."""
-    shown: list[str] = []
+def _split_options(place: str) -> tuple[str, str]:
+    """Host and path, and what follows them, with its ? or #."""
+    path = re.split("[?#]", place, maxsplit=1)[0]
+    return path, place[len(path) :]
+
+
+def _options(options: str) -> Iterator[tuple[str, str, str, bool]]:
+    """The separator before each option, its name, its value, and whether that is a secret.
+
+    If a whole option may be a secret, or a part of the one before it, which may hold a separator, it has no name.
+    """
     is_secret_before = False
-    for option in filter(None, re.split("[&;]", options)):
+    for separator, option in re.findall("([?#&;])([^?#&;]*)", options):
         name, equals, value = option.partition("=")
-        if equals and _is_harmless(name, value):
-            shown.append(option)
+        if not option or (equals and _is_harmless(name, value)):
+            yield separator, name, value, False
             continue
-        is_name = equals and _OPTION_NAME.fullmatch(name) and not (is_secret_before and name.lower() != "password")
+        has_name = equals and _OPTION_NAME.fullmatch(name) and (not is_secret_before or name.lower() == "password")
+        yield (separator, name, value, True) if has_name else (separator, "", option, True)
         is_secret_before = True
-        if is_name:
-            shown.append(f"{name}={MASK}")
-        elif not shown or not shown[-1].endswith(MASK):
-            shown.append(MASK)
-    return "&".join(shown)
 
 
 def _is_harmless(name: str, value: str) -> bool:
@@ -186,12 +199,9 @@ def _raw_secrets(scheme: str, rest: str) -> Iterator[str]:
     elif (host := _host_before_password(place)) is not None:
         yield place[len(host) + 1 :]
         return
-    is_secret_before = False
-    for option in re.split("[?#&;]", place)[1:]:
-        name, equals, value = option.partition("=")
-        if not (equals and _is_harmless(name, value)):
-            yield from (name, value) if is_secret_before and name.lower() != "password" else (value or name,)
-            is_secret_before = True
+    for _, name, value, is_secret in _options(_split_options(place)[1]):
+        if is_secret:
+            yield from (value,) if name else value.partition("=")
 
 
 def _is_scheme(text: str) -> bool:

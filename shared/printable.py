@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 
-# One line on a terminal or in a log has at most so many characters. It is more than the longest path of a file.
+# One line on a terminal or in a log has at most this many characters. It is more than the longest path of a file.
 MAX_LINE_CHARACTERS = 5_000
 _TAIL_SHARE = 4  # a quarter of what is shown of a long text is its end
 
@@ -37,24 +37,27 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
-def one_line(text: object, *, most: int = MAX_LINE_CHARACTERS) -> str:
+def one_line(text: object, *, max_characters: int = MAX_LINE_CHARACTERS) -> str:
     """The text, `printable`, and `cut` if it is too long."""
     whole = str(text)
-    if len(whole) > 2 * most:  # do not escape what is left out anyway
-        return cut(printable(whole[:most]) + printable(whole[-most:]), most=most, of=len(whole))
-    return cut(printable(whole), most=most, of=len(whole))
+    if len(whole) > 2 * max_characters:  # do not escape what is left out anyway
+        shown = printable(whole[:max_characters]) + printable(whole[-max_characters:])
+    else:
+        shown = printable(whole)
+    return cut(shown, max_characters=max_characters, total_characters=len(whole))
 
 
-def cut(text: str, *, most: int = MAX_LINE_CHARACTERS, of: int | None = None) -> str:
-    """The text; if it has more than `most` characters, its middle is replaced by a remark with its length, `of`.
+def cut(text: str, *, max_characters: int = MAX_LINE_CHARACTERS, total_characters: int | None = None) -> str:
+    """The text; if it has more than `max_characters`, its middle is replaced by a remark.
 
-    The end is kept, because messages end with the advice.
+    The remark says how long it was: `total_characters`, if the text was shortened before. The end is kept, because
+    messages end with the advice.
     """
-    if len(text) <= most:
+    if len(text) <= max_characters:
         return text
-    tail = most // _TAIL_SHARE
-    length = len(text) if of is None else of
-    return f"{text[: most - tail]} [... cut: {length:,} characters in all ...] {text[len(text) - tail :]}"
+    tail = max_characters // _TAIL_SHARE
+    length = len(text) if total_characters is None else total_characters
+    return f"{text[: max_characters - tail]} [... cut: {length:,} characters in all ...] {text[len(text) - tail :]}"
 
 
 def _code(found: re.Match[str]) -> str:

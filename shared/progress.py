@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from shared.messages import for_drawing, note
+from shared.messages import note
 from shared.printable import one_line
 
 # Lines that differ only in their figures come at most this often.
@@ -66,8 +66,8 @@ def show_status(title: str) -> Iterator[Callable[[str], None]]:
         return
     from rich.text import Text
 
-    from shared.tables import plain_console
+    from shared.tables import drawing_console
 
-    console = plain_console(file=for_drawing(sys.stderr))
+    console = drawing_console()
     with console.status(Text(one_line(title)), spinner=spinner_name()) as status:
         yield lambda text: status.update(Text(one_line(text)))

@@ -13,13 +13,11 @@ from urllib.parse import quote
 
 from shared.errors import BadSetting
 from shared.home_folder import expand_home
-from shared.regular_files import read_start
+from shared.secret_files import read_secret
 from shared.setting_problems import origin
 
-MAX_PASSWORD_BYTES = 4096
-
 # The names of the settings.
-PASSWORD, FILE = "redis_password", "redis_password_file"
+PASSWORD_SETTING, PASSWORD_FILE_SETTING = "redis_password", "redis_password_file"
 
 
 class GivenPassword(NamedTuple):
@@ -42,8 +40,9 @@ def url_with_password(given: GivenPassword) -> str:
     if given.password is None and given.file is None:
         return given.redis_url
     if given.password is not None and given.file is not None:
-        raise _conflict(given, PASSWORD, FILE, mend=f"Give one of them: unset {PASSWORD}, or {FILE}.")
-    name = FILE if given.password is None else PASSWORD
+        mend = f"Give one of them: unset {PASSWORD_SETTING}, or {PASSWORD_FILE_SETTING}."
+        raise _conflict(given, PASSWORD_SETTING, PASSWORD_FILE_SETTING, mend=mend)
+    name = PASSWORD_FILE_SETTING if given.password is None else PASSWORD_SETTING
     password = given.password if given.file is None else _of_setting(given.file, given.flags)
     assert password is not None  # one of the two is there
     scheme, separator, rest = given.redis_url.partition("://")
@@ -54,43 +53,6 @@ def url_with_password(given: GivenPassword) -> str:
     if not separator or re.search("[@/?#]", user):
         return given.redis_url  # `shared.server.connection` refuses it, and says why
     return f"{scheme}://{user}:{quote(password, safe='')}@{place}"
-
-
-def usable_password(text: str) -> str:
-    """The password without the ends of lines after it, which editors and `echo` write.
-
-    Raises:
-        ValueError: it can't be a password; the text says why, and does not quote it.
-    """
-    password = text.rstrip("\r\n")
-    if not password:
-        raise ValueError("is empty: write the password into it")
-    if not password.isprintable():
-        raise ValueError("should be one line of printable characters: the password alone")
-    return password
-
-
-def read_password(file: Path, *, where: str) -> str:
-    """The password that a file holds. `where` says in errors who named which file.
-
-    Raises:
-        BadSetting: the file can't be used.
-    """
-    try:
-        data = read_start(file, max_bytes=MAX_PASSWORD_BYTES)
-    except OSError as error:
-        raise BadSetting(
-            f"{where}: it can't be read: {error.strerror}. Name a file that this user may read, and that holds the "
-            "password alone."
-        ) from error
-    if len(data) > MAX_PASSWORD_BYTES:
-        raise BadSetting(f"{where}: it holds more than {MAX_PASSWORD_BYTES:,} bytes: write the password alone into it.")
-    try:
-        return usable_password(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise BadSetting(f"{where}: it is not UTF-8 ({error.reason}). Save it as UTF-8.") from None
-    except ValueError as error:
-        raise BadSetting(f"{where}: the file {error}.") from None
 
 
 def _has_password(redis_url: str) -> bool:
@@ -105,5 +67,6 @@ def _conflict(given: GivenPassword, *names: str, mend: str) -> BadSetting:
 
 
 def _of_setting(path: Path, flags: dict[str, Any]) -> str:
-    file = expand_home(path, name=FILE)
-    return read_password(file, where=f"setting {FILE} = {str(file)!r} (from {origin(FILE, flags)})")
+    name = PASSWORD_FILE_SETTING
+    file = expand_home(path, name=name)
+    return read_secret(file, where=f"setting {name} = {str(file)!r} (from {origin(name, flags)})")

@@ -32,8 +32,9 @@ from shared.jobs import MAX_ATTEMPTS, MAX_LOSSES
 from shared.masking import masked_setting
 from shared.policy_overrides import PolicyOverride
 from shared.public_keys import PREFIX, PublicKey
-from shared.redis_password import FILE, PASSWORD, GivenPassword, url_with_password, usable_password
+from shared.redis_password import PASSWORD_FILE_SETTING, PASSWORD_SETTING, GivenPassword, url_with_password
 from shared.schemas import UNCERTAIN, Name, Outcome
+from shared.secret_files import usable_secret
 from shared.setting_problems import ENV_PREFIX
 from shared.settings_file import check_config_file, config_file, file_values
 from shared.validation_messages import quoted
@@ -45,7 +46,7 @@ MAX_TTL_S = 315_360_000
 MIN_STORE_POLL_S = 0.2
 
 # Flags for a server that has no password, whatever the environment and the settings file say: an embedded one.
-NO_PASSWORD: Mapping[str, str] = MappingProxyType({PASSWORD: "", FILE: ""})
+NO_PASSWORD: Mapping[str, str] = MappingProxyType({PASSWORD_SETTING: "", PASSWORD_FILE_SETTING: ""})
 
 
 class Settings(BaseSettings):
@@ -215,7 +216,7 @@ class Settings(BaseSettings):
     @field_validator("redis_password")
     @classmethod
     def _usable_password(cls, value: SecretStr | None) -> SecretStr | None:
-        return None if value is None else SecretStr(usable_password(value.get_secret_value()))
+        return None if value is None else SecretStr(usable_secret(value.get_secret_value()))
 
     @field_validator("trusted_keys")
     @classmethod

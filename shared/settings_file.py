@@ -1,4 +1,7 @@
-"""The settings file: where it is, and what it sets. Called by `settings`, which translates the errors."""
+"""The settings file: where it is, and what it sets.
+
+Called by `settings`, which translates the errors, and by a worker's parent, which has no memory for `settings`.
+"""
 
 from __future__ import annotations
 
@@ -47,5 +50,14 @@ def file_values() -> dict[str, Any]:
     path = config_file()
     if kind_of(path) is FileKind.MISSING and not path.is_symlink():  # a link to nothing is an error
         return {}
+    return values_of(path)
+
+
+def values_of(file: Path) -> dict[str, Any]:
+    """The settings in a settings file, by name.
+
+    Raises:
+        OSError, UnicodeDecodeError, tomllib.TOMLDecodeError: it can't be read, or is not valid TOML.
+    """
     # Editors on Windows begin a file with a byte order mark, and end lines with CRLF.
-    return tomllib.loads(read_regular(path, max_bytes=_MAX_BYTES).decode("utf-8-sig").replace("\r\n", "\n"))
+    return tomllib.loads(read_regular(file, max_bytes=_MAX_BYTES).decode("utf-8-sig").replace("\r\n", "\n"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, TextIO
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from shared.messages import for_drawing
 from shared.printable import one_line, printable_lines
 
 # Blanks that rich puts between two columns.
@@ -27,9 +29,15 @@ class _PlainConsole(Console):
         return super().render_str(printable_lines(text), **options)
 
 
-def plain_console(*, stderr: bool = False, file: TextIO | None = None) -> Console:
-    """A console for text that may quote others: see `_PlainConsole`. `file` is given instead of `stderr`."""
-    return _PlainConsole(stderr=stderr, file=file, markup=False, highlight=False, emoji=False)
+def plain_console(*, stderr: bool = False) -> Console:
+    """A console for text that may quote others: see `_PlainConsole`."""
+    return _PlainConsole(stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
+def drawing_console(stream: TextIO | None = None) -> Console:
+    """The same for what moves, such as bars and spinners: on standard error, or on the stream that is given."""
+    file = for_drawing(sys.stderr if stream is None else stream)
+    return _PlainConsole(file=file, markup=False, highlight=False, emoji=False)
 
 
 def print_table(
@@ -40,7 +48,7 @@ def print_table(
     title: str = "",
     text: Collection[int] = (0,),
 ) -> None:
-    """Print a table with headings. No value is cut off that would fit a line of a log.
+    """Print a table with headings. A value is cut only above 5,000 characters.
 
     Args:
         console: where to.
@@ -50,7 +58,7 @@ def print_table(
         text: the numbers of the columns of text, from 0. If the table is too wide, text is wrapped. The other columns
             hold figures, which stay whole: only their headings are wrapped.
     """
-    rows = [[one_line(cell) for cell in row] for row in rows]
+    rows = _printable(rows)
     columns = list(zip(headings, *rows, strict=True))
     is_narrow = sum(max(map(cell_len, column)) + _GAP for column in columns) - _GAP > console.width
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -66,12 +74,16 @@ def print_facts(console: Console, facts: Iterable[Sequence[str]], *, title: str)
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(overflow="fold", style="dim")
     table.add_column(overflow="fold")
-    _print(console, table, facts, title=title)
+    _print(console, table, _printable(facts), title=title)
+
+
+def _printable(rows: Iterable[Sequence[str]]) -> list[list[str]]:
+    return [[one_line(cell) for cell in row] for row in rows]
 
 
 def _print(console: Console, table: Table, rows: Iterable[Sequence[str]], *, title: str) -> None:
     for row in rows:
-        table.add_row(*(Text(one_line(cell)) for cell in row))
+        table.add_row(*map(Text, row))
     if title:
         console.print(Text(one_line(title)), style="bold")
     console.print(table)

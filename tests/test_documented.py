@@ -18,7 +18,8 @@ import sortline.cli
 from producer.metrics import REFUSED, SUBMITTED
 from shared.settings import Settings
 from tests.kit import PROJECT
-from tests.test_layout import MAY_IMPORT, PACKAGES
+from tests.source_trees import PACKAGES
+from tests.test_layout import MAY_IMPORT
 from worker.observe.metrics import Metrics
 from worker.observe.queue_gauges import QueueGauges
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from tests.kit import PROJECT
+from tests.source_trees import calls, trees_by_path
 
 PACKAGES = ("shared", "producer", "worker", "model_store")
 # What may be opened otherwise, and why.
@@ -30,25 +30,20 @@ OTHER_WAYS = {
 
 
 def test_files_of_users_are_opened_in_one_way() -> None:
-    found = {
-        path.relative_to(PROJECT).as_posix()
-        for package in PACKAGES
-        for path in sorted((PROJECT / package).rglob("*.py"))
-        if any(_opens_for_reading(ast.parse(path.read_text(encoding="utf-8"))))
-    }
+    found = {path for path, tree in trees_by_path(PACKAGES) if any(_opens_for_reading(tree))}
     assert found == OTHER_WAYS.keys(), "use shared.regular_files, or say here why not"
 
 
 def _opens_for_reading(tree: ast.Module) -> Iterator[bool]:
     """True for `path.read_bytes()`, `path.read_text()`, `path.open("rb")` and `open(path)`."""
-    for node in ast.walk(tree):
-        match node:
+    for _, call in calls(tree):
+        match call:
             case ast.Call(func=ast.Attribute(attr="read_bytes" | "read_text")):
                 yield True
             case ast.Call(func=ast.Attribute(attr="open"), args=[] | [ast.Constant()], keywords=keywords):
-                yield _is_for_reading(node.args) and all(word.arg != "fileobj" for word in keywords)
+                yield _is_for_reading(call.args) and all(word.arg != "fileobj" for word in keywords)
             case ast.Call(func=ast.Name(id="open")):
-                yield _is_for_reading(node.args[1:])
+                yield _is_for_reading(call.args[1:])
 
 
 def _is_for_reading(modes: list[ast.expr]) -> bool:

@@ -11,11 +11,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 
 from tests.kit import PROJECT, run_python
-
-PACKAGES = ("shared", "model_store", "producer", "worker", "bench", "torture")
+from tests.source_trees import PACKAGES, SOURCES, TREES, top
 
 # Which of our packages each may import, besides itself. A worker needs only the reading side of the model store.
 MAY_IMPORT = {
@@ -77,17 +75,7 @@ class Import:
 
     @property
     def top(self) -> str:
-        return self.name.split(".")[0]
-
-
-def sources() -> dict[str, Path]:
-    """Every module of ours by its dotted name."""
-    found: dict[str, Path] = {}
-    for package in (*PACKAGES, "sortline"):
-        for path in sorted((PROJECT / package).rglob("*.py")):
-            parts = path.relative_to(PROJECT).with_suffix("").parts
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+        return top(self.name)
 
 
 def imports(node: ast.AST, *, at_import: bool = True) -> Iterator[Import]:
@@ -109,14 +97,7 @@ def is_deferred(node: ast.AST) -> bool:
     return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
 
 
-SOURCES = sources()
-IMPORTS = {
-    module: list(imports(ast.parse(path.read_text(encoding="utf-8"), str(path)))) for module, path in SOURCES.items()
-}
-
-
-def top(module: str) -> str:
-    return module.split(".")[0]
+IMPORTS = {module: list(imports(tree)) for module, tree in TREES.items()}
 
 
 def is_commands(module: str) -> bool:

@@ -6,12 +6,10 @@ Walks the syntax tree of every module that a plant runs. A new place that prints
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.kit import PROJECT
+from tests.source_trees import calls, trees_by_path
 
 PACKAGES = ("shared", "producer", "worker", "model_store", "sortline")
 # What may only be called in these modules, and what is called elsewhere instead.
@@ -34,23 +32,14 @@ PLACES = {
     "logging.Formatter": (set(), "shared.log_format"),
     "logging.basicConfig": ({"shared/log_format.py"}, "shared.log_format.configure_logging"),
 }
-MODULES = sorted(path for package in PACKAGES for path in (PROJECT / package).rglob("*.py"))
-
-
-def calls(path: Path) -> Iterator[tuple[str, int]]:
-    """The names that a module calls, each with its line."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), node.lineno
 
 
 def test_texts_are_printed_through_the_helpers() -> None:
     wrong = [
-        f"{module}:{line}: {name}: use {PLACES[name][1]}"
-        for path in MODULES
-        for module in [str(path.relative_to(PROJECT))]
-        for name, line in calls(path)
-        if name in PLACES and module not in PLACES[name][0]
+        f"{path}:{call.lineno}: {name}: use {PLACES[name][1]}"
+        for path, tree in trees_by_path(PACKAGES)
+        for name, call in calls(tree)
+        if name in PLACES and path not in PLACES[name][0]
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -58,10 +47,7 @@ def test_texts_are_printed_through_the_helpers() -> None:
 def test_progress_bars_take_no_markup_from_texts() -> None:
     """A file may be named `[red]`, or `[/]`, which rich refuses as wrong markup."""
     columns = [
-        ast.unparse(node)
-        for path in MODULES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "TextColumn"
+        ast.unparse(call) for _, tree in trees_by_path(PACKAGES) for name, call in calls(tree) if name == "TextColumn"
     ]
     assert columns
     assert all("markup=False" in column for column in columns), columns
@@ -70,5 +56,5 @@ def test_progress_bars_take_no_markup_from_texts() -> None:
 @pytest.mark.parametrize("name", ["print", "csv.writer", "logging.basicConfig"])
 def test_the_helpers_themselves_are_found(name: str) -> None:
     """Otherwise the first test would find nothing at all."""
-    found = {str(path.relative_to(PROJECT)) for path in MODULES for called, _ in calls(path) if called == name}
+    found = {path for path, tree in trees_by_path(PACKAGES) for called, _ in calls(tree) if called == name}
     assert found == PLACES[name][0]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.kit import PROJECT
+from tests.source_trees import PACKAGES
 from tests.test_documented import PAGES
-from tests.test_layout import PACKAGES
 
 # Names of fields and settings that were published in British spelling, such as `unlabelled`, are not matched.
 _BRITISH = re.compile(

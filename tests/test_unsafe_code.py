@@ -6,11 +6,11 @@ Ruff's rules `S` (bandit's) look at all code; here is what they can't see.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 
 import pytest
 
-from tests.test_layout import SOURCES, Import, violations
+from tests.source_trees import TREES, calls
+from tests.test_layout import Import, violations
 
 # Modules that make objects, and call what they name, from bytes.
 UNPICKLE = {
@@ -31,13 +31,6 @@ WRITE_PICKLES = {f"torture.forging.payloads.{name}" for name in ("messages", "pa
 KERAS_LOADS = ("load_model", "model_from_json", "model_from_config", "deserialize_keras_object")
 # RQ's default for all of these is its pickle serializer.
 OF_RQ = {"Queue", "Worker", "SimpleWorker", "Job", "Job.create", "Job.fetch", "Job.fetch_many", "Job.restore"}
-
-
-def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
-    """Every call below a node, with the dotted name of what is called."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), node
 
 
 def argument(call: ast.Call, name: str) -> str | None:
@@ -114,10 +107,10 @@ def test_the_rules_let_pass_what_is_safe(code: str) -> None:
     assert found(ast.parse(code)) == []
 
 
-@pytest.mark.parametrize("module", sorted(SOURCES))
+@pytest.mark.parametrize("module", sorted(TREES))
 def test_nothing_unpickles_loads_code_or_checks_input_by_assert(module: str) -> None:
     """`python -O` drops assertions, so they may only tell the type checker and the reader what is already known."""
-    assert found(ast.parse(SOURCES[module].read_text(encoding="utf-8"))) == []
+    assert found(TREES[module]) == []
 
 
 def test_no_module_that_unpickles_is_imported() -> None:
@@ -128,6 +121,6 @@ def test_no_module_that_unpickles_is_imported() -> None:
 
 
 def test_the_modules_that_write_pickles_read_none() -> None:
-    texts = [SOURCES[module].read_text(encoding="utf-8") for module in WRITE_PICKLES]
-    used = {name for text in texts for name, _ in calls(ast.parse(text)) if name.startswith(("pickle.", "marshal."))}
+    called = {name for module in WRITE_PICKLES for name, _ in calls(TREES[module])}
+    used = {name for name in called if name.startswith(("pickle.", "marshal."))}
     assert used == {"pickle.dumps", "marshal.dumps"}

@@ -85,7 +85,7 @@ def source_of(handle: str, *, insecure_http: bool = False) -> Source:
     location, options = split_options(handle)
     if kind.lower() in ("http", "https"):
         # The handle is shown, and recorded in the cache and in bundles; the identity is only hashed.
-        shown = str(masked(handle))
+        shown = masked(handle)
         if kind.lower() == "http" and options.sha256 is None and not insecure_http:
             raise BadSetting(
                 f"backbone {shown!r}: a network is a program, and anyone on the way can change what an http:// URL "

@@ -105,18 +105,6 @@ def is_readable_by_others(path: Path) -> bool:
     return bool(path.stat().st_mode & _OTHERS)
 
 
-def read_passphrase(path: Path) -> bytes:
-    """The first line of a file, which holds a passphrase.
-
-    Raises:
-        BadSetting: it can't be read, or is empty.
-    """
-    lines = _read(path, "passphrase").splitlines()
-    if not lines or not lines[0]:
-        raise BadSetting(f"the passphrase file {path} has an empty first line.")
-    return lines[0]
-
-
 def _read(path: Path, what: str) -> bytes:
     try:
         return read_regular(path, max_bytes=_MAX_KEY_BYTES)

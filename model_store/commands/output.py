@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
-from shared.messages import for_drawing, note
+from shared.messages import note
 
 T = TypeVar("T")
 _SHOWN_UNUSED = 10
@@ -45,9 +44,9 @@ def with_progress(items: Iterable[T], *, total: int, what: str) -> Iterator[T]:
     """The same items, with a progress bar on standard error if that is a terminal."""
     from rich.progress import Progress
 
-    from shared.tables import plain_console
+    from shared.tables import drawing_console
 
-    console = plain_console(file=for_drawing(sys.stderr))
+    console = drawing_console()
     # By default rich would send everything printed to standard output to its own console, standard error.
     with Progress(console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal) as progress:
         yield from progress.track(items, total=total, description=what)

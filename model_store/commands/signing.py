@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from model_store.bundle.signing import Signer
 
 PassphraseFlag = Annotated[
-    Path | None, typer.Option("--passphrase-file", metavar="FILE", help="file whose first line is the key's passphrase")
+    Path | None,
+    typer.Option("--passphrase-file", metavar="FILE", help="file that holds nothing but the key's passphrase"),
 ]
 
 
@@ -83,6 +84,6 @@ def _signer(key: Path, passphrase_file: Path | None) -> Signer:
 
 
 def _passphrase(file: Path | None) -> bytes | None:
-    from model_store.bundle.signing import read_passphrase
+    from shared.secret_files import read_secret
 
-    return None if file is None else read_passphrase(file)
+    return None if file is None else read_secret(file, where=f"--passphrase-file {file}").encode()

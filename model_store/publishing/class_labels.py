@@ -51,7 +51,7 @@ def read_labels(location: str, *, steps: ProgressSteps, insecure_http: bool = Fa
         with scratch_folder("sortline-labels-") as scratch:
             file = scratch / "labels.txt"
             download(location, file, steps=steps, max_bytes=_MAX_BYTES)
-            return _lines(file, str(masked(location)))
+            return _lines(file, masked(location))
     return _lines(expand_home(location, name="labels"), location)
 
 

@@ -109,7 +109,7 @@ def import_classifier(
     lines = read_labels(options.labels, steps=steps, insecure_http=options.insecure_http)
     check_writable(store, options.name, cache=cache)
     module = resolve_classifier(options.handle, cache=cache, steps=steps, insecure_http=options.insecure_http)
-    labels = labels_for(lines, outputs=module.feature_width, location=str(masked(options.labels)))
+    labels = labels_for(lines, outputs=module.feature_width, location=masked(options.labels))
     policy = policy_of(labels.names, options.lanes)
     images = _images(files, size_px=module.input_size_px, decode_settings=decode_settings, steps=steps)
     with scratch_folder("sortline-import-") as folder:

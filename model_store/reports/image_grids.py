@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 from model_store.evaluation.metrics import ScoredPredictions
 from model_store.reports.data import THUMBNAIL_PX, ValidationPredictions
 from shared.arrays import Floats
+from shared.drawn_text import drawable, fitted
 from shared.images.arrays import Pixels
-from shared.printable import one_line
 
 MAX_SAMPLES = 60
 MAX_MISTAKES = 24
@@ -29,7 +29,6 @@ _MARGIN_PX, _BORDER_PX, _LINE_PX, _FONT_PX = 10, 4, 16, 12
 _SIDE_PX = THUMBNAIL_PX + 2 * _BORDER_PX
 _CELL_PX = THUMBNAIL_PX + 40
 _MAX_LINES = 4
-_MAX_CHARACTERS = 1_000  # of a text, more than fits: each try to cut it a little shorter measures all of it
 # Color is not the only sign: the verdict is also written below the image.
 _COLORS: dict[Verdict, str] = {
     "right": "#009E73",
@@ -125,7 +124,8 @@ def draw_cells(path: Path, cells: Sequence[GridCell], *, title: str) -> None:
     width_px = _MARGIN_PX + _COLUMNS * (_CELL_PX + _MARGIN_PX)
     sheet = Image.new("RGB", (width_px, top_px + sum(heights_px)), _PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((_MARGIN_PX, _MARGIN_PX), _fitted(title, font, width_px - 2 * _MARGIN_PX), fill=_INK, font=font)
+    shown = fitted(drawable(title), font=font, width_px=width_px - 2 * _MARGIN_PX)
+    pen.text((_MARGIN_PX, _MARGIN_PX), shown, fill=_INK, font=font)
     for start, height_px in zip(starts, heights_px, strict=True):
         for column, index in enumerate(range(start, min(start + _COLUMNS, len(cells)))):
             left_px = _MARGIN_PX + column * (_CELL_PX + _MARGIN_PX)
@@ -143,8 +143,8 @@ def _cell_of(one: Thumbnail) -> GridCell:
 def _lines(cell: GridCell, font: ImageFont.FreeTypeFont) -> list[tuple[str, str]]:
     """The lines of text below an image, each with its color."""
     return [
-        (_fitted(cell.name, font, _CELL_PX), _PALE_INK),
-        *((line, _INK) for text in cell.texts for line in _wrapped(text, font, _CELL_PX)),
+        (fitted(drawable(cell.name), font=font, width_px=_CELL_PX), _PALE_INK),
+        *((line, _INK) for text in cell.texts for line in _wrapped(drawable(text), font)),
         (cell.verdict, cell.color),
     ]
 
@@ -169,27 +169,16 @@ def _draw_cell(
         pen.text((left_px, top_px + _SIDE_PX + number * _LINE_PX), text, fill=color, font=font)
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> list[str]:
-    """The text wrapped to at most _MAX_LINES lines; the last line is cut if it does not fit."""
+def _wrapped(text: str, font: ImageFont.FreeTypeFont) -> list[str]:
+    """A drawable text wrapped to at most _MAX_LINES lines; the last line is cut if it does not fit."""
     lines: list[str] = []
-    words = one_line(text, most=_MAX_CHARACTERS).split(" ")
+    words = text.split(" ")
     while words:
-        fits = (count for count in range(len(words), 0, -1) if font.getlength(" ".join(words[:count])) <= width_px)
+        fits = (count for count in range(len(words), 0, -1) if font.getlength(" ".join(words[:count])) <= _CELL_PX)
         taken = len(words) if len(lines) == _MAX_LINES - 1 else next(fits, 1)
-        lines.append(_fitted(" ".join(words[:taken]), font, width_px))
+        lines.append(fitted(" ".join(words[:taken]), font=font, width_px=_CELL_PX))
         words = words[taken:]
     return lines
-
-
-def _fitted(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> str:
-    """The text; if it is too wide, its end is replaced by an ellipsis."""
-    text = one_line(text, most=_MAX_CHARACTERS)
-    if font.getlength(text) <= width_px:
-        return text
-    length = len(text)
-    while length and font.getlength(f"{text[:length]}…") > width_px:
-        length -= 1
-    return f"{text[:length]}…"
 
 
 def _verdict(*, correct: bool, uncertain: bool) -> Verdict:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from shared.messages import for_drawing, note, open_messages
+from shared.messages import note, open_messages
 from shared.printable import one_line
 from shared.progress import ProgressLines, ignore, spinner_name
-from shared.tables import plain_console
+from shared.tables import drawing_console, plain_console
 
 OnProgress = Callable[[int], None]
 """Called with the number of items done since the previous call."""
@@ -93,7 +93,7 @@ def show_progress() -> Iterator[ProgressSteps]:
             BarColumn(),
             MofNCompleteColumn(),
         )
-        console = plain_console(file=for_drawing(stderr))
+        console = drawing_console(stderr)
         with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
             yield ProgressSteps(progress, print_line=functools.partial(_print_line, console))
 

@@ -34,20 +34,18 @@ def demo(
     Example: sortline demo --seconds 60 --rate 50
     """
     import contextlib
-    import sys
     from dataclasses import asdict
 
     from producer.demo.session import Demo, DemoOptions, ensure_model
     from producer.demo.summary import show
     from shared.cli import print_json
-    from shared.messages import for_drawing
     from shared.output_files import check_output_folder
     from shared.server.connection import check, connect
     from shared.server.embedded import embedded_server
     from shared.settings import NO_PASSWORD, load_settings
-    from shared.tables import plain_console
+    from shared.tables import drawing_console
 
-    console = plain_console(file=for_drawing(sys.stderr))
+    console = drawing_console()
     options = DemoOptions(seconds=seconds, rate_hz=rate, lines=lines, out=out)
     check_output_folder(out, flag="--out")
     ensure_model(load_settings(redis_url=redis_url, model=model), console=console)

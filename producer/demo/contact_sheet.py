@@ -11,7 +11,7 @@ from typing import cast
 from PIL import Image, ImageDraw, ImageFont
 
 from producer.sources.simulator import SimulatedSource
-from shared.printable import one_line
+from shared.drawn_text import drawable, fitted
 from shared.schemas import SortResult
 
 SHEET_CELLS = 30
@@ -20,7 +20,6 @@ CELL_PX = 240
 PICTURE_PX = 190
 TEXT_PX = 80
 _MARGIN_PX = 6
-_MAX_CHARACTERS = 1_000  # of a text, more than fits
 _RIGHT, _WRONG, _INK, _PAPER = "#1a7f37", "#c0392b", "#1f2328", "#ffffff"
 
 
@@ -76,15 +75,5 @@ def _draw_cell(sheet: Image.Image, draw: ImageDraw.ImageDraw, cell: Cell, *, x: 
     texts = (", ".join(answer[:2]), ", ".join(answer[2:]), f"lane {cell.lane}", truth)
     for number, text in enumerate(text for text in texts if text):
         position = (x + _MARGIN_PX, y + PICTURE_PX + number * 18)
-        draw.text(position, _fitting(text, font), fill=color if text is truth else _INK, font=font)
-
-
-def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The text, shortened if it would run into the next cell."""
-    text = one_line(text, most=_MAX_CHARACTERS)
-    width_px = CELL_PX - 2 * _MARGIN_PX
-    if font.getlength(text) <= width_px:
-        return text
-    while text and font.getlength(text + "…") > width_px:
-        text = text[:-1]
-    return text + "…"
+        shown = fitted(drawable(text), font=font, width_px=CELL_PX - 2 * _MARGIN_PX)
+        draw.text(position, shown, fill=color if text is truth else _INK, font=font)

@@ -50,7 +50,7 @@ def acl(
     Example: sortline acl worker --user worker --password-file worker.password >> users.acl
     """
     from shared.errors import BadSetting
-    from shared.redis_password import read_password
+    from shared.secret_files import read_secret
     from shared.server import roles
 
     try:
@@ -63,7 +63,7 @@ def acl(
     if user is None or password_file is None:
         say(" ".join(roles.rules(known, names)))
         return
-    password = read_password(password_file, where=f"--password-file {password_file}")
+    password = read_secret(password_file, where=f"--password-file {password_file}")
     say(roles.user_line(known, name=_user_name(user), password=password, queues=names))
 
 

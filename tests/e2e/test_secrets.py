@@ -26,6 +26,7 @@ def test_a_password_from_a_file_works_everywhere_and_shows_nowhere(
 ) -> None:
     file, log = tmp_path / "secret", tmp_path / "worker.log"
     file.write_text(f"{SECRET}\n")
+    (tmp_path / "archive").mkdir()
     with embedded_server() as url, redis.Redis.from_url(url) as admin:
         commands = {"commands": ["+@all"], "keys": "*", "channels": "*"}
         admin.acl_setuser("plant", enabled=True, reset=True, passwords=[f"+{SECRET}"], **commands)
@@ -46,7 +47,7 @@ def test_a_password_from_a_file_works_everywhere_and_shows_nowhere(
         with worker(settings, log=log) as process:
             wait_until(lambda: ready(log), "the worker is ready", log=log)
             done = sortline("upload", str(BOTTLES / "bottles_000.jpg"), "--wait", settings=settings)
-            sent = sortline("camera", "--line", "l", "--source", "simulated", "--count", "2", settings=settings)
+            sent = sortline("camera", "--line", "l", "--source", str(BOTTLES), "--count", "2", settings=settings)
             read = sortline("results", settings=settings)
             shown = [_output(done), _output(sent), _output(read)]
             assert [done.returncode, sent.returncode, read.returncode] == [0, 0, 0], shown
@@ -55,8 +56,10 @@ def test_a_password_from_a_file_works_everywhere_and_shows_nowhere(
             assert len(shown) > 6, "the worker has a parent and children"
             shown += [repr(_content(admin, key)) for key in admin.keys("*")]
             assert stop(process) == 0
-    shown += [log.read_text(), *map(str, tmp_path.rglob("*"))]
-    assert [text for text in shown if PIECE in text] == []
+    names, contents = [*map(str, tmp_path.rglob("*"))], _contents(tmp_path, skip=file)
+    assert {"archive", "state"} <= {Path(name).relative_to(tmp_path).parts[0] for name in contents}
+    assert [text for text in (*shown, *names) if PIECE in text] == []
+    assert [name for name, data in contents.items() if PIECE.encode() in data] == []
 
 
 def _variables(settings: Settings, **more: str) -> dict[str, str]:
@@ -72,6 +75,12 @@ def _output(done: subprocess.CompletedProcess[str]) -> str:
 
 def _family(pid: int) -> list[int]:
     return [pid, *(other for child in children_of(pid) for other in _family(child))]
+
+
+def _contents(folder: Path, *, skip: Path) -> dict[str, bytes]:
+    """What the files below a folder hold, by name."""
+    files = (path for path in folder.rglob("*") if path != skip and path.is_file())
+    return {str(path): path.read_bytes() for path in files}
 
 
 def _content(client: Any, key: bytes) -> object:

@@ -49,10 +49,13 @@ from tests.shared.secret_urls import SECRET, SECRET_URLS
         ),
         ("bottles@3", "bottles@3"),
         ("/models", "/models"),
-        (16, 16),
+        ("redis://host/0?db=1?password=hunter2", "redis://host/0?db=1?password=***"),  # a ? instead of an &
+        ("redis://host/0?password=hun#ter2=x", "redis://host/0?password=***"),  # a # in the password
+        ("redis://host/0?a=hun;ter2&db=1#", "redis://host/0?a=***&db=1#"),
+        ("redis://host/0?hun/ter2=x", "redis://host/0?***"),
     ],
 )
-def test_a_value_is_masked(value: object, shown: object) -> None:
+def test_a_value_is_masked(value: str, shown: str) -> None:
     assert masked(value) == shown
     assert masked(shown) == shown
 
@@ -67,6 +70,7 @@ def test_what_should_be_a_url_is_masked_whatever_its_form(url: str) -> None:
 def test_a_password_is_masked_by_the_name_of_its_setting() -> None:
     assert masked_setting("redis_password", SECRET) == "***"
     assert masked_setting("redis_password", None) is None
+    assert masked_setting("max_batch", 16) == 16
 
 
 def test_urls_in_texts_are_masked_and_the_words_around_them_stay() -> None:
@@ -88,6 +92,8 @@ def test_pieces_that_libraries_quote_are_masked() -> None:
     assert masked_text("no host 'hunter2', Max retries: /m?token=abcdef&region=eu", secrets) == (
         "no host '***', Max retries: /m?token=***&region=eu"
     )
+    assert secrets_of("redis://host?password=x&hunter2=y&db=1") == ("hunter2",)
+    assert secrets_of("redis://host?hunter2:x=y") == ("hunter2:x", "hunter2")
     assert secrets_of("redis://u:pw@host/0") == ()  # two letters are in every other word
 
 

@@ -43,8 +43,8 @@ def test_lines_of_a_text_can_stay_apart() -> None:
 
 
 def test_a_long_text_is_cut_in_the_middle() -> None:
-    assert cut("x" * 100, most=100) == "x" * 100
-    assert cut("a" * 75 + "b" * 900 + "c" * 25, most=100) == (
+    assert cut("x" * 100, max_characters=100) == "x" * 100
+    assert cut("a" * 75 + "b" * 900 + "c" * 25, max_characters=100) == (
         "a" * 75 + " [... cut: 1,000 characters in all ...] " + "c" * 25
     )
 

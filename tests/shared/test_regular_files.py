@@ -45,7 +45,7 @@ def test_a_pipe_that_takes_the_name_just_before_it_is_opened_does_not_wait(
     os.mkfifo(path)
     before = os.listdir("/proc/self/fd")
     with monkeypatch.context() as patch:
-        patch.setattr(regular_files.os, "stat", lambda _: looked)
+        patch.setattr(regular_files.os, "stat", lambda *_, **__: looked)
         with pytest.raises(OSError, match="not a regular file"):
             open_regular(path)
     assert os.listdir("/proc/self/fd") == before

@@ -14,8 +14,6 @@ _TEXTS = {
     KILLED: "was killed (SIGKILL) for an unknown reason",
 }
 
-_MAX_SETTINGS_BYTES = 10_000_000
-
 
 def log_restart(*, worker: str, cause: str, wait_s: float) -> None:
     """Say that a worker died, why, and when the next one starts."""
@@ -42,13 +40,10 @@ def log_format(environment: Mapping[str, str]) -> str:
     given = {name.upper(): value for name, value in environment.items()}
     if "SORTLINE_LOG_FORMAT" in given:
         return given["SORTLINE_LOG_FORMAT"]
-    import tomllib
+    from shared.settings_file import CONFIG_VARIABLE, values_of
 
-    from shared.regular_files import read_regular_text
-
-    file = Path(environment.get("SORTLINE_CONFIG", "sortline.toml"))
     try:
-        settings = tomllib.loads(read_regular_text(file, max_bytes=_MAX_SETTINGS_BYTES, encoding="utf-8-sig"))
+        settings = values_of(Path(environment.get(CONFIG_VARIABLE, "sortline.toml")))
     except (OSError, ValueError):
         return "text"
     return str(settings.get("log_format", "text"))

@@ -12,7 +12,7 @@ import pytest
 from model_store.bundle.files import open_bundle, read_manifest, signers
 from model_store.bundle.manifest import INT8_FILE, MANIFEST_FILE, SIGNATURES_FILE
 from model_store.bundle.signatures import MAX_SIGNATURES, TrustedKeys, load_trusted_keys, message_of, read_signatures
-from model_store.bundle.signing import Signer, add_signature, load_key, make_key, read_passphrase
+from model_store.bundle.signing import Signer, add_signature, load_key, make_key
 from shared.errors import BadBundle, BadSetting, BadSignature
 from tests.kit import PROJECT
 from tests.model_store.hostile_bundles import update_digests
@@ -165,9 +165,6 @@ def test_a_private_key_is_for_its_owner_only_and_may_have_a_passphrase(tmp_path:
     for passphrase, match in ((None, "give --passphrase-file"), (b"guess", "the passphrase is wrong")):
         with pytest.raises(BadSetting, match=match):
             load_key(tmp_path / "locked.key", passphrase=passphrase)
-    (tmp_path / "phrase").write_bytes(b"\n")
-    with pytest.raises(BadSetting, match="empty first line"):
-        read_passphrase(tmp_path / "phrase")
 
 
 def test_other_keys_are_refused(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.kit import needed_tool, wait_until
+from tests.kit import PATIENCE_S, needed_tool, wait_until
 
 
 @contextlib.contextmanager
@@ -17,11 +19,23 @@ def debian_server(folder: Path, *arguments: str) -> Iterator[None]:
     options = ["--port", "0", "--save", "", "--dir", str(folder), "--unixsocket", str(folder / "socket"), *arguments]
     process = subprocess.Popen([server, *options], stdout=subprocess.DEVNULL)
     try:
-        wait_until((folder / "socket").exists, "the server has its socket")
+        wait_until(lambda: _answers(folder / "socket"), "the server answers")
         yield
     finally:
         process.terminate()
         process.wait()
+
+
+def _answers(path: Path) -> bool:
+    """Whether a server answers on its socket, which is there before it listens; it may answer that it wants a login."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(PATIENCE_S)
+        try:
+            connection.connect(os.path.relpath(path))  # a whole path may be too long for a socket
+            connection.sendall(b"PING\r\n")
+            return connection.recv(1) in (b"+", b"-")
+        except (FileNotFoundError, ConnectionError):
+            return False
 
 
 def self_signed_certificate(folder: Path) -> tuple[Path, Path]:

@@ -40,6 +40,7 @@ def test_the_printed_rules_make_a_user(client: redis.Redis) -> None:
         client.acl_deluser("camera")
 
 
+@pytest.mark.slow
 def test_a_line_of_an_acl_file_has_the_digest_and_not_the_password(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("hunter2 €\n")
     line = run("acl", "viewer", "--user", "wall", "--password-file", str(tmp_path / "password"))
