@@ -18,6 +18,11 @@ from tests.producer.kit import jpeg
 from tests.shared.server.servers import debian_server
 
 LINE = {"line": "line-1", "camera": "c"}
+# The first keys of both functions.
+QUEUE_KEYS = [
+    keys.RQ_QUEUES,
+    *(key("live") for key in (keys.rq_queue, keys.wakeup, keys.suspects, keys.rq_wip, keys.load, keys.flow)),
+]
 
 
 @pytest.fixture
@@ -115,3 +120,29 @@ def test_loading_again_changes_nothing(lost: redis.Redis) -> None:
     functions.check_text(lost)
     functions.delete(lost, functions.version())
     assert functions.loaded_versions(lost) == []
+
+
+@pytest.mark.parametrize("function", functions.Function)
+@pytest.mark.parametrize("count", [513, 9_000])
+def test_a_call_for_very_many_jobs_is_refused_before_anything_is_counted(
+    client: redis.Redis, settings: Settings, function: functions.Function, count: int
+) -> None:
+    """Else one call would hold up the server, or stop halfway."""
+    functions.load(client)
+    names = [*QUEUE_KEYS, *(keys.rq_job(str(i)) for i in range(count * 2))]
+    bounds = [count, 10**9, 60, 1, "line-1", count, count, "", 0, count, 64, 0]
+    jobs = [part for i in range(count) for part in (str(i), "", "", 1, "")]
+    with pytest.raises(redis.ResponseError, match=r"keys \(256 jobs\).*Make several calls"):
+        client.fcall(functions.name_of(function), len(names), *names, *bounds, *jobs)
+    assert client.keys("*") == []
+
+
+@pytest.mark.parametrize("common_count", ["1000000000", "inf", "many"])
+def test_a_number_of_common_fields_that_cannot_be_is_refused(
+    client: redis.Redis, settings: Settings, common_count: str
+) -> None:
+    functions.load(client)
+    names = [*QUEUE_KEYS, keys.rq_job("x"), keys.image("x")]
+    bounds = [9, 9, 9, 1, "line-1", 1, 1, "", 0, 1, 64, common_count]
+    with pytest.raises(redis.ResponseError, match="argument 12"):
+        client.fcall(functions.name_of(functions.Function.SUBMIT), len(names), *names, *bounds, *("x", "", "", 1, ""))

@@ -26,6 +26,14 @@
 -- try again, whether the queue is congested for the line (0, 1; -1: no job was new), then for each refused job its
 -- index, from 0, and the bound that it hits }.
 
+-- A call for very many jobs would hold up the server. Producers send at most 64 (CHUNK_JOBS). A job has two keys in
+-- `submit`, one in `ask`.
+local MAX_KEYS, MAX_ARGUMENTS = 7 + 2 * 256, 2000
+if #KEYS > MAX_KEYS or #ARGV > MAX_ARGUMENTS then
+  return redis.error_reply('ERR ' .. #KEYS .. ' keys and ' .. #ARGV .. ' arguments: a call may have ' .. MAX_KEYS
+    .. ' keys (256 jobs) and ' .. MAX_ARGUMENTS .. ' arguments. Make several calls.')
+end
+
 local QUEUES, QUEUE, WAKEUP, SUSPECTS, LEASES, LOAD, FLOW = unpack(KEYS, 1, 7)
 local FIRST_KEY = 8
 local max_items, max_bytes = tonumber(ARGV[1]), tonumber(ARGV[2])

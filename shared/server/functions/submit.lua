@@ -19,6 +19,9 @@
 -- that names it, and nothing is left of any new job.
 
 local wakeup_tokens, common_count = tonumber(ARGV[LAST_COMMON_ARGUMENT + 1]), tonumber(ARGV[LAST_COMMON_ARGUMENT + 2])
+if not common_count or common_count > #ARGV then
+  return redis.error_reply('ERR argument 12 must be the number of the arguments that follow')
+end
 local FIRST_COMMON_FIELD = LAST_COMMON_ARGUMENT + 3
 local FIRST_ARGUMENT, ARGUMENTS = FIRST_COMMON_FIELD + common_count, 5
 local total = (#KEYS - FIRST_KEY + 1) / 2
