@@ -22,6 +22,7 @@ from shared.server.raw_connection import RawConnection
 from shared.settings import Settings
 from worker.rq import scripts
 from worker.rq.broken_keys import BrokenKeys
+from worker.rq.job_fields import ttl_s
 from worker.state.jobs import Disposition, FinishedJob
 
 log = logging.getLogger("sortline.finish")
@@ -43,7 +44,7 @@ class Finisher:
         self._broken_keys = broken_keys or BrokenKeys()
         self._worker = worker
         self._stream_maxlen = settings.results_maxlen
-        self._result_ttl_s = settings.result_ttl_s
+        self._result_ttl_s, self._failure_ttl_s = settings.result_ttl_s, settings.failure_ttl_s
         self._clock = clock
 
     def finish(self, batch: Sequence[FinishedJob]) -> list[bool]:
@@ -67,7 +68,6 @@ class Finisher:
             format_rq_time(now),
             now,
             self._stream_maxlen,
-            self._result_ttl_s,
         ]
         for finished in batch:
             args += self._arguments(finished)
@@ -103,8 +103,8 @@ class Finisher:
             lease.job_id,
             lease.execution_id,
             lease.started_at,
-            finished.claimed.result_ttl_s,
-            finished.claimed.failure_ttl_s,
+            ttl_s(finished.claimed.result_ttl_s, default_s=self._result_ttl_s),
+            ttl_s(finished.claimed.failure_ttl_s, default_s=self._failure_ttl_s),
             line,
             result_json,
             payload,

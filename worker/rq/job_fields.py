@@ -16,6 +16,10 @@ MAX_DIGITS = 10
 # A clock that is off by more than ten years was never set: a producer with such a clock can't submit anything.
 MAX_CLOCK_OFFSET_S = 10 * 365.25 * 86_400
 MAX_OFFSET_CHARACTERS = 32
+# A job may ask to be kept for a week, and for longer only if the worker's own setting is longer.
+MAX_ASKED_TTL_S = 7 * 86_400
+# The longest id of a job, as in common.lua. RQ's own have 36 bytes, ours at most 64.
+MAX_ID_BYTES = 200
 # How many fields `describe()` in common.lua returns for a job.
 DESCRIBED = 16
 
@@ -62,6 +66,20 @@ def deaths_in(crashes: bytes | None, losses: bytes | None, suspect: bytes | None
         losses=_clamped(0, losses, MAX_LOSSES),
         suspicion=None if suspect is None else suspect.decode(errors="backslashreplace"),
     )
+
+
+def ttl_s(asked: str, *, default_s: int) -> int:
+    """How long an ended job is kept.
+
+    Args:
+        asked: what the job asks for, as `ClaimedJob` has it; '' if nothing. To RQ a negative number means forever, but
+            then the jobs of one producer would fill the server in the end.
+        default_s: the worker's own setting.
+    """
+    most_s = max(default_s, MAX_ASKED_TTL_S)
+    if not asked:
+        return default_s
+    return min(int(asked), most_s) if int(asked) >= 0 else most_s
 
 
 def clock_offset_in(field: bytes | None) -> float:

@@ -2,7 +2,7 @@
 -- the lease is still held. A job whose lease has expired belongs to another worker now; RQ itself would leave it in
 -- both `failed` and `finished`.
 --
--- ARGV  call_id, is_repeat, worker, now_iso, now_s, stream_maxlen, default_result_ttl_s, then 14 for each job:
+-- ARGV  call_id, is_repeat, worker, now_iso, now_s, stream_maxlen, then 14 for each job:
 --       disposition (success, failure, retry), queue, job_id, execution_id, started_s, result_ttl_s, failure_ttl_s,
 --       line ('' for a job that isn't Sortline's), sort_result (JSON), rq_payload (base64, as RQ has it), meta (JSON),
 --       keeps_image ('', or 1: a job that succeeds leaves its image on the server, for its worker to read),
@@ -11,11 +11,10 @@
 -- Returns { answers, problems }. One character for each job, in order: 1 finished, 0 lease lost, 2 could not be
 -- written: then its lease will expire.
 local call_id, is_repeat, worker, now_iso, now_s = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4], ARGV[5]
-local stream_maxlen, default_result_ttl_s = ARGV[6], tonumber(ARGV[7])
-local DEFAULT_FAILURE_TTL_S = 31536000 -- RQ's own default: a year
+local stream_maxlen = ARGV[6]
 local STREAM_TTL_S = 604800 -- as in shared/keys.py
 local KEPT_IMAGE_S = 300 -- as in shared/keys.py
-local HEADER, FIELDS = 7, 14
+local HEADER, FIELDS = 6, 14
 local FINISHED, LOST, UNWRITTEN = '1', '0', '2'
 local worker_key = 'rq:worker:' .. worker
 local server_s = server_now_s()
@@ -34,15 +33,9 @@ end
 local registries, lines, images, kept_images = {}, {}, {}, {} -- these are written once, after the jobs
 local succeeded, failed, working_s = 0, 0, 0
 
--- As RQ's Job.cleanup and Result.save: below zero means forever.
-local function expire(key, ttl_s)
-  if ttl_s < 0 then redis_call('PERSIST', key) else redis_call('EXPIRE', key, ttl_s) end
-end
-
--- `forever` is the score of a job that never expires. It differs between RQ's two registries.
-local function add_to_registry(key, job_id, ttl_s, forever)
+local function add_to_registry(key, job_id, ttl_s)
   local members = registries[key] or {}
-  members[#members + 1] = ttl_s < 0 and forever or seconds(server_s + ttl_s)
+  members[#members + 1] = seconds(server_s + ttl_s)
   members[#members + 1] = job_id
   registries[key] = members
 end
@@ -79,30 +72,29 @@ local function succeed(queue, job_id, execution_id, started_s, result_ttl_s, pay
     return
   end
   record_result(results_key, 1, 'return_value', payload, execution_id, started_s)
-  expire(results_key, result_ttl_s)
-  expire(job_key, result_ttl_s)
-  add_to_registry('rq:finished:' .. queue, job_id, result_ttl_s, '+inf')
+  redis_call('EXPIRE', results_key, result_ttl_s)
+  redis_call('EXPIRE', job_key, result_ttl_s)
+  add_to_registry('rq:finished:' .. queue, job_id, result_ttl_s)
 end
 
-local function fail(queue, job_id, execution_id, started_s, failure_ttl, payload, meta)
+local function fail(queue, job_id, execution_id, started_s, failure_ttl_s, payload, meta)
   local job_key, results_key = 'rq:job:' .. job_id, 'rq:results:' .. job_id
-  local ttl_s = tonumber(failure_ttl) or DEFAULT_FAILURE_TTL_S
   if not end_job(job_key, 'failed') then return end
   if meta ~= '' then redis_call('HSET', job_key, 'meta', meta) end
   -- The result says what is known of the deaths of this job's workers. After `rq requeue` it starts as a new job.
   -- Nor is it counted any more in the load of its queue.
   redis_call('HDEL', job_key, 'sortline_crashes', 'sortline_losses', 'sortline_suspect', 'sortline_bytes')
   record_result(results_key, 2, 'exc_string', payload, execution_id, started_s)
-  if failure_ttl ~= '' then expire(results_key, ttl_s) end
-  expire(job_key, ttl_s)
-  add_to_registry('rq:failed:' .. queue, job_id, ttl_s, ttl_s)
+  redis_call('EXPIRE', results_key, failure_ttl_s)
+  redis_call('EXPIRE', job_key, failure_ttl_s)
+  add_to_registry('rq:failed:' .. queue, job_id, failure_ttl_s)
 end
 
 local function retry(queue, job_id)
   local job_key = 'rq:job:' .. job_id
-  local retries_left = redis_pcall('HGET', job_key, 'retries_left')
-  if refuse_broken(job_key, retries_left) then return end
-  redis_call('HSET', job_key, 'retries_left', math.max(0, whole_number(retries_left, MAX_RETRIES) - 1),
+  local fields = read_fields(job_key, { 'retries_left' })
+  if refuse_broken(job_key, fields) then return end
+  redis_call('HSET', job_key, 'retries_left', math.max(0, whole_number(fields[1], MAX_RETRIES) - 1),
     'ended_at', now_iso, 'last_heartbeat', now_iso)
   requeue(queue, job_id, now_iso)
 end
@@ -124,7 +116,7 @@ end
 local function finish(i)
   local disposition, queue, job_id, execution_id = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local started_s = ARGV[i + 4]
-  local result_ttl_s, failure_ttl = tonumber(ARGV[i + 5]) or default_result_ttl_s, ARGV[i + 6]
+  local result_ttl_s, failure_ttl_s = tonumber(ARGV[i + 5]), tonumber(ARGV[i + 6])
   local line, sort_result, payload, meta = ARGV[i + 7], ARGV[i + 8], ARGV[i + 9], ARGV[i + 10]
   local keeps_image = ARGV[i + 11] == '1'
   if disposition == 'success' then
@@ -142,7 +134,7 @@ local function finish(i)
       retry(queue, job_id)
     else
       -- The image stays until it expires, so that `rq requeue` has an image to sort.
-      fail(queue, job_id, execution_id, started_s, failure_ttl, payload, meta)
+      fail(queue, job_id, execution_id, started_s, failure_ttl_s, payload, meta)
       publish(line, sort_result)
     end
     failed = failed + 1 -- RQ counts a retried execution as failed
