@@ -20,3 +20,5 @@ BYTES_FIELD = "sortline_bytes"  # the length of the image
 MAX_CRASHES = 3
 # Upper bound of the setting max_losses, and of the counts in a job's hash. In reap.lua it is MAX_COUNT.
 MAX_LOSSES = 1000
+# The longest id of a job that a worker answers, as in common.lua. RQ's own ids have 36 bytes, ours at most 64.
+MAX_ID_BYTES = 200

@@ -99,10 +99,10 @@ _WORKER = Rights(
         Grant(
             f"{_CONNECTION} multi exec time info client|info function|load function|list "
             "eval evalsha subscribe scan "
-            "exists type del unlink rename expire persist ttl "
+            "memory|usage exists type del unlink rename expire persist ttl "
             "mget strlen "
             "llen lindex lpos lrange lpush rpush ltrim blpop "
-            "hget hmget hgetall hlen hexists hset hsetnx hincrby hincrbyfloat hdel "
+            "hget hmget hgetall hlen hstrlen hexists hset hsetnx hincrby hincrbyfloat hdel "
             "sadd srem smembers sscan srandmember "
             "zadd zcard zcount zscore zmscore zrange zrangebyscore zrevrange zrem zremrangebyscore "
             "xadd xrevrange",

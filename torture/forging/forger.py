@@ -14,7 +14,7 @@ import redis
 from producer.frames import PreparedJob
 from producer.submit import LineProducer
 from shared import keys
-from shared.jobs import MAX_ATTEMPTS_FIELD
+from shared.jobs import MAX_ATTEMPTS_FIELD, MAX_ID_BYTES
 from shared.rq_time import format_rq_time
 from shared.schemas import Outcome
 from torture.forging.payloads.payload import MISSING, Payload, Traps, packed
@@ -249,6 +249,8 @@ class Forger:
         queue = self.any_queue()
         text = job_id.decode(errors="surrogateescape")
         self._note(submission_of(self._sender.frame(b"", queue=queue), text, kind=f"forged: {self.name}"), ())
+        if len(job_id) > MAX_ID_BYTES:  # workers remove such a job, and RQ does not show it
+            self.refused.remove(text)
         self._enqueue(job_id, queue, self._hash(queue, b"junk"), None)
 
     def enqueue_ended(self, status: str) -> None:

@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from shared import keys
+from shared.jobs import MAX_ID_BYTES
 from shared.rq_time import parse_rq_time
 from shared.server.error_translation import is_wrong_type
 from worker.observe.queue_forecast import ARRIVALS, CAPACITY, CAPACITY_AT, Forecast, forecast
@@ -20,6 +21,8 @@ T = TypeVar("T")
 
 # Every worker shows the same figures of a queue.
 _OF_ALL = "; a figure of the whole queue that every worker shows: take max by (queue), never the sum"
+# A time has 27 bytes. Anybody may have written one that fills the worker's memory.
+_MAX_TIME_BYTES = 100
 _FLOW = (CAPACITY, CAPACITY_AT, *ARRIVALS)
 
 
@@ -104,7 +107,11 @@ class QueueGauges(Collector):
                 pipeline.lindex(name, 0)
             answers = pipeline.execute()
         counts, heads = answers[::2], answers[1::2]
-        times = [at for job_id in heads if job_id and (at := self._enqueued_at(job_id)) is not None]
+        times = [
+            at
+            for job_id in heads
+            if job_id and len(job_id) <= MAX_ID_BYTES and (at := self._enqueued_at(job_id)) is not None
+        ]
         return sum(counts), max(0.0, self._clock() - min(times)) if times else 0.0
 
     def _forecast(self, queue: str, depth: int) -> Forecast:
@@ -121,6 +128,8 @@ class QueueGauges(Collector):
 
     def _enqueued_at(self, job_id: bytes) -> float | None:
         key = keys.rq_job(job_id.decode(errors="replace"))
+        if self._client.hstrlen(key, "enqueued_at") > _MAX_TIME_BYTES:
+            return None
         return parse_rq_time(cast(bytes | None, self._client.hget(key, "enqueued_at")))
 
 

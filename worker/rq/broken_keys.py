@@ -18,6 +18,7 @@ MAX_LOGGED_KEYS = 1000
 _WHAT_IS_DONE = {
     "refused": "it does not hold a job, so the job's id was taken off its queue, and the key is left alone: delete it, "
     "or enqueue with LineProducer, which makes its own ids",
+    "removed": "it is too large for a job: the job was taken off its queue without an answer, and the key was deleted",
     "replaced": "it was deleted and written again",
     "moved": "it was renamed, with 'sortline:broken:' before its name, and is kept for a day; a new key was begun",
     "left": "its queue is left alone, and its jobs wait, until you delete or rename that key",
@@ -31,7 +32,7 @@ class BrokenKeys:
     def __init__(
         self, on_refused: Callable[[], object] = lambda: None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`on_refused` is called for each job that was refused."""
+        """`on_refused` is called for each job that was refused, or removed."""
         self._on_refused = on_refused
         self._clock = clock
         self._logged_at: dict[int, float] = {}  # by the hash: a key may be megabytes long
@@ -39,7 +40,7 @@ class BrokenKeys:
     def report(self, problems: Sequence[Sequence[bytes]]) -> None:
         """Log each problem: { action, key, the key's type, the server's words }. A repeated one once a minute."""
         for action, key, kind, message in problems:
-            if action == b"refused":
+            if action in (b"refused", b"removed"):
                 self._on_refused()
             elif self._was_logged(action + key):
                 continue

@@ -18,8 +18,6 @@ MAX_CLOCK_OFFSET_S = 10 * 365.25 * 86_400
 MAX_OFFSET_CHARACTERS = 32
 # A job may ask to be kept for a week, and for longer only if the worker's own setting is longer.
 MAX_ASKED_TTL_S = 7 * 86_400
-# The longest id of a job, as in common.lua. RQ's own have 36 bytes, ours at most 64.
-MAX_ID_BYTES = 200
 # How many fields `describe()` in common.lua returns for a job.
 DESCRIBED = 16
 

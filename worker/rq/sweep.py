@@ -31,10 +31,15 @@ GRACE_ABOVE_LEASE_S = 60.0
 
 
 class Swept(NamedTuple):
-    """How many lost jobs one step brought back, and how many it failed because they were lost for the second time."""
+    """What one step did.
+
+    `requeued`: lost jobs that it brought back; `failed`: jobs that it failed because they were lost for the second
+    time; `removed`: keys and ids that it deleted because they are too large for a job.
+    """
 
     requeued: int
     failed: int
+    removed: int = 0
 
 
 class Sweeper:
@@ -66,7 +71,7 @@ class Sweeper:
             redis.exceptions.RedisError: the server can't be reached, or is a replica.
         """
         try:
-            requeued, failed = self._script(
+            requeued, failed, removed = self._script(
                 args=[
                     keys.sweep(self._queues),
                     keys.missing(self._queues),
@@ -90,4 +95,9 @@ class Sweeper:
             log.warning("found %d lost jobs, in no queue and held by no worker: put back in their queues", requeued)
         if failed:
             log.error("found %d jobs that were lost for the second time: they will be answered as failed", failed)
-        return Swept(int(requeued), int(failed))
+        if removed:
+            log.error(
+                "deleted %d keys or ids that are too large for a job: somebody with a producer's rights wrote them",
+                removed,
+            )
+        return Swept(int(requeued), int(failed), int(removed))

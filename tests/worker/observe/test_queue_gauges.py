@@ -193,3 +193,17 @@ def test_all_workers_show_the_same_and_say_how_to_read_it(gauges: QueueGauges) -
     for family in gauges.describe():
         if family.name.startswith("sortline_queue_"):
             assert "take max by (queue), never the sum" in family.documentation
+
+
+@pytest.mark.parametrize(
+    ("job_id", "enqueued_at"), [("I" * 300_000, "2026-11-28T05:41:14.000000Z"), ("x", "2" * 10**6)]
+)
+def test_a_job_at_the_front_that_is_too_large_has_no_age(
+    client: redis.Redis, gauges: QueueGauges, job_id: str, enqueued_at: str
+) -> None:
+    client.hset(keys.rq_job(job_id), "enqueued_at", enqueued_at)
+    client.rpush(keys.rq_queue("live"), job_id)
+    client.config_resetstat()
+    found = queue_samples(gauges)
+    assert (found["sortline_queue_depth", LIVE], found["sortline_queue_oldest_seconds", LIVE]) == (1, 0)
+    assert client.info("commandstats")["cmdstat_hget"]["calls"] == 2, "more than the bytes of each queue is read"

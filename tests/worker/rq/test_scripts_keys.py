@@ -23,6 +23,7 @@ from shared.jobs import (
     MAX_ATTEMPTS,
     MAX_ATTEMPTS_FIELD,
     MAX_CRASHES,
+    MAX_ID_BYTES,
     MAX_LOSSES,
 )
 from tests.kit import ASCII_LOCALE, run_python
@@ -67,10 +68,10 @@ SPELLED = {
     "release": set(),
     "renew": {JOB, WIP, EXECUTION, EXECUTIONS, WORKER_EXECUTIONS},
     "sweep": {
-        *(QUEUE, JOB, WIP, EXECUTIONS, keys.RQ_SUSPENDED, keys.RECOVERED),
+        *(QUEUE, JOB, WIP, EXECUTIONS, IMAGE, keys.RQ_SUSPENDED, keys.RECOVERED),
         *(keys.rq_registry("{}", "{}"), keys.rq_intermediate_queue("{}"), SUSPECTS),
     },
-    "report_capacity": {keys.capacities("{}"), keys.flow("{}"), QUEUE},
+    "report_capacity": {keys.capacities("{}"), keys.flow("{}"), keys.load("{}"), QUEUE},
     # These get their keys as arguments.
     "admission": {keys.NEVER_WRITTEN},
     "ask": set(),
@@ -167,6 +168,7 @@ def test_the_comparison_notices_a_difference() -> None:
         ("common", "BROKEN_KEPT_S", keys.BROKEN_TTL_S),
         ("common", "MAX_RETRIES", MAX_ATTEMPTS - 1),
         ("common", "MAX_DATA_BYTES", MAX_CALL_BYTES),
+        ("common", "MAX_ID_BYTES", MAX_ID_BYTES),
         ("reap", "MAX_CRASHES", MAX_CRASHES),
         ("reap", "MAX_COUNT", MAX_LOSSES),
         ("finish", "STREAM_TTL_S", keys.STREAM_TTL_S),

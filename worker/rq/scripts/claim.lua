@@ -56,9 +56,17 @@ local function list_of(queue)
   return 'rq:queue:' .. queue
 end
 
+-- Whether the ids at the head of a list may be long: then they are read one by one. The server samples the list's first
+-- blocks, and a long id has a block of its own.
+local function has_long_ids(list)
+  local used, length = memory_of(list, 100), redis_pcall('LLEN', list)
+  return used and type(length) == 'number' and used > 10000 + length * MAX_ID_BYTES
+end
+
 -- The first ids of a queue.
 local function first_ids(queue, count)
   local list = list_of(queue)
+  if has_long_ids(list) then count = 1 end
   local job_ids = redis_pcall('LRANGE', list, 0, count - 1)
   return move_broken(list, job_ids) and {} or job_ids -- RQ's own list is usable
 end
@@ -82,10 +90,16 @@ end
 local function choose(queue, job_ids, most)
   local composites, ids_read = {}, 0
   for _, job_id in ipairs(job_ids) do
-    if bytes >= max_bytes or #jobs >= most or #expired >= MAX_EXPIRED then break end
+    if bytes >= max_bytes or #jobs >= most or #expired >= MAX_EXPIRED or ids_left <= 0 then break end
     ids_read = ids_read + 1
+    local is_long = #job_id > MAX_ID_BYTES
+    if is_long then
+      refuse_long_id(job_id)
+      ids_left = ids_left - #job_id -- so that one call reads few of them
+    end
     local execution_id = call_id .. string.format('%08x', #jobs + #expired)
-    local job, status, deadline, set_apart = describe(queue, job_id, execution_id)
+    local job, status, deadline, set_apart
+    if not is_long then job, status, deadline, set_apart = describe(queue, job_id, execution_id) end
     if job and not seen[job_id] and waits(job_id, status, set_apart) then
       seen[job_id] = true
       composites[#composites + 1] = job_id .. ':' .. execution_id
@@ -159,4 +173,5 @@ take(FIRST_QUEUE + 1, #ARGV, max_others - others)
 for q = FIRST_QUEUE, #ARGV do
   if usable[q] and not of_suspects then update_wakeup(ARGV[q]) end
 end
+forget_long_ids()
 return { 0, jobs, problems, (ids_left <= 0 or #expired >= MAX_EXPIRED) and 1 or 0, expired }

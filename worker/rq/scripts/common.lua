@@ -17,6 +17,11 @@ redis_call('DEL', 'sortline:never-written')
 
 local BROKEN_KEPT_S = 86400
 local MAX_RETRIES = 99 -- MAX_ATTEMPTS of shared/jobs.py, less the first attempt
+-- RQ's own ids have 36 bytes, ours at most 64. As in shared/jobs.py.
+local MAX_ID_BYTES = 200
+-- A job's hash takes 2 KB to 110 KB. Above the first bound each field's length is asked for before it is read. A hash
+-- above the second bound is no job.
+local PLAIN_HASH_BYTES, MAX_HASH_BYTES = 150000, 4000000
 
 -- Each script reports keys that don't hold what they should: { action, key, its type, the error }.
 -- worker/rq/broken_keys.py explains the actions.
@@ -71,6 +76,59 @@ local function refuse_broken(key, answer)
   if not is_broken(answer) then return false end
   report('refused', key, answer.err)
   return true
+end
+
+-- Anybody with a producer's password can enqueue ids and write fields of up to 512 MB. A script that reads one copies
+-- it, and so does each command that is given it, while the server does nothing else. The next functions deal with them.
+
+-- A waiting job whose id is too long. The only command that is given the id is the one that deletes its hash.
+local has_met_long_id = false
+local function refuse_long_id(job_id)
+  has_met_long_id = true
+  problems[#problems + 1] = { 'removed', 'rq:job:' .. string.sub(job_id, 1, MAX_ID_BYTES), 'none',
+    'its id has ' .. #job_id .. ' bytes, and may have ' .. MAX_ID_BYTES }
+  redis_call('UNLINK', 'rq:job:' .. job_id)
+end
+
+-- Lua would keep the memory of long ids until it happens to collect its garbage.
+local function forget_long_ids()
+  if has_met_long_id and collectgarbage then collectgarbage() end
+end
+
+-- How many bytes a key takes, 0 if it is absent; nil if the server doesn't say. This is one short command, while the
+-- length of each field would be one command each. 2,000 samples: a hash with more fields is large for that alone.
+local function memory_of(key, samples)
+  local used = redis_pcall('MEMORY', 'USAGE', key, 'SAMPLES', samples or 2000)
+  if not used then return 0 end
+  return type(used) == 'number' and used or nil
+end
+
+-- As in worker/steps/admit.py. Longer data is no job of ours and is not passed on: it could fill the worker's memory.
+local MAX_DATA_BYTES = 100000
+-- The other fields are cut to this length. They are all shorter.
+local MAX_FIELD_BYTES = 1000
+
+-- As HMGET, which is not asked for long fields. Instead of one it has words for its length; false for long data.
+local function read_short_fields(key, names)
+  local fields = {}
+  for i, name in ipairs(names) do
+    local size = redis_pcall('HSTRLEN', key, name)
+    if type(size) == 'table' then return size end
+    if size <= (name == 'data' and MAX_DATA_BYTES or MAX_FIELD_BYTES) then
+      fields[i] = redis_call('HGET', key, name)
+    else
+      fields[i] = name ~= 'data' and '(' .. size .. ' bytes)'
+    end
+  end
+  return fields
+end
+
+-- The answer of HMGET for a job's hash, but without long fields if the hash is large; and whether it is too large for
+-- a job.
+local function read_fields(key, names)
+  local used = memory_of(key)
+  if used and used <= PLAIN_HASH_BYTES then return redis_pcall('HMGET', key, unpack(names)), false end
+  return read_short_fields(key, names), used ~= nil and used > MAX_HASH_BYTES
 end
 
 local function has_type(key, wanted)
@@ -238,23 +296,25 @@ local function requeue(queue, job_id, now_iso)
   return true
 end
 
--- As in worker/steps/admit.py. Longer data is no job of ours and is not passed on: it could fill the worker's memory.
-local MAX_DATA_BYTES = 100000
--- The other fields are cut to this length. They are all shorter.
-local MAX_FIELD_BYTES = 1000
+local DESCRIBED = { 'data', 'enqueued_at', 'retries_left', 'result_ttl', 'failure_ttl', 'success_callback_name',
+  'failure_callback_name', 'stopped_callback_name', 'dependency_ids', 'repeats_left', 'webhooks', 'rate_limit_key',
+  'created_at', 'status', 'sortline_max_attempts', 'sortline_crashes', 'sortline_losses', 'sortline_suspect',
+  'sortline_clock_offset', 'sortline_line', 'sortline_bytes', 'sortline_deadline', 'sortline_set_apart' }
 
 -- What a worker must know of a job, in the order of worker/rq/job_fields.py; its status; its deadline by the server's
 -- clock, as its producer wrote it, if it has one; and which claim has set it apart, if one has. Nil for a job that was
--- deleted, and for a key that holds no job, which is reported.
+-- deleted, and for a key that holds no job, which is reported, or too much, which is deleted and reported.
 -- The image is left out: bytes that go through Lua are copied three more times, while the server does nothing else.
 local function describe(queue, job_id, execution_id)
   local key = 'rq:job:' .. job_id
-  local f = redis_pcall('HMGET', key, 'data', 'enqueued_at', 'retries_left', 'result_ttl',
-    'failure_ttl', 'success_callback_name', 'failure_callback_name', 'stopped_callback_name',
-    'dependency_ids', 'repeats_left', 'webhooks', 'rate_limit_key', 'created_at', 'status', 'sortline_max_attempts',
-    'sortline_crashes', 'sortline_losses', 'sortline_suspect', 'sortline_clock_offset', 'sortline_line',
-    'sortline_bytes', 'sortline_deadline', 'sortline_set_apart')
-  if refuse_broken(key, f) or not f[13] then return nil end
+  local f, is_too_large = read_fields(key, DESCRIBED)
+  if refuse_broken(key, f) then return nil end
+  if is_too_large then
+    report('removed', key, 'it takes more than ' .. MAX_HASH_BYTES .. ' bytes')
+    redis_call('UNLINK', key)
+    return nil
+  end
+  if not f[13] then return nil end
   if f[1] and #f[1] > MAX_DATA_BYTES then f[1] = false end
   local extras = ''
   for i = 2, 23 do

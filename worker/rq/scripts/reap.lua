@@ -28,7 +28,7 @@ local MAX_PROCESSES = 1000
 -- No worker writes a longer entry. Others are deleted: a thousand of them could fill the memory of every worker.
 local MAX_PROCESS_BYTES = 1000
 local PROCESSES_KEPT_S = 86400
--- The most leases that are searched for jobs of workers that are gone: this takes up to 10 ms. Jobs under other leases
+-- The most leases that are searched for jobs of workers that are gone: this takes up to 30 ms. Jobs under other leases
 -- are taken back when these expire.
 local MAX_LEASES = 10000
 local requeued, given_up = 0, {}
@@ -150,8 +150,8 @@ local function take_back(queue, composite)
     return false
   end
   local job_key = 'rq:job:' .. job_id
-  local job = redis_pcall('HMGET', job_key, 'status', 'worker_name', 'sortline_crashes', 'sortline_losses',
-    'sortline_suspect', 'sortline_set_apart')
+  local job = read_fields(job_key, { 'status', 'worker_name', 'sortline_crashes', 'sortline_losses',
+    'sortline_suspect', 'sortline_set_apart' })
   local is_job = not refuse_broken(job_key, job)
   local owner = read('HGET', 'rq:execution:' .. composite, 'worker_name') or job[2] or ''
   -- With any other status than `started` the lease is a leftover of a job that has ended otherwise.
@@ -172,7 +172,8 @@ local function find_held_by_the_gone(queue)
   if not next(taken) then return end
   for _, composite in ipairs(redis_call('ZRANGE', 'rq:wip:' .. queue, 0, MAX_LEASES - 1)) do
     local job_id = split_composite(composite)
-    local owner = job_id and read('HGET', 'rq:job:' .. job_id, 'worker_name')
+    local fields = job_id and read_fields('rq:job:' .. job_id, { 'worker_name' }) or {}
+    local owner = not is_broken(fields) and fields[1]
     if taken[owner] then
       held_by[owner] = held_by[owner] + 1
       table.insert(held_in[queue], { composite, owner })
@@ -198,8 +199,8 @@ end
 -- Whether RQ's clean-up has failed the job. Any worker writes its name into a failure, and ours also leaves a
 -- SortResult in `meta`. RQ's clean-up does neither.
 local function failed_by_clean_up(job_id)
-  local created_at, meta = unpack(read('HMGET', 'rq:job:' .. job_id, 'created_at', 'meta') or { false, false })
-  if not created_at or meta then return false end
+  local fields = read_fields('rq:job:' .. job_id, { 'created_at', 'meta' })
+  if is_broken(fields) or not fields[1] or fields[2] then return false end
   local last = (read('XREVRANGE', 'rq:results:' .. job_id, '+', '-', 'COUNT', 1) or {})[1]
   if not last then return false end
   for i = 1, #last[2], 2 do

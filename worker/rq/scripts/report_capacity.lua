@@ -68,10 +68,20 @@ local function write_flow(key, sum, least)
   end
 end
 
+-- Producers may write these two hashes. A large one would hold up each of their calls, and each report.
+local function drop_if_large(key)
+  local used = memory_of(key)
+  if not used or used <= MAX_HASH_BYTES then return end
+  report('replaced', key, 'it takes ' .. used .. ' bytes')
+  redis_call('UNLINK', key)
+end
+
 for i = 4, #ARGV, 2 do
   local queue, rate = ARGV[i], ARGV[i + 1]
   local capacities = 'sortline:capacities:' .. queue
   local flow = 'sortline:flow:' .. queue
+  drop_if_large(flow)
+  drop_if_large('sortline:load:' .. queue)
   note(capacities, rate)
   write_flow(flow, add_up(capacities))
   local length = redis_pcall('LLEN', 'rq:queue:' .. queue)

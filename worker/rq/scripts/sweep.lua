@@ -6,11 +6,21 @@
 -- goes back to its queue once. If it is lost again, it is registered under an expired lease with the execution id
 -- `lost`: then reap.lua has it answered as failed.
 --
+-- It scans the images at the same time: one that its producer has written without an expiry is given one. And it
+-- deletes what is too large for a job, which others would read again and again: keys with very long names, job hashes
+-- of these queues, and long ids at the heads of these queues, where no worker removes them while all are suspended.
+--
 -- ARGV  cursor_key, missing_key, now_iso, interval_s, grace_s, keys_per_step, queue…
--- Returns { requeued, failed }; zeros also if another worker's step was less than interval_s ago.
+-- Returns { requeued, failed, removed }; zeros also if another worker's step was less than interval_s ago.
 local cursor_key, missing_key, now_iso = ARGV[1], ARGV[2], ARGV[3]
 local interval_s, grace_s, keys_per_step = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local KEPT_S = 86400
+local IMAGE_KEPT_S = 86400
+-- Keys with longer names are deleted; those of jobs with ids above MAX_ID_BYTES are skipped, as they may be another
+-- program's.
+local MAX_KEY_BYTES = 10000
+local MAX_HEAD_BYTES = 20000 -- how many bytes of long ids a step takes off, if there is more than one
+local MAX_STATE_BYTES = 40 -- of each field
 local MAX_MISSING, MISSING_PER_STEP = 1000, 50
 -- MAX_ENTRIES: after this many entries a step searches no further list, as each takes 0.2 microseconds. MAX_LEASES:
 -- the longest `rq:wip` that it reads.
@@ -41,15 +51,46 @@ local function is_due()
   return kept[2] or '0'
 end
 
+local removed = 0
+local function remove(key)
+  redis_call('UNLINK', key)
+  removed = removed + 1
+end
+
+local head_bytes_left = MAX_HEAD_BYTES
+local function drop_long_heads(queue)
+  local list = 'rq:queue:' .. queue
+  while head_bytes_left > 0 do
+    local head = ask('LINDEX', list, 0)
+    if not head or #head <= MAX_ID_BYTES then return end
+    redis_call('LTRIM', list, 1, -1)
+    refuse_long_id(head)
+    head_bytes_left = head_bytes_left - #head
+    removed = removed + 1
+  end
+end
+
+-- As ask('HMGET', …), of a job's hash. A job of these queues that is too large for one is deleted.
+local STATE_FIELDS = { 'origin', 'status', 'enqueued_at', 'started_at', 'last_heartbeat', 'created_at' }
+local function state_fields(key)
+  local f, is_too_large = read_fields(key, STATE_FIELDS)
+  if f.err then return ask('HMGET', key, unpack(STATE_FIELDS)) end -- which answers as for other keys
+  if not is_too_large or not ours[f[1]] then return f end
+  remove(key)
+end
+
+local function text_in(field)
+  return string.sub(field or '', 1, MAX_STATE_BYTES)
+end
+
 -- Queue and state of a job that could be lost; nil for any other. The state changes when anybody works on the job.
 local function inspect(job_id)
-  local f = ask('HMGET', 'rq:job:' .. job_id, 'origin', 'status', 'enqueued_at', 'started_at', 'last_heartbeat',
-    'created_at')
+  local f = state_fields('rq:job:' .. job_id)
   if not f or not f[1] or not ours[f[1]] or not f[6] then return nil end
   if f[2] ~= 'queued' and f[2] ~= 'started' then return nil end
   local state = {}
-  for i = 2, 5 do state[#state + 1] = string.gsub(f[i] or '', '%s', '_') end
-  return f[1], table.concat(state, '/'), f[3] or ''
+  for i = 2, 5 do state[#state + 1] = string.gsub(text_in(f[i]), '%s', '_') end
+  return f[1], table.concat(state, '/'), text_in(f[3])
 end
 
 local function is_registered(queue, job_id)
@@ -79,7 +120,9 @@ local heads = {}
 local function head_enqueued_at(queue)
   if not heads[queue] then
     local head = ask('LINDEX', 'rq:queue:' .. queue, 0)
-    heads[queue] = head and ask('HGET', 'rq:job:' .. head, 'enqueued_at') or ''
+    local is_job = head and #head <= MAX_ID_BYTES
+    local f = is_job and read_fields('rq:job:' .. head, { 'enqueued_at' }) or {}
+    heads[queue] = text_in(f[1])
   end
   return heads[queue]
 end
@@ -132,37 +175,63 @@ local function check_missing()
   for _, missing in ipairs(due or {}) do
     redis_call('ZREM', missing_key, missing)
     local state_before, job_id = string.match(missing, '^(%S*) (.*)$')
+    local is_ours = job_id and #job_id <= MAX_ID_BYTES
     local queue, state, enqueued_at
-    if job_id then queue, state, enqueued_at = inspect(job_id) end -- else the entry is not ours
+    if is_ours then queue, state, enqueued_at = inspect(job_id) end
     if queue and state == state_before and is_lost(queue, job_id, enqueued_at) then recover(queue, job_id) end
   end
 end
 
 -- With an invalid cursor it starts again from 0: otherwise each step would raise on it, forever.
-local function scan(cursor)
-  local found = redis_pcall('SCAN', cursor, 'MATCH', 'rq:job:*', 'COUNT', keys_per_step)
-  if not found.err then return found end
-  if string.find(found.err, 'invalid cursor', 1, true) then return scan('0') end
-  error(found)
+-- Keys with very long names are deleted, and not returned.
+local function scan(cursor, pattern)
+  local found = redis_pcall('SCAN', cursor, 'MATCH', pattern, 'COUNT', keys_per_step)
+  if found.err and string.find(found.err, 'invalid cursor', 1, true) then return scan('0', pattern) end
+  if found.err then error(found) end
+  local names = {}
+  for _, key in ipairs(found[2]) do
+    if #key > MAX_KEY_BYTES then
+      has_met_long_id = true
+      remove(key)
+    else
+      names[#names + 1] = key
+    end
+  end
+  return found[1], names
+end
+
+local function expire_images(names)
+  for _, key in ipairs(names) do
+    if redis_call('TTL', key) == -1 then redis_call('EXPIRE', key, IMAGE_KEPT_S) end
+  end
 end
 
 local function find_missing(cursor)
-  local found = scan(cursor)
+  local next_cursor, names = scan(cursor, 'rq:job:*')
+  local _, images = scan(cursor, 'sortline:image:*') -- the same part of the keys
+  expire_images(images)
   local capacity = MAX_MISSING - redis_call('ZCARD', missing_key)
-  for _, key in ipairs(found[2]) do
+  for _, key in ipairs(names) do
     local job_id = string.sub(key, #'rq:job:' + 1)
-    local queue, state, enqueued_at = inspect(job_id)
+    local queue, state, enqueued_at
+    if #job_id <= MAX_ID_BYTES then queue, state, enqueued_at = inspect(job_id) end
     if capacity > 0 and queue and is_lost(queue, job_id, enqueued_at) then
       capacity = capacity - redis_call('ZADD', missing_key, 'NX', seconds(now_s), state .. ' ' .. job_id)
     end
   end
-  redis_call('HSET', cursor_key, 'cursor', found[1], 'next_s', seconds(now_s + interval_s))
+  redis_call('HSET', cursor_key, 'cursor', next_cursor, 'next_s', seconds(now_s + interval_s))
 end
 
 local cursor = is_due()
-if not cursor or redis_call('EXISTS', 'rq:suspended') == 1 then return { 0, 0 } end
+if not cursor then return { 0, 0, 0 } end
+for queue in pairs(ours) do drop_long_heads(queue) end
+if redis_call('EXISTS', 'rq:suspended') == 1 then
+  forget_long_ids()
+  return { 0, 0, removed }
+end
 check_missing()
 find_missing(cursor)
 redis_call('EXPIRE', cursor_key, KEPT_S)
 redis_call('EXPIRE', missing_key, KEPT_S)
-return { requeued, failed }
+forget_long_ids()
+return { requeued, failed, removed }
