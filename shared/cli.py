@@ -11,16 +11,13 @@ import typer
 
 from shared.json_text import as_json
 from shared.log_format import configure_logging
-from shared.masking import secrets_of
+from shared.masking import has_weak_password, secrets_in_logs
 from shared.messages import note
 
 if TYPE_CHECKING:  # pydantic takes longer to import than `sortline --help` may take
     from shared.settings import Settings
 
 log = logging.getLogger("sortline.settings")
-
-# In a log, shorter secrets are masked in URLs only: they are parts of ordinary words.
-_MIN_HIDDEN_CHARACTERS = 6
 
 # Everybody on the machine can read the arguments of a process.
 ARGUMENTS_ARE_PUBLIC = "a password in it is visible in `ps`: use redis_password_file"
@@ -44,13 +41,17 @@ def _takes_unicode() -> bool:
 
 
 def setup_logging(settings: Settings) -> None:
-    """Log to standard error, in the format and at the level that the settings give. Warns of misspelled variables."""
-    hidden = (*secrets_of(settings.redis_url), *secrets_of(settings.model_store))
-    configure_logging(
-        log_format=settings.log_format,
-        level=settings.log_level,
-        secrets=[secret for secret in hidden if len(secret) >= _MIN_HIDDEN_CHARACTERS],
-    )
+    """Log to standard error, in the format and at the level that the settings give.
+
+    Warns of misspelled variables, and of a password that a log can't hide.
+    """
+    hidden = (*secrets_in_logs(settings.redis_url), *secrets_in_logs(settings.model_store))
+    configure_logging(log_format=settings.log_format, level=settings.log_level, secrets=hidden)
+    if has_weak_password(settings.redis_url):
+        log.warning(
+            "the password of redis_url is short, the user's name or a common word: it is easy to guess, and logs hide "
+            "it in URLs only. Choose a long random one."
+        )
     for text in _misspelled_variables():
         log.warning("%s", text)
 

@@ -5,6 +5,7 @@
     masked_url(url)                 the same for what should be a URL, and may lack even its scheme
     masked_text(text, secrets)      a text that may quote URLs, e.g. an exception's
     secrets_of(url)                 the texts that must not be shown of a URL: libraries quote pieces of it
+    secrets_in_logs(url)            those of them that a log hides wherever they stand
 
 Imports only the standard library, because a worker's small parent process uses this module too. Nothing here uses
 `urlsplit`: it takes a part of a password with an unescaped `/`, `#` or `?` for the path.
@@ -12,8 +13,9 @@ Imports only the standard library, because a worker's small parent process uses 
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 MASK = "***"
 
@@ -32,8 +34,15 @@ _OPTION_NAME = re.compile(r"[A-Za-z][\w.-]{0,63}")
 # A port, and what follows it. Anything else after the colon may be a password whose host is missing.
 _PORT = re.compile(r"\d*(?=[/?#]|$)")
 # From the :// of a URL in a text to its end, with the @ of a login whose password is not escaped. Our own messages show
-# the form of a URL, which has no secrets. The bound keeps the search linear.
-_URL_IN_TEXT = re.compile(r"://(?!\[user:password@\])(?:\S{0,4096}@)?[^\s'\"<>`]*")
+# the form of a URL, which has no secrets. The bounds keep the search linear.
+_URL_IN_TEXT = re.compile(
+    r"""://(?!\[user:password@\])
+    (?: \S{0,4096}@
+      | [^\s:/?\#@\[]* : (?! \d* (?: [/?\#\s'"<>`,;:.)] | $ ) | \*{3} ) [^\n]{1,256}@  # a password with blanks, no port
+    )?
+    [^\s'"<>`]*""",
+    re.VERBOSE,
+)
 _SCHEME_BEFORE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*$")
 _MAX_SCHEME_CHARACTERS = 32
 _END_OF_SENTENCE = ".,;:!)]}"
@@ -43,6 +52,16 @@ _END_OF_SENTENCE = ".,;:!)]}"
 _SEPARATORS = re.compile(r"[:/?#@&=\[\]]")
 _MIN_SECRET_CHARACTERS = 3
 _MIN_PIECE_CHARACTERS = 4
+
+# A log without these words could not be read, and would tell by its gaps what the password is. In a log, a secret that
+# is one of them, or short, is masked in URLs only.
+_WORDS_OF_LOGS = frozenset(
+    {
+        *("producer", "worker", "viewer", "reader", "admin", "default"),
+        *("sortline", "server", "valkey", "password", "secret", "camera", "images", "bottle", "bottles", "models"),
+    }
+)
+_MIN_CHARACTERS_IN_LOGS = 6
 
 
 def masked(value: str) -> str:
@@ -74,28 +93,71 @@ def masked_setting(name: str, value: object) -> object:
 
 def masked_text(text: str, secrets: Collection[str] = ()) -> str:
     """The text with the secrets of all URLs in it masked, and each of these `secrets` too, wherever it stands."""
-    if "://" in text:
-        text = _URL_IN_TEXT.sub(_masked_match, text)
-    for secret in secrets:
+    for secret in secrets:  # first, as the end of a URL can't be told if its password is not escaped
         text = text.replace(secret, MASK)
-    return text
+    return _URL_IN_TEXT.sub(_masked_match, text) if "://" in text else text
 
 
 def secrets_of(url: str) -> tuple[str, ...]:
     """What must not be shown of a URL: its secrets, escaped and not, and the pieces of them; the longest first.
 
-    For texts of libraries, which quote a part of a URL as a host, bucket, port or path.
+    For texts of libraries, which quote a part of a URL as a host, bucket, port or path. A secret that is the user's
+    name too is none of them: with the name masked, a text would tell what the password is.
     """
-    from urllib.parse import unquote, unquote_plus  # imported here: the parent process has no need of it
-
     scheme, separator, rest = url.partition("://")
     found: set[str] = set()
     for secret in _raw_secrets(scheme, rest if separator else url):
-        whole = {secret, unquote(secret), unquote_plus(secret)}
-        found |= {text for text in whole if len(text) >= _MIN_SECRET_CHARACTERS}
+        whole = _unescaped(secret)
+        found |= _escaped(text for text in whole if len(text) >= _MIN_SECRET_CHARACTERS)
         pieces = (piece for text in whole for piece in _SEPARATORS.split(text))
         found |= {piece for piece in pieces if len(piece) >= _MIN_PIECE_CHARACTERS}
-    return tuple(sorted(found - {MASK}, key=lambda text: (-len(text), text)))
+    return tuple(sorted(found - {MASK, _user_of(url)}, key=lambda text: (-len(text), text)))
+
+
+def secrets_in_logs(url: str) -> tuple[str, ...]:
+    """Those of `secrets_of` that are hidden in every line of a log: not what is a part of ordinary lines."""
+    return tuple(secret for secret in secrets_of(url) if not _is_weak(secret))
+
+
+def has_weak_password(url: str) -> bool:
+    """Whether the URL has a password that a log can't hide wherever it stands, only in URLs."""
+    if (user := _user_of(url)) is None:
+        return False
+    scheme, _, rest = url.partition("://")
+    password = str(_split_login(scheme, rest)[0]).partition(":")[2]
+    return any(text == user or _is_weak(text) for text in _unescaped(password))
+
+
+def _is_weak(secret: str) -> bool:
+    return len(secret) < _MIN_CHARACTERS_IN_LOGS or secret.lower() in _WORDS_OF_LOGS
+
+
+def _user_of(url: str) -> str | None:
+    """The user of a URL with a password; "" if only the password is there."""
+    scheme, _, rest = url.partition("://")
+    login = _split_login(scheme, rest)[0]
+    return None if login is None else _shown_user(login)
+
+
+def _unescaped(secret: str) -> set[str]:
+    """The secret as it stands in a URL, and what it may mean."""
+    from urllib.parse import unquote, unquote_plus  # imported here: the parent process has no need of it
+
+    return {secret, unquote(secret), unquote_plus(secret)}
+
+
+def _escaped(texts: Iterable[str]) -> set[str]:
+    """The secrets as they are, escaped for a URL, Python and JSON, and without their tabs: so libraries quote them."""
+    from urllib.parse import quote, quote_plus
+
+    found: set[str] = set()
+    for text in texts:
+        found |= {text, quote(text, errors="replace"), quote(text, safe="", errors="replace")}
+        found |= {quote_plus(text, errors="replace"), re.sub(r"[\t\r\n]", "", text)}
+        found |= {repr(text)[1:-1], repr(f'"{text}')[2:-1]}  # the same within a text that also has a double quote
+        found |= {repr(text.encode(errors="replace"))[2:-1]}
+        found |= {json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}
+    return found
 
 
 def _masked_match(found: re.Match[str]) -> str:

@@ -46,6 +46,16 @@ def test_pieces_of_the_settings_urls_are_masked(log_format: str, capsys: pytest.
     assert "HTTPConnectionPool(host='key'): ***, port: '***@bucket'" in shown
 
 
+def test_a_password_that_a_log_can_not_hide_is_warned_of_at_start(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logging(load_settings(redis_url="redis://worker:worker@host"))
+    log.warning("the worker is ready")
+    shown = capsys.readouterr().err
+    assert shown.count("the password of redis_url is short, the user's name or a common word") == 1
+    assert "the worker is ready" in shown
+    setup_logging(load_settings(redis_url="redis://worker:long-random@host"))
+    assert capsys.readouterr().err == ""
+
+
 def test_libraries_that_log_whole_requests_stay_silent(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging(log_format="text", level="debug")
     for name in ("botocore.auth", "s3fs", "urllib3.connectionpool", "fsspec"):

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from shared.masking import masked, masked_setting, masked_text, masked_url, secrets_of
+from shared.masking import (
+    MASK,
+    has_weak_password,
+    masked,
+    masked_setting,
+    masked_text,
+    masked_url,
+    secrets_in_logs,
+    secrets_of,
+)
 from tests.shared.secret_urls import SECRET, SECRET_URLS
 
 
@@ -93,8 +104,54 @@ def test_pieces_that_libraries_quote_are_masked() -> None:
         "no host '***', Max retries: /m?token=***&region=eu"
     )
     assert secrets_of("redis://host?password=x&hunter2=y&db=1") == ("hunter2",)
-    assert secrets_of("redis://host?hunter2:x=y") == ("hunter2:x", "hunter2")
+    assert secrets_of("redis://host?hunter2:x=y") == ("hunter2%3Ax", "hunter2:x", "hunter2")
     assert secrets_of("redis://u:pw@host/0") == ()  # two letters are in every other word
+
+
+# Unescaped, with what ends a URL in a text.
+SPACED = ["p a ssw", "p\ta ssw", "it's a ssw", "p\"a's sw", "p<a>s sw", "p,a;s. sw", "12 34 ssw", "p@a ssw", "pä\\s sw"]
+
+
+@pytest.mark.parametrize("password", SPACED)
+@pytest.mark.parametrize(
+    "quoted", [str, repr, json.dumps, lambda url: repr(["it's", url, '"']), lambda url: quote(url)]
+)
+def test_no_piece_of_an_unescaped_password_is_shown(password: str, quoted: Callable[[str], str]) -> None:
+    url = f"redis://u:{password}@h/0"
+    shown = masked_text(f"can't open {quoted(url)}, see x@y", secrets_of(url))
+    assert "sw" not in shown
+    assert quote(MASK) in quote(shown)
+
+
+def test_a_text_alone_shows_where_a_password_with_blanks_ends() -> None:
+    assert masked_text("can't open 'redis://u:p a ssw@h/0'") == "can't open 'redis://u:***@h/0'"
+    ports = "redis://host:6379: gone, x@y; http://h:80, x@y; http://[::1]:80 x@y; redis://u:*** x@y"
+    assert masked_text(ports) == ports
+
+
+def test_a_password_that_is_the_users_name_or_a_common_word_leaves_the_log_readable() -> None:
+    same = "redis://worker:worker@host/0"
+    assert masked_text(f"the worker at {same}", secrets_of(same)) == "the worker at redis://worker:***@host/0"
+    common = "redis://u:Sortline@host/0"
+    assert masked_text(f"Sortline at {common}", secrets_in_logs(common)) == "Sortline at redis://u:***@host/0"
+    assert secrets_in_logs("redis://u:12345@host/0") == ()
+    assert secrets_in_logs("redis://u:123456@host/0") == ("123456",)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_weak"),
+    [
+        ("redis://host/0", False),
+        ("redis://long-random@host", False),  # it is a user
+        ("redis://u:long-random@host", False),
+        ("redis://u:12345@host", True),
+        ("redis://:12345@host", True),
+        ("redis://long-random:long-random@host", True),
+        ("redis://u:pass%77ord@host", True),
+    ],
+)
+def test_a_weak_password_is_known(url: str, is_weak: bool) -> None:
+    assert has_weak_password(url) is is_weak
 
 
 def test_a_long_text_without_an_end_takes_no_long_time() -> None:
