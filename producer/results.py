@@ -22,7 +22,7 @@ from producer.listeners import explain_wait
 from producer.streams.result_parsing import validate_result
 from shared import keys
 from shared.errors import RedisUnavailable, ResultGone, ResultTimeout
-from shared.schemas import SortResult
+from shared.schemas import Outcome, SortResult
 from shared.server.connection import SOCKET_TIMEOUT_S, connect
 from shared.server.error_translation import is_wrong_type, server_errors, translate
 from shared.settings import Settings, load_settings
@@ -253,19 +253,29 @@ def _finished(job_id: str, stream: list[tuple[bytes, dict[bytes, bytes]]]) -> An
     fields = stream[0][1]
     if fields.get(b"type") != _SUCCESSFUL or b"return_value" not in fields:
         return Answer(job_id=job_id, gone="it finished without a return value")
-    return _parsed(job_id, lambda: json.loads(base64.b64decode(fields[b"return_value"])))
+    answer = _parsed(job_id, lambda: json.loads(base64.b64decode(fields[b"return_value"])))
+    if answer.result is not None and answer.result.outcome is Outcome.FAILED:
+        return Answer(job_id=job_id, gone="its result says `failed`, but the job finished")
+    return answer
 
 
 def _failed(job_id: str, meta: bytes | None) -> Answer:
     if meta is None:
         return Answer(job_id=job_id, gone="it failed outside of Sortline's worker (see `rq info` for its error)")
-    return _parsed(job_id, lambda: json.loads(meta)["sort_result"])
+    answer = _parsed(job_id, lambda: json.loads(meta)["sort_result"])
+    if answer.result is not None and answer.result.outcome is not Outcome.FAILED:
+        return Answer(job_id=job_id, gone="its result does not say `failed`, but the job failed")
+    return answer
 
 
 def _parsed(job_id: str, load: Callable[[], Any]) -> Answer:
+    """The answer in what `load` returns, which somebody may have forged, or copied from another job."""
     try:
-        return Answer(job_id=job_id, result=validate_result(load()))
+        result = validate_result(load())
     except ValidationError as error:
         return Answer(job_id=job_id, gone=f"its result can't be read: {describe_problems(error)}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:  # RecursionError: brackets within brackets
         return Answer(job_id=job_id, gone=f"its result can't be read: {error}")
+    if result.job_id != job_id:
+        return Answer(job_id=job_id, gone="its result is that of another job")
+    return Answer(job_id=job_id, result=result)

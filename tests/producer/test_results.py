@@ -17,7 +17,7 @@ from producer.results import ROUND_JOBS, AnswerReader, iter_results, wait_for
 from producer.submit import LineProducer
 from shared import keys
 from shared.errors import BadSetting, RedisUnavailable, ResultGone, ResultTimeout
-from shared.schemas import Outcome
+from shared.schemas import Outcome, SortResult
 from shared.settings import Settings
 from tests.producer.kit import finish, jpeg, sort_result, write_finished
 from torture.server.states import replica_that_refuses_reads
@@ -29,6 +29,13 @@ def submitted(settings: Settings, count: int) -> list[str]:
 
 def new_ids(count: int) -> list[str]:
     return [uuid.uuid4().hex for _ in range(count)]
+
+
+def write_ended(client: redis.Redis, job_id: str, status: str, result: SortResult) -> None:
+    """Have the job end with this result, which may be that of another one."""
+    text = result.model_dump_json()
+    client.hset(keys.rq_job(job_id), mapping={"status": status, "meta": f'{{"sort_result": {text}}}'})
+    client.xadd(keys.rq_results(job_id), {"type": 1, "return_value": base64.b64encode(text.encode())})
 
 
 def test_finished_and_failed_jobs_of_rqs_own_worker_are_read(client: redis.Redis, settings: Settings) -> None:
@@ -111,6 +118,38 @@ def test_a_job_that_ended_without_a_usable_result_is_explained(
     (found,) = iter_results([job_id], 5, settings)
     assert found.result is None
     assert reason in str(found.gone)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.SORTED, Outcome.LATE, Outcome.FAILED])
+@pytest.mark.parametrize("status", ["finished", "failed"])
+def test_a_result_of_another_job_is_refused(
+    client: redis.Redis, settings: Settings, status: str, outcome: Outcome
+) -> None:
+    victim, other = new_ids(2)
+    write_ended(client, victim, status, sort_result(other, outcome))
+    with pytest.raises(ResultGone, match="its result is that of another job"):
+        wait_for([victim], 5, settings)
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome", "words"),
+    [
+        *(
+            ("failed", outcome, "does not say `failed`, but the job failed")
+            for outcome in Outcome
+            if outcome != "failed"
+        ),
+        ("failed", "parked", "does not say `failed`, but the job failed"),
+        ("finished", Outcome.FAILED, "says `failed`, but the job finished"),
+    ],
+)
+def test_an_outcome_that_the_job_can_not_have_is_refused(
+    client: redis.Redis, settings: Settings, status: str, outcome: str, words: str
+) -> None:
+    (job_id,) = new_ids(1)
+    write_ended(client, job_id, status, sort_result(job_id, Outcome(outcome)))
+    with pytest.raises(ResultGone, match=words):
+        wait_for([job_id], 5, settings)
 
 
 def test_a_retried_jobs_last_result_counts(client: redis.Redis, settings: Settings) -> None:
