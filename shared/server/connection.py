@@ -152,6 +152,12 @@ def _check_options(redis_url: str, options: dict[str, str], *, is_tls: bool) -> 
                 "searched."
             )
 
+    if "ssl_keyfile" in options and "ssl_certfile" not in options:
+        raise BadSetting(
+            f"redis_url {masked_url(redis_url)!r}: ssl_keyfile is the key of a certificate: name that too "
+            "(ssl_certfile=FILE)."
+        )
+
 
 def _check_scheme(options: dict[str, Any], redis_url: str) -> None:
     """Raise if only one side uses TLS. The client itself notices only silence or a closed connection."""

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from redis import exceptions
+from redis.connection import parse_url
 
 from shared.errors import BadSetting, Bound, CommandRefused, QueueFull, RedisUnavailable, SortlineError
 from shared.masking import masked_text, masked_url, secrets_of
@@ -43,6 +44,7 @@ _LOGIN = _Meaning(
     "Put the user that it expects into redis_url, and the password there or into redis_password_file; give neither if "
     "it expects none.",
 )
+_NO_USER = "redis_url has a password and names no user, so it logs in as `default`. "
 _NO_DATABASE = _Meaning(
     BadSetting, "has no such database: {text}", "Most servers have databases 0 to 15; end redis_url with such a number."
 )
@@ -174,7 +176,8 @@ def translate(error: exceptions.RedisError, redis_url: str | None = None) -> Sor
     meaning = _meaning(code, text)
     text = masked_text(text, () if redis_url is None else secrets_of(redis_url))
     if meaning is not None:
-        message = f"the Redis server{at} {meaning.text.format(text=text)}. {meaning.advice}"
+        also = _NO_USER if meaning is _LOGIN and _names_no_user(redis_url) else ""
+        message = f"the Redis server{at} {meaning.text.format(text=text)}. {also}{meaning.advice}"
         return QueueFull(message, bound=Bound.MEMORY) if meaning.raises is QueueFull else meaning.raises(message)
     if isinstance(error, (exceptions.ConnectionError, exceptions.TimeoutError)):
         return _connection_error(error, at, text)
@@ -228,12 +231,21 @@ def _meaning(code: str, text: str) -> _Meaning | None:
     return next((meaning for start, meaning in _MEANINGS_OF_ERR.items() if text.startswith(start)), None)
 
 
+def _names_no_user(redis_url: str | None) -> bool:
+    """Whether a URL has a password, but no user."""
+    with contextlib.suppress(ValueError):  # it can't be used, so nobody has logged in with it
+        options = parse_url(redis_url or "")  # type: ignore[no-untyped-call]  # redis has no types here
+        return bool(options.get("password")) and not options.get("username")
+    return False
+
+
 def _connection_error(error: Exception, at: str, text: str) -> SortlineError:
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLError) and (refusal := _tls_refusal(cause, at)):
             return refusal
-    advice = " Start one, or set SORTLINE_REDIS_URL or --redis-url." if at else ""
-    return RedisUnavailable(f"no Redis server answers{at}: {text}{_tls_hint(error)}.{advice}")
+    hint = _tls_hint(error)  # if there is one, so is a server
+    advice = " Start one, or set SORTLINE_REDIS_URL or --redis-url." if at and not hint else ""
+    return RedisUnavailable(f"no Redis server answers{at}: {text}{hint}.{advice}")
 
 
 def _tls_refusal(cause: ssl.SSLError, at: str) -> BadSetting | None:
@@ -251,8 +263,16 @@ def _tls_refusal(cause: ssl.SSLError, at: str) -> BadSetting | None:
             f"the Redis server{at} refuses the TLS handshake: {reason.replace('_', ' ').lower()}. If it requires a "
             "client certificate, name one in redis_url (?ssl_certfile=FILE&ssl_keyfile=FILE)."
         )
+    if reason == "KEY_VALUES_MISMATCH" or "key values mismatch" in str(cause):
+        return BadSetting(
+            f"the key does not belong to the certificate, for the Redis server{at}. In redis_url name the two that "
+            "were made together (?ssl_certfile=FILE&ssl_keyfile=FILE)."
+        )
     if cause.library in ("X509", "PEM") or "PEM" in str(cause):
-        return BadSetting(f"a certificate or key that redis_url names can't be read: {cause}. It must be a PEM file.")
+        also = "" if "ssl_keyfile=" in at else " If ssl_certfile does not hold its key too, name ssl_keyfile."
+        return BadSetting(
+            f"a certificate or key that redis_url names can't be read: {cause}. It must be a PEM file.{also}"
+        )
     return None
 
 

@@ -83,6 +83,7 @@ def test_a_server_that_accepts_and_says_nothing_is_away(monkeypatch: pytest.Monk
         ("rediss://host?ssl_cert_reqs=maybe", "required, optional, none"),
         ("rediss://host?ssl_ca_certs=/no/such/file", "is not a file"),
         ("rediss://host?ssl_ca_certs=", "give it a value"),
+        (f"rediss://host?ssl_keyfile={__file__}", "name that too (ssl_certfile=FILE)"),
     ],
 )
 def test_urls_that_cannot_be_used(url: str, named: str) -> None:
@@ -126,6 +127,12 @@ def test_a_refused_login_is_a_setting_to_fix() -> None:
             with pytest.raises(BadSetting, match="refuses the login") as caught:
                 check(connect(refused), refused)
             assert "letmein" not in str(caught.value)
+            # Only where a password is sent is it that of a user.
+            assert ("names no user, so it logs in as `default`" in str(caught.value)) == (refused == wrong)
+        named = url.replace("redis://", "redis://plant:letmein@")
+        with pytest.raises(BadSetting, match="refuses the login") as caught:
+            check(connect(named), named)
+        assert "names no user" not in str(caught.value)
 
 
 def test_a_unix_socket_works_for_the_client_and_the_raw_connection(tmp_path: Path) -> None:
@@ -157,8 +164,30 @@ def test_tls_where_it_fits_and_where_it_does_not(tmp_path: Path) -> None:
                 check(connect(url), url)
         unknown = f"rediss://127.0.0.1:{tls}/0?{trusted}"
         # BadSetting if the server's alert arrives before it closes the connection.
-        with pytest.raises((BadSetting, RedisUnavailable), match="client certificate"):
+        with pytest.raises((BadSetting, RedisUnavailable), match="client certificate") as caught:
             check(connect(unknown), unknown)
+        assert "Start one" not in str(caught.value)
+
+
+def test_a_certificate_without_its_key_is_named(tmp_path: Path) -> None:
+    """The client reads them once the port is open, whoever listens there."""
+    (tmp_path / "other").mkdir()
+    certificate, key = self_signed_certificate(tmp_path)
+    _, other = self_signed_certificate(tmp_path / "other")
+    both, bad = tmp_path / "both.pem", tmp_path / "bad.pem"
+    both.write_text(certificate.read_text() + key.read_text())
+    bad.write_text("no key")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        start = f"rediss://127.0.0.1:{server.getsockname()[1]}/0?ssl_certfile="
+        for named, words in (
+            (f"{certificate}&ssl_keyfile={other}", "the key does not belong to the certificate"),
+            (f"{certificate}", "If ssl_certfile does not hold its key too, name ssl_keyfile."),
+            (f"{certificate}&ssl_keyfile={bad}", r"It must be a PEM file\.$"),
+        ):
+            url = start + named
+            with pytest.raises(BadSetting, match=words):
+                check(connect(url), url)
+    connect(start + str(both))
 
 
 def test_tls_to_a_port_without_it_is_reported(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
