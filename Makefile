@@ -68,14 +68,9 @@ audit: $(STAMP)
 	$(BIN)/python requirements/audit.py $(ARGS)
 
 # What is in the images: a bill of materials (CycloneDX) of each lock file that an image installs, the same on each run.
-# A lock file does not say which package needs which, and the tool warns of that.
 BUILD := build
-SBOM := $(BIN)/python -W "ignore:The Component this BOM is describing" -m cyclonedx_py requirements \
-  --pyproject pyproject.toml --output-reproducible --validate
 sbom: $(STAMP)
-	@mkdir -p $(BUILD)
-	$(SBOM) --output-file $(BUILD)/sortline-worker.cdx.json requirements/worker.lock
-	$(SBOM) --output-file $(BUILD)/sortline-gpu.cdx.json requirements/gpu.lock
+	@$(BIN)/python requirements/bills.py $(BUILD)
 
 # Writes the digests of the base images beside their tags, if the registries can be reached.
 pin-images:

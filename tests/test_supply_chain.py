@@ -125,6 +125,7 @@ def make_bills(folder: Path) -> dict[str, str]:
     )
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
+    assert re.search(r"sortline-gpu\.cdx\.json: \d\d+ packages of gpu\.lock\.$", done.stdout.rstrip()), done.stdout
     return {path.name.removesuffix(".cdx.json"): path.read_text() for path in folder.glob("*.cdx.json")}
 
 
@@ -150,6 +151,8 @@ def test_the_bill_of_materials_is_valid_and_has_every_package_with_its_digests(
     assert len(listed) > 20
     assert listed == locked(LOCKS[name])
     assert bill["metadata"]["component"]["name"] == "sortline"
+    descriptions = [component["description"] for component in bill["components"]]
+    assert [text for text in descriptions if len(text) > 200 or "--hash" in text or text.endswith(("\\", " "))] == []
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ import redis
 from shared.server.embedded import embedded_server
 from shared.settings import Settings
 from tests.e2e.kit import answers, ready, sortline, stop, worker
-from tests.kit import BOTTLES, children_of, command_line, wait_until
+from tests.kit import BOTTLES, command_line, wait_until
+from torture.plant.proc_files import family
 
 pytestmark = pytest.mark.e2e
 
@@ -52,7 +53,7 @@ def test_a_password_from_a_file_works_everywhere_and_shows_nowhere(
             shown = [_output(done), _output(sent), _output(read)]
             assert [done.returncode, sent.returncode, read.returncode] == [0, 0, 0], shown
             shown += [answers(log, "/metrics") or "", answers(log, "/readyz") or ""]
-            shown += [command_line(pid) for pid in _family(process.pid)]
+            shown += [command_line(pid) for pid in family(process.pid)]
             assert len(shown) > 6, "the worker has a parent and children"
             shown += [repr(_content(admin, key)) for key in admin.keys("*")]
             assert stop(process) == 0
@@ -71,10 +72,6 @@ def _variables(settings: Settings, **more: str) -> dict[str, str]:
 
 def _output(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout + done.stderr
-
-
-def _family(pid: int) -> list[int]:
-    return [pid, *(other for child in children_of(pid) for other in _family(child))]
 
 
 def _contents(folder: Path, *, skip: Path) -> dict[str, bytes]:
