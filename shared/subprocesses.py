@@ -54,6 +54,7 @@ class SupervisedProcess:
         output: IO[bytes],
         errors: IO[bytes],
         variables: Mapping[str, str] = _NO_VARIABLES,
+        inherited: Mapping[str, str] | None = None,
         remove: Path | None = None,
     ) -> None:
         """Start the command.
@@ -63,6 +64,7 @@ class SupervisedProcess:
             output: a file for the command's standard output.
             errors: a file for the command's standard error.
             variables: added to the caller's environment.
+            inherited: the part of the caller's environment that the command gets; None: all of it.
             remove: a folder to delete when the command has ended.
         """
         options = [] if remove is None else [f"--remove={remove}"]
@@ -71,7 +73,7 @@ class SupervisedProcess:
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=errors,
-            env={**os.environ, **variables},
+            env={**(os.environ if inherited is None else inherited), **variables},
             process_group=0,  # a terminal sends Ctrl-C to the caller's group
         )
 

@@ -37,6 +37,11 @@ class Bundle:
     # What the manifest was parsed from, and what is signed; none if the manifest was not read.
     manifest_bytes: bytes = field(default=b"", repr=False)
 
+    @property
+    def manifest_sha256(self) -> str:
+        """The digest of the manifest, and so, by the digests in it, of everything in the bundle."""
+        return hashlib.sha256(self.manifest_bytes).hexdigest()
+
     def ref(self, engine: str) -> ModelRef:
         """How results refer to this model when `engine` runs it."""
         return ModelRef(name=self.manifest.name, version=self.manifest.version, engine=engine)
@@ -163,13 +168,19 @@ def read_checked(bundle: Bundle, name: str) -> bytes:
         BadBundle: it can't be read, was changed, or the manifest doesn't list it.
     """
     path = bundle.path / name
+    expected = {name: bundle.manifest.files.get(name, "nothing")}
     try:
         with open_bundle_file(path) as file:
-            data = file.read()
+            # First without keeping it: a file that was exchanged may be far larger than the memory.
+            _compare_digests(
+                bundle.path, expected=expected, found={name: hashlib.file_digest(file, "sha256").hexdigest()}
+            )
+            size_bytes = file.tell()
+            file.seek(0)
+            data = file.read(size_bytes)
     except OSError as error:
         raise BadBundle(f"{path} can't be read: {error.strerror}. Publish the model again.") from error
-    found = {name: hashlib.sha256(data).hexdigest()}
-    _compare_digests(bundle.path, expected={name: bundle.manifest.files.get(name, "nothing")}, found=found)
+    _compare_digests(bundle.path, expected=expected, found={name: hashlib.sha256(data).hexdigest()})
     return data
 
 

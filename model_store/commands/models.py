@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +15,7 @@ from shared.cli import JsonFlag, print_json
 from shared.messages import say
 
 if TYPE_CHECKING:
+    from model_store.bundle.files import Bundle
     from model_store.engines.protocol import EngineName
     from model_store.registry.store import ModelStore
 
@@ -155,8 +155,8 @@ def _verify(store: ModelStore, name: str, version: int) -> Iterator[_Check]:
 
     try:
         store.check(name, version)
-        folder = store.resolve(f"{name}@{version}")
-        signed_by = [key.id for key in signers(folder)]
+        bundle = store.open(f"{name}@{version}")
+        signed_by = [key.id for key in signers(bundle.path)]
     except BadSignature as error:
         yield _Check("signature", str(error))
         return
@@ -167,16 +167,16 @@ def _verify(store: ModelStore, name: str, version: int) -> Iterator[_Check]:
     if signed_by:
         yield _Check("signature", signed_by=signed_by)
     for engine in runnable_engines():
-        yield _Check(engine, _engine_error(folder, engine))
+        yield _Check(engine, _engine_error(bundle, engine))
 
 
-def _engine_error(folder: Path, engine: EngineName) -> str | None:
+def _engine_error(bundle: Bundle, engine: EngineName) -> str | None:
     """Why the engine can't run the version. A process of its own loads it: a hostile model crashes its engine."""
     from model_store.engines.isolated_load import isolated_load_error
     from shared.errors import EngineFailed
 
     try:
-        return isolated_load_error(folder, engine)
+        return isolated_load_error(bundle, engine)
     except EngineFailed as error:
         return str(error)
 

@@ -1,19 +1,22 @@
 """Tries a bundle's model in a process of its own, before it is published or served.
 
-In: the folder of a bundle. Out: nothing, or the reason why it can't be used. A model file is a program for the engine:
-a file that was made or damaged for it can crash the process that loads it. Here only that other process is lost.
+In: an opened bundle. Out: nothing, or the reason why it can't be used. A model file is a program for the engine: a file
+that was made or damaged for it can crash the process that loads it. Here only that other process is lost. It loads this
+bundle and no other, although whoever can write the store may exchange the folder meanwhile: it compares the manifest's
+digest. It gets no passwords of the store or of the server in its environment.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO
 
+from model_store.bundle.files import Bundle
 from model_store.engines.loading import runnable_engines
 from model_store.engines.protocol import EngineName
 from shared.errors import BadBundle, EngineFailed
@@ -28,6 +31,9 @@ _POLL_S = 0.02
 _MAX_SHOWN_BYTES = 400
 # Sorting has precedence over a look at the next version.
 _NICENESS = 19
+# What Python and the engines read. Other variables may hold secrets: those of the settings, of the store's driver.
+_VARIABLES = {"PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "USER", "VIRTUAL_ENV"}
+_VARIABLES_BEGIN = ("PYTHON", "LC_", "LD_", "TF_", "XLA_", "CUDA_", "NVIDIA_", "OMP_", "MKL_", "KMP_")
 
 
 def engines_to_try(*, litert_only: bool) -> list[EngineName]:
@@ -36,20 +42,20 @@ def engines_to_try(*, litert_only: bool) -> list[EngineName]:
     return [name for name in runnable_engines() if name not in left_out]
 
 
-def check_loadable(folder: Path, *, litert_only: bool = False) -> None:
-    """Load the model of a complete bundle with `engines_to_try`, and replay its golden images.
+def check_loadable(bundle: Bundle, *, litert_only: bool = False) -> None:
+    """Load the model of a bundle with `engines_to_try`, and replay its golden images.
 
     Raises:
         BadBundle: an engine refuses the model or crashes, or a golden answer differs.
         EngineFailed: see `isolated_load_error`.
     """
     for engine in engines_to_try(litert_only=litert_only):
-        if (error := isolated_load_error(folder, engine)) is not None:
+        if (error := isolated_load_error(bundle, engine)) is not None:
             raise BadBundle(error)
 
 
 def isolated_load_error(
-    folder: Path,
+    bundle: Bundle,
     engine: EngineName,
     *,
     background: bool = False,
@@ -60,7 +66,7 @@ def isolated_load_error(
     """Why the engine can't run the bundle's model; None if it can. Takes a process of its own.
 
     Args:
-        folder: of a complete bundle.
+        bundle: its files may be exchanged since it was opened: then it is refused.
         engine: what loads it.
         background: another model of this process is serving: run only when a core is idle.
         timeout_s: after this long the model is refused.
@@ -70,15 +76,23 @@ def isolated_load_error(
     Raises:
         EngineFailed: the process was killed from outside, e.g. for want of memory: that says nothing about the model.
     """
-    command = own_command(str(folder), engine, str(_NICENESS if background else 0), module=_PROGRAM)
+    niceness = str(_NICENESS if background else 0)
+    command = own_command(str(bundle.path), bundle.manifest_sha256, engine, niceness, module=_PROGRAM)
+    subject = f"{bundle.path} on engine {engine}"
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         ends_at = clock() + timeout_s
-        with SupervisedProcess(command, output=output, errors=errors) as process:
+        with SupervisedProcess(command, output=output, errors=errors, inherited=_environment()) as process:
             while (code := process.poll()) is None and clock() < ends_at:
                 sleep(_POLL_S)
         if code is None:
-            return f"{folder} on engine {engine}: the model was not loaded within {timeout_s:.0f} s."
-        return _outcome(code, output, errors, subject=f"{folder} on engine {engine}")
+            return f"{subject}: the model was not loaded within {timeout_s:.0f} s."
+        return _outcome(code, output, errors, subject=subject)
+
+
+def _environment() -> dict[str, str]:
+    return {
+        name: value for name, value in os.environ.items() if name in _VARIABLES or name.startswith(_VARIABLES_BEGIN)
+    }
 
 
 def _outcome(code: int, output: IO[bytes], errors: IO[bytes], *, subject: str) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -78,6 +79,13 @@ def runnable_engines() -> tuple[EngineName, ...]:
     return ("litert", "litert-fp32", "tensorflow", *mixed)
 
 
+def saved_model_files(bundle: Bundle) -> Iterator[tuple[str, bytes]]:
+    """Path inside the SavedModel and content of each of its files, checked when it is read."""
+    for name in bundle.manifest.files:
+        if name.startswith(f"{SAVED_MODEL_DIR}/"):
+            yield name.removeprefix(f"{SAVED_MODEL_DIR}/"), read_checked(bundle, name)
+
+
 def _load(bundle: Bundle, name: EngineName, *, threads: int, max_batch: int, xla: bool) -> Engine:
     size_px, classes_count = bundle.manifest.input_size_px, len(bundle.manifest.classes)
     if name == "tensorflow" or name == "tensorflow-mixed":
@@ -87,6 +95,7 @@ def _load(bundle: Bundle, name: EngineName, *, threads: int, max_batch: int, xla
 
         return TensorFlowEngine(
             bundle.path / SAVED_MODEL_DIR,
+            files=saved_model_files(bundle),
             input_size_px=size_px,
             classes_count=classes_count,
             threads=threads,

@@ -12,8 +12,10 @@ a GPU. TensorFlow doesn't give its users pinned host memory, so each copy goes t
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +47,7 @@ class TensorFlowEngine:
         classes_count: int,
         threads: int,
         max_batch: int,
+        files: Iterable[tuple[str, bytes]] | None = None,
         frozen: bool = False,
         mixed: bool = False,
         xla: bool = False,
@@ -57,6 +60,8 @@ class TensorFlowEngine:
             classes_count: C of the answers.
             threads: for CPU work; has an effect only if this process has not used TensorFlow yet.
             max_batch: the most images that run at once.
+            files: path inside the folder and content of each file, if they have been read and checked already; then
+                nothing is read from the folder, where they may be exchanged meanwhile.
             frozen: turn the weights into constants of the graph, so that TensorFlow folds batch normalization into
                 them. On CPUs that saves a tenth of the time for 16 images and a third for 1; it shifts answers by about
                 1e-5.
@@ -76,7 +81,8 @@ class TensorFlowEngine:
         on_gpu = bool(self._tf.config.list_physical_devices("GPU"))
         self.max_concurrency = _GPU_CONCURRENCY if on_gpu else 1
         self._device = "/GPU:0" if on_gpu else "/CPU:0"
-        self._model, signature = self._load(saved_model)
+        with contextlib.nullcontext(str(saved_model)) if files is None else self._in_memory(files) as location:
+            self._model, signature = self._load(saved_model, location=location)
         input_name = self._checked_input_name(signature, saved_model)
         if mixed:
             call = graph_rewriting.to_mixed_precision(signature)
@@ -138,10 +144,26 @@ class TensorFlowEngine:
         )
         return traced
 
-    def _load(self, saved_model: Path) -> tuple[Any, Any]:
+    @contextlib.contextmanager
+    def _in_memory(self, files: Iterable[tuple[str, bytes]]) -> Iterator[str]:
+        """A folder with these files in TensorFlow's file system in memory; deleted when the model is loaded."""
+        gfile = self._tf.io.gfile
+        folder = f"ram://sortline-{uuid.uuid4().hex}"
+        try:
+            for name, content in files:
+                path = f"{folder}/{name}"
+                gfile.makedirs(path.rpartition("/")[0])
+                with gfile.GFile(path, "wb") as file:
+                    file.write(content)
+            yield folder
+        finally:
+            if gfile.exists(folder):
+                gfile.rmtree(folder)
+
+    def _load(self, saved_model: Path, *, location: str) -> tuple[Any, Any]:
         """The model, which must stay referenced (it owns the weights), and its serving signature."""
         try:
-            model = self._tf.saved_model.load(str(saved_model))
+            model = self._tf.saved_model.load(location)
             return model, model.signatures[_SIGNATURE]
         except (OSError, KeyError, ValueError, self._tf.errors.OpError) as error:
             raise BadBundle(

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from model_store.bundle.file_reading import open_bundle_file
-from model_store.bundle.files import file_digests, open_bundle
+from model_store.bundle.files import Bundle, file_digests, open_bundle
 from model_store.bundle.manifest import MANIFEST_FILE, SIGNATURES_FILE
 from model_store.bundle.signatures import NO_KEYS, TrustedKeys, load_trusted_keys
 from model_store.bundle.signing import Signer, add_signature
@@ -51,7 +51,7 @@ _CHUNK_BYTES = 1 << 20
 class TryLoading(Protocol):
     """Tries to load a bundle."""
 
-    def __call__(self, folder: Path, *, litert_only: bool) -> None:
+    def __call__(self, bundle: Bundle, *, litert_only: bool) -> None:
         """Raise BadBundle if an engine can't load it; LiteRT takes a second, TensorFlow ten."""
 
 
@@ -122,8 +122,7 @@ class ModelStore(ReadableStore):
             version = max([*history.versions, *self.version_numbers(name)], default=0) + 1
             with writer.staging() as staging:
                 build(staging, version)
-                _check_and_set_parent(staging, name, version, parent=history.current)
-                self._try(staging, litert_only=False)
+                self._try(_with_parent(staging, name, version, parent=history.current), litert_only=False)
                 writer.place(staging, version)
             with self._discarding(writer, name, version):
                 path = self.storage.fetch(name, version)
@@ -151,7 +150,7 @@ class ModelStore(ReadableStore):
         self._must_exist(name)
         with self._writing(name) as writer:
             with self.checked(name, version) as bundle:
-                self._try(bundle.path, litert_only=True)
+                self._try(bundle, litert_only=True)
             self._set_current(writer, name, self.history(name).after_promotion(version))
 
     def rollback(self, name: str) -> int:
@@ -216,7 +215,7 @@ class ModelStore(ReadableStore):
             if canary.version == self.current(name):
                 raise BadSetting(f"{name}@{canary.version} is the current version already: try another.")
             with self.checked(name, canary.version) as bundle:
-                self._try(bundle.path, litert_only=True)
+                self._try(bundle, litert_only=True)
             writer.write(CANARY_FILE, canary.model_dump_json(indent=2).encode())
 
     def clear_canary(self, name: str, *, only: Canary | None = None) -> bool:
@@ -251,9 +250,9 @@ class ModelStore(ReadableStore):
             signed = add_signature(self.signatures(name, version), signature)
             writer.write(f"{folder_name(version)}/{SIGNATURES_FILE}", signed)
 
-    def _try(self, folder: Path, *, litert_only: bool) -> None:
+    def _try(self, bundle: Bundle, *, litert_only: bool) -> None:
         if self._try_loading is not None:
-            self._try_loading(folder, litert_only=litert_only)
+            self._try_loading(bundle, litert_only=litert_only)
 
     def _end_canary(self, writer: Writer, name: str, data: bytes) -> None:
         """Remove the canary, and keep its file's bytes as the record of the one that ended last."""
@@ -376,9 +375,12 @@ def _chunks(source: Path) -> Iterator[bytes]:
         ) from error
 
 
-def _check_and_set_parent(staging: Path, name: str, version: int, *, parent: int | None) -> None:
+def _with_parent(staging: Path, name: str, version: int, *, parent: int | None) -> Bundle:
     """Check the bundle that was built, and write its parent, which only the store knows, into the manifest."""
-    manifest = open_expected(staging, name, version).manifest
-    if manifest.parent != parent:
-        updated = manifest.model_copy(update={"parent": parent})
-        (staging / MANIFEST_FILE).write_text(updated.model_dump_json(indent=2), encoding="utf-8")
+    bundle = open_expected(staging, name, version)
+    if bundle.manifest.parent == parent:
+        return bundle
+    manifest = bundle.manifest.model_copy(update={"parent": parent})
+    data = manifest.model_dump_json(indent=2).encode()
+    (staging / MANIFEST_FILE).write_bytes(data)
+    return Bundle(staging, manifest, data)

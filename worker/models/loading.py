@@ -76,7 +76,7 @@ def load_bundle(bundle: Bundle, settings: Settings, *, background: bool = False)
 def _check_apart(bundle: Bundle, settings: Settings) -> None:
     """Load the model in another process first: one that crashes its engine must not end a worker that is serving."""
     engine = resolve_engine_name(settings.engine, cpu_engine=bundle.manifest.cpu_engine)
-    if (error := isolated_load_error(bundle.path, engine, background=True)) is not None:
+    if (error := isolated_load_error(bundle, engine, background=True)) is not None:
         raise BadBundle(error)
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 import model_store.engines.loading as engines
-from model_store.bundle.files import file_digests, open_bundle
+from model_store.bundle.files import Bundle, file_digests, open_bundle
 from model_store.bundle.golden import read_golden
 from model_store.bundle.manifest import FP32_FILE, GOLDEN_FILE, INT8_FILE, MANIFEST_FILE, SAVED_MODEL_DIR
 from model_store.bundle.policy import Mode
@@ -245,12 +246,18 @@ def test_golden_answers_came_from_the_engines(opened: dict[str, Engine], tiny_bu
     np.testing.assert_allclose(opened["litert"].predict(images), int8, atol=1e-6)
 
 
-@pytest.mark.parametrize("engine", ["litert", "litert-fp32"])
-def test_a_model_that_is_exchanged_after_the_check_is_not_loaded(
-    copied: Path, engine: Literal["litert", "litert-fp32"]
-) -> None:
+@pytest.mark.parametrize(
+    ("engine", "name"),
+    [
+        ("litert", INT8_FILE),
+        ("litert-fp32", FP32_FILE),
+        ("tensorflow", f"{SAVED_MODEL_DIR}/saved_model.pb"),
+        ("tensorflow-mixed", f"{SAVED_MODEL_DIR}/variables/variables.index"),
+    ],
+)
+def test_a_model_that_is_exchanged_after_the_check_is_not_loaded(copied: Path, engine: EngineName, name: str) -> None:
     bundle = open_bundle(copied)
-    file = copied / (INT8_FILE if engine == "litert" else FP32_FILE)
+    file = copied / name
     content = file.read_bytes()
     file.write_bytes(content + b"\0")  # LiteRT would take it
     with pytest.raises(BadBundle, match=f"{file.name} has SHA-256"):
@@ -258,6 +265,29 @@ def test_a_model_that_is_exchanged_after_the_check_is_not_loaded(
     file.unlink()
     with pytest.raises(BadBundle, match="No such file"):
         open_engine(bundle, engine, threads=1, max_batch=1)
+
+
+def test_tensorflow_loads_the_bytes_that_were_checked(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole folder is exchanged after its last file was read; and nothing is left in memory."""
+    import tensorflow
+
+    bundle, files, load = open_bundle(copied), engines.saved_model_files, tensorflow.saved_model.load
+    locations: list[str] = []
+
+    def read_and_lose(bundle: Bundle) -> Iterator[tuple[str, bytes]]:
+        yield from files(bundle)
+        shutil.rmtree(copied / SAVED_MODEL_DIR)
+
+    def noted(location: str) -> Any:
+        locations.append(location)
+        assert tensorflow.io.gfile.exists(location)
+        return load(location)
+
+    monkeypatch.setattr(engines, "saved_model_files", read_and_lose)
+    monkeypatch.setattr(tensorflow.saved_model, "load", noted)
+    engine = open_engine(bundle, "tensorflow", threads=1, max_batch=1)
+    assert engine.predict(random_images(1)).shape == (1, engine.classes_count)
+    assert not tensorflow.io.gfile.exists(locations[0])
 
 
 def test_a_file_that_is_overwritten_does_not_change_the_loaded_model(copied: Path) -> None:
