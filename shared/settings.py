@@ -221,6 +221,8 @@ class Settings(BaseSettings):
     @field_validator("trusted_keys")
     @classmethod
     def _keys_or_paths(cls, value: str) -> str:
+        if value and not split_list(value):
+            raise ValueError("it names no key, as if a variable in it were not set; leave it empty if none is wanted")
         for item in split_list(value):
             if item.startswith(PREFIX):
                 PublicKey.parse(item)

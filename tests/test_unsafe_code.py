@@ -29,6 +29,14 @@ WRITE_PICKLES = {f"torture.forging.payloads.{name}" for name in ("messages", "pa
 # A saved Keras model may hold Python code (layers of the kind Lambda), and names classes: loading it runs them. We read
 # Keras' weights only, which are numbers, and build the networks ourselves.
 KERAS_LOADS = ("load_model", "model_from_json", "model_from_config", "deserialize_keras_object")
+# The decoder, and the simulator of a camera, whose pictures the user chooses.
+OPEN_ACCEPTED_FORMATS = {"shared.images.decoding", "producer.sources.simulator"}
+# These read pictures that the same process has drawn.
+OPEN_OUR_OWN_IMAGES = {
+    "model_store.reports.page",
+    "model_store.reports.tensorboard",
+    "producer.demo.contact_sheet",
+}
 # RQ's default for all of these is its pickle serializer.
 OF_RQ = {"Queue", "Worker", "SimpleWorker", "Job", "Job.create", "Job.fetch", "Job.fetch_many", "Job.restore"}
 
@@ -111,6 +119,28 @@ def test_the_rules_let_pass_what_is_safe(code: str) -> None:
 def test_nothing_unpickles_loads_code_or_checks_input_by_assert(module: str) -> None:
     """`python -O` drops assertions, so they may only tell the type checker and the reader what is already known."""
     assert found(TREES[module]) == []
+
+
+def opens_images(tree: ast.AST) -> bool:
+    """Whether a module opens image files with Pillow, or names what does in a way that can't be told from others."""
+    names_it = any(isinstance(node, ast.ImportFrom) and node.module == "PIL.Image" for node in ast.walk(tree))
+    return names_it or any(name in ("Image.open", "PIL.Image.open") for name, _ in calls(tree))
+
+
+def test_the_rule_about_images_would_notice() -> None:
+    for code in ("Image.open(path)", "PIL.Image.open(path, formats=['JPEG'])", "from PIL.Image import open as load"):
+        assert opens_images(ast.parse(code))
+    assert not opens_images(ast.parse("path.open('rb')"))
+
+
+def test_pillow_opens_only_images_within_the_decoders_limits_and_our_own() -> None:
+    """Pillow has 40 plugins, for formats that nobody sends, and sets few limits to what a file makes it do."""
+    trees = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in SOURCES.items()}
+    opening = {module for module, tree in trees.items() if opens_images(tree)}
+    assert opening == OPEN_ACCEPTED_FORMATS | OPEN_OUR_OWN_IMAGES
+    for module in OPEN_ACCEPTED_FORMATS:
+        given = [argument(call, "formats") for name, call in calls(trees[module]) if name == "Image.open"]
+        assert None not in given, module
 
 
 def test_no_module_that_unpickles_is_imported() -> None:

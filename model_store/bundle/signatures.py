@@ -98,7 +98,10 @@ def load_trusted_keys(setting: str) -> TrustedKeys:
         BadSetting: a file can't be read, or has something other than keys, empty lines and `#` comments; or it has no
             key, so that nothing would have to be signed.
     """
-    return TrustedKeys(frozenset(_keys(split_list(setting))))
+    keys = TrustedKeys(frozenset(_keys(split_list(setting))))
+    if setting and not keys:
+        raise BadSetting(f"trusted_keys = {setting!r} names no key, so that nothing would have to be signed.")
+    return keys
 
 
 def _keys(items: Iterable[str]) -> Iterator[PublicKey]:
@@ -111,7 +114,7 @@ def _keys(items: Iterable[str]) -> Iterator[PublicKey]:
 
 def _keys_of_file(path: Path) -> list[PublicKey]:
     try:
-        text = read_regular(path, max_bytes=_MAX_KEYS_FILE_BYTES).decode()
+        text = read_regular(path, max_bytes=_MAX_KEYS_FILE_BYTES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise BadSetting(f"trusted_keys: the file {path} can't be read: {reason}.") from error

@@ -5,14 +5,12 @@ In: a dataset, the user's choices, and the backbone that will be used. Out: a Pr
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from model_store.backbones.keras_graphs import Network
 from model_store.backbones.resolve import Backbone
@@ -29,8 +27,10 @@ from model_store.training.feature_extractor import frame_size_px
 from model_store.training.fine_tuning import Frames
 from model_store.training.head import targets_of
 from shared.arrays import Bools, Indices
-from shared.errors import BadDataset, BadSetting
+from shared.errors import BadDataset, BadImage, BadSetting
+from shared.images import decode_cost
 from shared.images.crop_regions import ANY_CAMERA, Fit, Region
+from shared.images.formats import sniff
 from shared.progress import ignore
 
 # How many images' sizes are read to choose the size of the frames.
@@ -146,7 +146,7 @@ def _read(
         decode = partial(
             decode_samples,
             dataset.files,
-            size_px=size_px or frame_size_px(frame_sizes(dataset.files, usable)),
+            size_px=size_px or frame_size_px(frame_sizes(dataset.files, usable, decode_settings)),
             decode_settings=decode_settings,
             fit=fit,
             regions=regions,
@@ -191,13 +191,20 @@ def check_regions(regions: Mapping[str, Region], dataset: Dataset) -> None:
     )
 
 
-def frame_sizes(files: DatasetFiles, samples: Sequence[Sample]) -> list[tuple[int, int]]:
-    """Width and height of some of the images with a readable header; one common size if there are none."""
+def frame_sizes(
+    files: DatasetFiles, samples: Sequence[Sample], decode_settings: DecodeSettings
+) -> list[tuple[int, int]]:
+    """Width and height of some of the images with a readable header; one common size if there are none.
+
+    The files are anybody's. Only their headers are counted, by our own reader, and only up to the limits of images.
+    """
     sizes = []
     for index in np.linspace(0, len(samples) - 1, min(len(samples), _SAMPLED_SIZES)).astype(int):
         try:
-            with Image.open(io.BytesIO(files.read(samples[index].name))) as picture:
-                sizes.append(picture.size)
-        except Exception:  # noqa: S112 - unreadable files are reported when they are decoded
+            data = files.read(samples[index].name, max_bytes=decode_settings.max_bytes)
+            cost = decode_cost.estimate(data, sniff(data))
+        except BadImage:  # reported when it is decoded
             continue
+        if 0 < cost.width_px * cost.height_px <= decode_settings.max_px:  # 0: the header can't be read
+            sizes.append((cost.width_px, cost.height_px))
     return sizes or [(224, 224)]

@@ -20,6 +20,7 @@ from PIL import Image, ImageFilter
 
 from producer.sources.demo_dataset import Bottle, Box, held_out_bottles
 from shared.errors import BadSetting
+from shared.images.formats import FORMATS
 from shared.images.arrays import Pixels
 
 DEFAULT_SIZE = (640, 480)
@@ -179,7 +180,7 @@ def _view_start(*, view: float, length: int, low: float, high: float, random: np
 
 
 def _render(bottle: Bottle, random: np.random.Generator, size: tuple[int, int], quality: int) -> bytes:
-    with Image.open(bottle.path) as file:
+    with Image.open(bottle.path, formats=list(FORMATS.values())) as file:
         source = file.convert("RGB")
     placement = random_placement(bottle.box, source.size, size, random)
     light = _light(random)

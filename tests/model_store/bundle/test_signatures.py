@@ -14,6 +14,7 @@ from model_store.bundle.manifest import INT8_FILE, MANIFEST_FILE, SIGNATURES_FIL
 from model_store.bundle.signatures import MAX_SIGNATURES, TrustedKeys, load_trusted_keys, message_of, read_signatures
 from model_store.bundle.signing import Signer, add_signature, load_key, make_key
 from shared.errors import BadBundle, BadSetting, BadSignature
+from shared.settings import load_settings
 from tests.kit import PROJECT
 from tests.model_store.hostile_bundles import update_digests
 
@@ -139,7 +140,7 @@ def test_the_number_of_signatures_is_bounded(copied: Path, signer: Signer) -> No
 
 def test_trusted_keys_come_as_text_and_from_files(tmp_path: Path, signer: Signer, other: Signer) -> None:
     file = tmp_path / "keys"
-    file.write_text(f"# the plant's\n\n{other.public_key}  # Monday's shift\n")
+    file.write_text(f"\ufeff# the plant's\n\n{other.public_key}  # Monday's shift\n")  # from an editor on Windows
     assert load_trusted_keys(f"{signer.public_key}, {file}") == trust(signer, other)
     assert not load_trusted_keys("")
     for content, match in (("# nothing\n", "has no key"), (f"{other.public_key}\nsecret\n", "line 2: a public key is")):
@@ -149,6 +150,20 @@ def test_trusted_keys_come_as_text_and_from_files(tmp_path: Path, signer: Signer
         assert "secret" not in str(caught.value)
     with pytest.raises(BadSetting, match="can't be read"):
         load_trusted_keys(str(tmp_path / "absent"))
+    with pytest.raises(BadSetting, match=r"/dev/zero can't be read: not a regular file[^.]*\.$"):
+        load_trusted_keys("/dev/zero")
+
+
+@pytest.mark.parametrize("value", [",", " , ,", " "])
+def test_a_setting_that_names_no_key_does_not_mean_that_none_is_needed(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    """As `$A,$B` gives it where neither is set."""
+    monkeypatch.setenv("SORTLINE_TRUSTED_KEYS", value)
+    with pytest.raises(BadSetting, match=r"setting trusted_keys = .*it names no key"):
+        load_settings()
+    with pytest.raises(BadSetting, match="names no key"):
+        load_trusted_keys(value)
 
 
 def test_a_private_key_is_for_its_owner_only_and_may_have_a_passphrase(tmp_path: Path, signer: Signer) -> None:

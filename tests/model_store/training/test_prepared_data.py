@@ -46,10 +46,24 @@ def test_sizes_are_those_of_readable_images(dataset: Dataset) -> None:
     folder = dataset.files.path
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(folder / "b.png")
     (folder / "c.png").write_bytes(b"no image")
-    assert sorted(frame_sizes(dataset.files, dataset.samples)) == [(SIZE_PX, SIZE_PX)] * 2 + [(60, 40)]
+    settings = DecodeSettings()
+    assert sorted(frame_sizes(dataset.files, dataset.samples, settings)) == [(SIZE_PX, SIZE_PX)] * 2 + [(60, 40)]
     for name in CAMERAS:
         (folder / name).write_bytes(b"no image")
-    assert frame_sizes(dataset.files, dataset.samples) == [(224, 224)]
+    assert frame_sizes(dataset.files, dataset.samples, settings) == [(224, 224)]
+
+
+def test_sizes_are_read_within_the_limits_of_images_and_of_accepted_formats(dataset: Dataset) -> None:
+    folder = dataset.files.path
+    picture = Image.new("RGB", (60, 40))
+    picture.save(folder / "a.png", "GIF")  # Pillow has a plugin for it
+    picture.save(folder / "b.png", "PNG")
+    with (folder / "b.png").open("ab") as file:
+        file.truncate(10_001)
+    Image.new("RGB", (100, 50)).save(folder / "c.png", "JPEG")
+    picture.resize((50, 40)).save(folder / "d.png", "TIFF")
+    settings = DecodeSettings(max_bytes=10_000, max_px=4_000)
+    assert frame_sizes(dataset.files, dataset.samples, settings) == [(50, 40)]
 
 
 def test_every_split_keeps_copies_together_and_contradictions_out(tmp_path: Path) -> None:
