@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from model_store.bundle.policy import GOOD, Mode, Policy
+from model_store.bundle.recorded_figures import check_metrics, check_parity, check_training_settings
 from shared.images.crop_regions import Fit, Region
 from shared.images.sample_bits import FULL_BITS
 from shared.schemas import Name
@@ -23,6 +24,8 @@ REPORT_DIR = "report"
 # No backbone takes larger images than 2,048 px, or has more outputs than the 21,843 classes of ImageNet-21k.
 MAX_INPUT_SIZE_PX = 4096
 MAX_CLASSES = 100_000
+MAX_VERSION = 10**18 - 1  # of 18 digits, as the name of its folder
+YEAR_2100_AT = 4_102_444_800.0  # many dates after it can't be printed
 # By the name of a crop, its name in manifests: part of the bundle format, which older readers know.
 MANIFEST_CROPS = {"detected": "found", "full": "whole"}
 # Keys of `training.settings`, present only if the dataset had images of more than 8 bits per sample: the number of bits
@@ -41,7 +44,7 @@ def stays_inside(file: str) -> bool:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class BackboneInfo(_Section):
@@ -75,6 +78,7 @@ class TrainingInfo(_Section):
                 f"{IMAGES_BY_BITS_KEY} {images!r} should be a table from numbers of bits, 8 to {FULL_BITS}, to numbers "
                 "of images"
             )
+        check_training_settings(value)
         return value
 
 
@@ -112,9 +116,10 @@ class Manifest(_Section):
 
     schema_version: Literal[1] = 1
     name: Name
-    version: int = Field(ge=1)
-    parent: int | None = None  # the version that was current when this one was published; filled in by the store
-    created_at: float  # UTC epoch seconds
+    version: int = Field(ge=1, le=MAX_VERSION)
+    # The version that was current when this one was published; filled in by the store.
+    parent: Annotated[int, Field(ge=1, le=MAX_VERSION)] | None = None
+    created_at: float = Field(ge=0, le=YEAR_2100_AT)  # UTC epoch seconds
     mode: Mode
     classes: Annotated[
         tuple[str, ...], Field(min_length=2, max_length=MAX_CLASSES)
@@ -131,6 +136,18 @@ class Manifest(_Section):
     calibration: CalibrationInfo | None = None
     parity: dict[str, float] = Field(default_factory=dict)  # how closely the exports agree: `export.parity`
     files: dict[str, str]  # path inside the bundle: SHA-256
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics_are_numbers(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_metrics(value)
+        return value
+
+    @field_validator("parity")
+    @classmethod
+    def _parity_is_complete(cls, value: dict[str, float]) -> dict[str, float]:
+        check_parity(value)
+        return value
 
     @field_validator("files")
     @classmethod

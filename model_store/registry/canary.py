@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from model_store.bundle.manifest import MAX_VERSION, YEAR_2100_AT
 from shared.schemas import Name
 
 
@@ -22,12 +23,13 @@ class Canary(BaseModel):
     more than that fraction of `min_images`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    version: Annotated[int, Field(ge=1)]
+    version: Annotated[int, Field(ge=1, le=MAX_VERSION)]
     share: Annotated[float, Field(gt=0, le=1)]
     shadow: bool = False
     max_disagreement: Annotated[float, Field(ge=0, le=1)] = 0.1
-    min_images: Annotated[int, Field(ge=1)] = 200
+    min_images: Annotated[int, Field(ge=1, le=1_000_000_000)] = 200
     lines: tuple[Name, ...] = ()  # empty: all lines
-    started_at: float = Field(default_factory=time.time)  # UTC epoch seconds; tells two canaries of one version apart
+    # UTC epoch seconds; tells two canaries of one version apart.
+    started_at: float = Field(default_factory=time.time, ge=0, le=YEAR_2100_AT)

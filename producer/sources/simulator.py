@@ -20,8 +20,8 @@ from PIL import Image, ImageFilter
 
 from producer.sources.demo_dataset import Bottle, Box, held_out_bottles
 from shared.errors import BadSetting
-from shared.images.formats import FORMATS
 from shared.images.arrays import Pixels
+from shared.images.formats import FORMATS
 
 DEFAULT_SIZE = (640, 480)
 DEFAULT_QUALITY = 85
