@@ -37,6 +37,16 @@ OPEN_OUR_OWN_IMAGES = {
     "model_store.reports.tensorboard",
     "producer.demo.contact_sheet",
 }
+# JSON that processes of ours have written for each other; `producer.results` catches the error around its calls.
+READ_OUR_OWN_JSON = {
+    "producer.demo.session",
+    "producer.results",
+    "shared.images.decoder_messages",
+    "shared.images.decoder_process",
+    "worker.archive.folder",
+    "worker.archive.writer_messages",
+    "worker.rq.finisher",
+}
 # RQ's default for all of these is its pickle serializer.
 OF_RQ = {"Queue", "Worker", "SimpleWorker", "Job", "Job.create", "Job.fetch", "Job.fetch_many", "Job.restore"}
 
@@ -141,6 +151,32 @@ def test_pillow_opens_only_images_within_the_decoders_limits_and_our_own() -> No
     for module in OPEN_ACCEPTED_FORMATS:
         given = [argument(call, "formats") for name, call in calls(trees[module]) if name == "Image.open"]
         assert None not in given, module
+
+
+def unguarded_json(tree: ast.AST) -> list[str]:
+    """Every `json.loads` that is not in a `try` for RecursionError, which 2 KB of brackets raise."""
+    guarded = {
+        id(node)
+        for guard in ast.walk(tree)
+        if isinstance(guard, ast.Try)
+        and any(handler.type and "RecursionError" in ast.unparse(handler.type) for handler in guard.handlers)
+        for statement in guard.body
+        for node in ast.walk(statement)
+    }
+    found = (call for name, call in calls(tree) if name in ("json.loads", "json.load") and id(call) not in guarded)
+    return [f"{call.lineno}: {ast.unparse(call)}" for call in found]
+
+
+def test_the_rule_about_json_would_notice() -> None:
+    guarded = "try:\n    json.loads(text)\nexcept (ValueError, RecursionError):\n    pass"
+    assert unguarded_json(ast.parse(guarded)) == []
+    assert unguarded_json(ast.parse(guarded.replace(", RecursionError", ""))) == ["2: json.loads(text)"]
+
+
+@pytest.mark.parametrize("module", sorted(SOURCES.keys() - READ_OUR_OWN_JSON))
+def test_foreign_json_may_be_nested_as_deeply_as_it_likes(module: str) -> None:
+    if module.split(".")[0] in ("model_store", "producer", "shared", "worker"):
+        assert unguarded_json(ast.parse(SOURCES[module].read_text(encoding="utf-8"))) == []
 
 
 def test_no_module_that_unpickles_is_imported() -> None:

@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model_store.bundle.manifest import Manifest
-from model_store.bundle.signatures import MAX_SIGNATURES, Signature, Signatures, message_of
+from model_store.bundle.manifest import SIGNATURES_FILE, Manifest
+from model_store.bundle.signatures import MAX_SIGNATURES, Signature, Signatures, TrustedKeys, message_of
 from shared.errors import BadSetting
 from shared.public_keys import PublicKey
 from shared.regular_files import read_regular
@@ -40,6 +40,22 @@ class Signer:
         return Signature(key=str(self.public_key), signature=base64.b64encode(signature).decode())
 
 
+def useful_signatures(
+    signatures: tuple[Signature, ...], manifest: Manifest, data: bytes, *, keys: TrustedKeys
+) -> tuple[Signature, ...]:
+    """The signatures that fit the manifest, which was parsed from `data`: first those of trusted keys.
+
+    Where `keys` are set, there is always place for one more: of the others, the last ones are left out.
+    """
+    message = message_of(manifest, data)
+    fitting = [signature for signature in signatures if signature.is_of(message)]
+    if not keys:
+        return tuple(fitting)
+    trusted = [signature for signature in fitting if signature.public_key in keys.keys]
+    others = [signature for signature in fitting if signature.public_key not in keys.keys]
+    return (*trusted, *others[: max(0, MAX_SIGNATURES - 1 - len(trusted))])
+
+
 def add_signature(signatures: tuple[Signature, ...], new: Signature) -> bytes:
     """The content of the file with these signatures and the new one, which replaces an earlier one of its key.
 
@@ -48,7 +64,10 @@ def add_signature(signatures: tuple[Signature, ...], new: Signature) -> bytes:
     """
     others = [signature for signature in signatures if signature.public_key != new.public_key]
     if len(others) >= MAX_SIGNATURES:
-        raise BadSetting(f"the version has {len(others)} signatures already, and can't have more.")
+        raise BadSetting(
+            f"the version has {len(others)} signatures already, and can't have more. If you don't know these keys, set "
+            f"trusted_keys, or delete the version's {SIGNATURES_FILE} in the store; then sign it again."
+        )
     return Signatures(signatures=(*others, new)).model_dump_json(indent=2).encode()
 
 

@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 
 # More classes than this, as an imported classifier has, would fill the screen.
 _MANY_CLASSES = 20
+# Of a key's id, in the list: as many as the column's heading is wide.
+_ID_DIGITS = 8
 
 
 def list_models(model_store: StoreFlag = None, as_json: JsonFlag = False) -> None:
     """List the published versions of every model; a star marks the current one, and a canary is shown with its share.
 
     A model with a fault gets a row with the error. The other models are still listed, and the exit code is 1. The
-    column `signed by` has the ids of keys; `models verify` checks the signatures.
+    column `signed by` has the beginnings of keys' ids; `models verify` checks the signatures.
 
     Example: sortline models list
     """
@@ -106,11 +108,12 @@ def print_models(rows: list[dict[str, Any]]) -> None:
             _in_brief(row["classes"] or []),
             _format_time(row["created_at"]) if row["created_at"] else "",
             *("" if row[metric] is None else f"{row[metric]:.3f}" for metric in ("accuracy", "macro_f1")),
-            *([", ".join(row["signed_by"])] if has_signed else []),
+            *([_ids(row["signed_by"])] if has_signed else []),
         )
         for row in rows
     ]
-    print_table(console, headings, shown, text=(*range(5), 7))
+    # What is shown of an id is like a figure: it stays whole, so that it can be copied.
+    print_table(console, headings, shown, text=range(5))
     for row in rows:
         if row["error"]:
             console.print(f"{_spec(row)}: {row['error']}", soft_wrap=True)
@@ -124,6 +127,12 @@ def _mark(row: dict[str, Any]) -> str:
     if row["canary"]:
         return f"{'shadow' if row['canary']['shadow'] else 'canary'} {row['canary']['share']:.0%}"
     return "*" if row["current"] else ""
+
+
+def _ids(key_ids: list[str]) -> str:
+    """The beginning of the first id, and how many more there are: `models show` and --json have them all."""
+    more = len(key_ids) - 1
+    return "".join(f"{key_id[:_ID_DIGITS]}…" for key_id in key_ids[:1]) + (f" +{more}" if more > 0 else "")
 
 
 def _in_brief(classes: list[str]) -> str:

@@ -60,7 +60,7 @@ def publish_folder(
     elif not promote:
         say(f"published {published}: {path}")
         if store.keys:
-            say(f"next: sortline models sign {published} --key FILE")
+            say(f"next: sortline models sign {published} --key FILE (and --passphrase-file FILE, if it has one)")
         say(f"next: sortline models canary {published} --share 0.1, or sortline models promote {published}")
     else:
         say(f"published {published}, now current{_instead_of(chosen, previous)}: {path}")

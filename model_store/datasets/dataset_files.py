@@ -20,8 +20,9 @@ from shared.printable import printable
 from shared.regular_files import TooLarge, open_regular, read_regular
 from shared.zip_archive import TooLargeArchive, UnreadableMember, ZipArchive
 
-# Enough for the labels of a million files. Images have a lower limit.
-MAX_FILE_BYTES = 200_000_000
+# Enough for the labels of a million files; what is made of them takes five times as much memory. Images have a limit of
+# their own.
+MAX_FILE_BYTES = 50_000_000
 
 
 class DatasetFiles(Protocol):

@@ -62,12 +62,13 @@ def _csv_rows(files: DatasetFiles, location: str) -> Iterator[tuple[int, LabelRo
 
 
 def _jsonl_rows(files: DatasetFiles, location: str) -> Iterator[tuple[int, LabelRow]]:
-    for number, line in enumerate(read_text(files, JSONL_FILE).splitlines(), start=1):
+    # Line by line, as a list of all lines would take three times the file's size in memory.
+    for number, line in enumerate(io.StringIO(read_text(files, JSONL_FILE), newline=None), start=1):
         if not line.strip():
             continue
         try:
             row: Any = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # RecursionError: brackets within brackets
             raise BadDataset(f"{location}, line {number} is not JSON: {error}.") from error
         if not isinstance(row, dict) or sorted(row.keys() - {CAMERA_COLUMN}) != sorted(COLUMNS):
             raise BadDataset(

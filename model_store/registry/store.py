@@ -22,7 +22,7 @@ from model_store.bundle.file_reading import open_bundle_file
 from model_store.bundle.files import Bundle, file_digests, open_bundle
 from model_store.bundle.manifest import MANIFEST_FILE, SIGNATURES_FILE
 from model_store.bundle.signatures import NO_KEYS, TrustedKeys, load_trusted_keys
-from model_store.bundle.signing import Signer, add_signature
+from model_store.bundle.signing import Signer, add_signature, useful_signatures
 from model_store.registry.canary import Canary
 from model_store.registry.reader import (
     CANARY_FILE,
@@ -65,15 +65,19 @@ def open_store(settings: Settings, *, try_loading: TryLoading | None = None) -> 
         try_loading: see `ModelStore`.
 
     Raises:
-        BadSetting: the URL is not understood, its driver is not installed, or `trusted_keys` can't be read.
+        BadSetting: the URL is not understood, its driver is not installed, its scheme is not encrypted and no keys are
+            trusted, or `trusted_keys` can't be read.
     """
     location, keys = settings.model_store, load_trusted_keys(settings.trusted_keys)
     if "://" not in location:
         return ModelStore(settings.model_store_dir, keys=keys, try_loading=try_loading)
     if location.startswith("file://"):
         return ModelStore(Path(location.removeprefix("file://")), keys=keys, try_loading=try_loading)
+    from model_store.registry.storage.object_client import check_encrypted
     from model_store.registry.storage.object_store import FsspecStorage
 
+    if not keys:
+        check_encrypted(location)
     storage = FsspecStorage.at(location, cache=settings.cache_path / "models")
     return ModelStore(storage, keys=keys, try_loading=try_loading)
 
@@ -237,9 +241,12 @@ class ModelStore(ReadableStore):
     def sign(self, name: str, version: int, signer: Signer) -> None:
         """Sign a version, after checking every byte of it; replaces an earlier signature of the same key.
 
+        Signatures that fit another manifest are dropped, so that nobody who can write the store can fill up the file.
+
         Raises:
             NotFound: there is no such version.
             BadBundle: it is incomplete or was changed.
+            BadSetting: it has too many signatures already.
         """
         self._must_exist(name)
         with self._writing(name) as writer:
@@ -247,7 +254,10 @@ class ModelStore(ReadableStore):
             with self.storage.fresh_copy(name, version) as folder:
                 bundle = open_expected(folder, name, version)
             signature = signer.sign(bundle.manifest, bundle.manifest_bytes)
-            signed = add_signature(self.signatures(name, version), signature)
+            others = useful_signatures(
+                self.signatures(name, version), bundle.manifest, bundle.manifest_bytes, keys=self.keys
+            )
+            signed = add_signature(others, signature)
             writer.write(f"{folder_name(version)}/{SIGNATURES_FILE}", signed)
 
     def _try(self, bundle: Bundle, *, litert_only: bool) -> None:

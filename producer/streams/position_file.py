@@ -99,5 +99,5 @@ def _is_entry_id(text: str) -> bool:
 def _parse(text: str, path: Path) -> object:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: brackets within brackets
         raise BadSetting(f"{path} is not a position file ({error}): delete it, or name another file.") from error

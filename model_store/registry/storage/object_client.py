@@ -19,6 +19,25 @@ from shared.masking import masked_text, masked_url, secrets_of
 _DRIVERS = "`pip install s3fs` for s3://, gcsfs for gs://, adlfs for az://"
 
 
+# Anyone on the way can change what these bring. Drivers may also be told elsewhere not to encrypt.
+_UNENCRYPTED = ("http", "ftp", "webhdfs", "hdfs")
+
+
+def check_encrypted(url: str) -> None:
+    """Refuse an fsspec URL, or a chain of them, by which anyone on the way could choose the models.
+
+    Raises:
+        BadSetting: a scheme in it is not encrypted.
+    """
+    for link in url.split("::"):
+        scheme = link.partition("://")[0].lower()
+        if scheme in _UNENCRYPTED:
+            raise BadSetting(
+                f"model_store = {masked_url(url)}: a model is a program, and anyone on the way can change what "
+                f"{scheme}:// brings. Use s3:// or https://, or set trusted_keys, so that versions must be signed."
+            )
+
+
 class ObjectClient:
     """The objects below one folder of an fsspec file system; paths are relative to it."""
 

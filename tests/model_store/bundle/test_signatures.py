@@ -11,8 +11,15 @@ import pytest
 
 from model_store.bundle.files import open_bundle, read_manifest, signers
 from model_store.bundle.manifest import INT8_FILE, MANIFEST_FILE, SIGNATURES_FILE
-from model_store.bundle.signatures import MAX_SIGNATURES, TrustedKeys, load_trusted_keys, message_of, read_signatures
-from model_store.bundle.signing import Signer, add_signature, load_key, make_key
+from model_store.bundle.signatures import (
+    MAX_SIGNATURES,
+    NO_KEYS,
+    TrustedKeys,
+    load_trusted_keys,
+    message_of,
+    read_signatures,
+)
+from model_store.bundle.signing import Signer, add_signature, load_key, make_key, useful_signatures
 from shared.errors import BadBundle, BadSetting, BadSignature
 from shared.settings import load_settings
 from tests.kit import PROJECT
@@ -136,6 +143,24 @@ def test_the_number_of_signatures_is_bounded(copied: Path, signer: Signer) -> No
     (copied / SIGNATURES_FILE).write_text(json.dumps({"signatures": one * (MAX_SIGNATURES + 1)}))
     with pytest.raises(BadSignature, match="not a file of signatures"):
         open_bundle(copied, keys=trust(signer))
+
+
+def test_worthless_signatures_don_t_keep_a_key_out(copied: Path, signer: Signer, tmp_path: Path) -> None:
+    """Whoever can write the store fills up the file, with signatures of anything or of keys that nobody knows."""
+    manifest, data = read_manifest(copied), (copied / MANIFEST_FILE).read_bytes()
+    strangers = [make_key(tmp_path / f"{index}.key", passphrase=None) for index in range(MAX_SIGNATURES)]
+    fitting = tuple(stranger.sign(manifest, data) for stranger in strangers)
+    wrong = tuple(stranger.sign(manifest, b"another") for stranger in strangers)
+    mine = signer.sign(manifest, data)
+    assert useful_signatures((*wrong[:15], mine), manifest, data, keys=NO_KEYS) == (mine,)
+    with pytest.raises(BadSetting, match=r"16 signatures already.*set trusted_keys, or delete .*manifest\.sig"):
+        add_signature(useful_signatures(fitting, manifest, data, keys=NO_KEYS), mine)
+    kept = useful_signatures(fitting, manifest, data, keys=trust(signer))
+    (copied / SIGNATURES_FILE).write_bytes(add_signature(kept, mine))
+    assert open_bundle(copied, keys=trust(signer))
+    kept = useful_signatures((*fitting[:15], mine), manifest, data, keys=trust(signer, strangers[14]))
+    assert kept[:2] == (fitting[14], mine)
+    assert len(kept) == MAX_SIGNATURES - 1
 
 
 def test_trusted_keys_come_as_text_and_from_files(tmp_path: Path, signer: Signer, other: Signer) -> None:

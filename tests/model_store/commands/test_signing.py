@@ -43,7 +43,9 @@ def test_a_key_signs_and_is_shown(store: ModelStore, tmp_path: Path) -> None:
     known = {"key_id": key["key_id"], "public_key": key["public_key"]}
     assert answer(store, "sign", "tiny", *options) == {"name": "tiny", "version": 3} | known
     assert [row["signed_by"] for row in answer(store, "list")] == [[], [key["key_id"]], [key["key_id"]]]
-    assert "signed by" in run(store, "list").stdout
+    listed = run(store, "list").stdout
+    assert "signed by" in listed
+    assert f" {key['key_id'][:8]}…\n" in listed
     assert f"signed by key {key['key_id']}: {key['public_key']}" in run(store, "show", "tiny@2").stdout
     checks = answer(store, "verify", "tiny@2")
     assert [check["check"] for check in checks] == ["files", "signature", "litert", "litert-fp32"]
@@ -82,7 +84,8 @@ def test_where_keys_are_set_publishing_does_not_promote(
     published = run(store, "publish", str(store.root / "tiny/000001"))
     assert published.exit_code == 0
     assert "the new version is not promoted, because trusted_keys is set" in published.stderr
-    assert "next: sortline models sign tiny@4 --key FILE" in published.stdout
+    following = "next: sortline models sign tiny@4 --key FILE (and --passphrase-file FILE, if it has one)"
+    assert following in published.stdout
     assert store.current("tiny") == 3
 
 

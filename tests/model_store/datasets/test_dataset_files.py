@@ -54,7 +54,7 @@ def test_a_table_that_is_a_pipe_is_named(tmp_path: Path, name: str) -> None:
 def test_a_table_of_any_size_is_bounded(tmp_path: Path) -> None:
     folder = write_class_folders(tmp_path / "set", per_class=2)
     make_sparse_file(folder / "labels.csv")
-    with pytest.raises(BadDataset, match=r"labels\.csv has more than 200,000,000 bytes, the limit\."):
+    with pytest.raises(BadDataset, match=r"labels\.csv has more than 50,000,000 bytes, the limit\."):
         load_dataset(folder)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from model_store.bundle.manifest import MANIFEST_FILE, SIGNATURES_FILE
-from model_store.bundle.signatures import TrustedKeys
+from model_store.bundle.signatures import Signatures, TrustedKeys
 from model_store.bundle.signing import Signer, make_key
 from model_store.registry.canary import Canary
 from model_store.registry.listing import list_versions
@@ -117,3 +117,13 @@ def test_a_published_copy_has_no_signature(tmp_path: Path, tiny_bundle: Path, si
     store.sign("tiny", 1, signer)
     store.publish("tiny", copy_bundle(store.resolve("tiny@1"), "tiny"))
     assert store.signatures("tiny", 2) == ()
+
+
+def test_to_sign_drops_signatures_that_fit_nothing(store: ModelStore, signer: Signer, tmp_path: Path) -> None:
+    store.sign("tiny", 2, signer)
+    (worthless,) = store.signatures("tiny", 2)
+    with store.storage.writing("tiny") as writer:
+        writer.write(f"000001/{SIGNATURES_FILE}", Signatures(signatures=(worthless,)).model_dump_json().encode())
+    other = make_key(tmp_path / "other.key", passphrase=None)
+    store.sign("tiny", 1, other)
+    assert [signature.public_key for signature in store.signatures("tiny", 1)] == [other.public_key]

@@ -83,6 +83,12 @@ def test_a_position_file_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
         PositionFile(tmp_path / "a.position", lambda notice: None).load()
 
 
+def test_brackets_within_brackets_are_no_position_file(tmp_path: Path) -> None:
+    (tmp_path / "a.position").write_text("[" * 100_000)
+    with pytest.raises(BadSetting, match="is not a position file"):
+        PositionFile(tmp_path / "a.position", lambda notice: None).load()
+
+
 @pytest.mark.parametrize("path", ["", "absent/a.position", "a\0b"])
 def test_a_place_where_no_file_can_be_is_refused(tmp_path: Path, path: str) -> None:
     with pytest.raises(BadSetting, match=r"can't be (read|written)"):

@@ -13,12 +13,13 @@ import pytest
 
 from model_store.bundle.files import open_bundle
 from model_store.bundle.manifest import GOLDEN_FILE, INT8_FILE, MANIFEST_FILE
+from model_store.bundle.signing import make_key
 from model_store.registry.storage.lease import Lease
 from model_store.registry.storage.local import LocalStorage
-from model_store.registry.storage.object_client import ObjectClient
+from model_store.registry.storage.object_client import ObjectClient, check_encrypted
 from model_store.registry.storage.object_store import FsspecStorage
 from model_store.registry.store import ModelStore, open_store
-from shared.errors import BadBundle, BadSetting, NotFound, StoreUnavailable
+from shared.errors import BadBundle, BadSetting, NotFound, SortlineError, StoreUnavailable
 from shared.settings import Settings
 from tests.model_store.registry.stores import FakeClock, objects
 from tests.model_store.tiny_bundle import copy_build
@@ -296,3 +297,23 @@ def test_a_cache_that_cannot_be_written_is_reported_as_an_unavailable_store(else
     elsewhere.root.write_text("a file where the cache's folder should be")
     with pytest.raises(StoreUnavailable, match="cached in"):
         elsewhere.resolve("tiny")
+
+
+@pytest.mark.parametrize("url", ["http://u:hunter2@host/m", "FTP://host/m", "simplecache::http://host/m"])
+def test_a_store_that_anyone_on_the_way_can_change_needs_trusted_keys(url: str, tmp_path: Path) -> None:
+    settings = Settings(model_store=url, cache_dir=tmp_path)
+    match = r"anyone on the way can change what (http|ftp):// brings.*trusted_keys"
+    with pytest.raises(BadSetting, match=match) as refused:
+        open_store(settings)
+    assert "hunter2" not in str(refused.value)
+    key = make_key(tmp_path / "release.key", passphrase=None).public_key
+    strict = settings.model_copy(update={"trusted_keys": str(key), "model_store": "http://127.0.0.1:9/m"})
+    try:
+        open_store(strict)
+    except SortlineError as error:  # the driver is not installed
+        assert "anyone on the way" not in str(error)
+
+
+def test_encrypted_stores_need_no_keys() -> None:
+    for url in ("s3://bucket/models", "https://host/m", "memory://m", "simplecache::s3://http/m"):
+        check_encrypted(url)
