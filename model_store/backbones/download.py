@@ -20,22 +20,26 @@ import urllib.request
 from pathlib import Path
 from typing import IO
 
+from model_store.backbones.bounded_http import BoundedHTTP, BoundedHTTPS
 from model_store.backbones.unpacking import MAX_BYTES, unpack
 from model_store.runtime.progress import ProgressSteps
-from shared.errors import BadBackbone, BadInput, NotFound
+from shared.errors import BadBackbone, BadInput, BadSetting, NotFound
 from shared.masking import masked, masked_text, secrets_of
 from shared.regular_files import open_regular
 
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz")
-# A download is abandoned after this long without a connection or a byte, but not because it is slow.
+# A download is abandoned after this long without a connection or a byte, and by `bounded_http` if it is slower still
+# than any usable connection.
 _READ_TIMEOUT_S = 30.0
 _CHUNK_BYTES = 1 << 20
+_MAX_DIGITS = 15
+_MAX_SHOWN = 200  # characters of what a server says
 # The OSErrors that the network raises; all others come from the disk.
 _NETWORK_ERRORS = urllib.error.URLError, ssl.SSLError, TimeoutError, ConnectionError
 
 
 class _UnsafeRedirect(Exception):
-    """A redirect to a less safe scheme. The message is the address, without user and query."""
+    """A redirect that is not followed. The message is the address, without user and query, and the reason."""
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
@@ -48,10 +52,14 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
         headers: http.client.HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
-        """Refuse a redirect that leaves https://: anyone on the way could change what it serves."""
+        """Refuse a redirect that leaves https://, as anyone on the way could change what it serves, or names a user."""
         to = urllib.parse.urlsplit(newurl)
         if to.scheme != "https" and not (to.scheme == "http" and req.type == "http"):
-            raise _UnsafeRedirect(f"{to.scheme}://{to.hostname or ''}{to.path}")
+            fp.close()
+            raise _UnsafeRedirect(f"{to.scheme}://{to.hostname or ''}{to.path}, which is not https://")
+        if "@" in to.netloc:
+            fp.close()
+            raise _UnsafeRedirect(f"{to.scheme}://{to.hostname or ''}{to.path} with a user, which is not used")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -110,20 +118,29 @@ def download(url: str, target: Path, *, steps: ProgressSteps, max_bytes: int) ->
     """Write what `url` serves to the file `target`; redirects are followed, but never from https:// to another scheme.
 
     Raises:
-        NotFound: no connection, an answer other than 200, no byte for 30 s, or the download ended early.
+        NotFound: no connection, an answer other than 200, no byte for 30 s, an answer that `bounded_http` refuses, or
+            the download ended early.
         BadInput: it is larger than `max_bytes`.
+        BadSetting: the URL has a user or password.
     """
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        raise BadSetting(
+            f"{masked(url)}: a user or password in an address is not used. Download the file with another program and "
+            "name the file, or use an address that needs none, e.g. with a token after the `?`."
+        )
     request = urllib.request.Request(url, headers={"User-Agent": "sortline"})  # noqa: S310 # callers pass http(s) only
+    opener = urllib.request.build_opener(BoundedHTTP, BoundedHTTPS, _SafeRedirects)
     try:
         with (
-            urllib.request.build_opener(_SafeRedirects).open(request, timeout=_READ_TIMEOUT_S) as response,
+            opener.open(request, timeout=_READ_TIMEOUT_S) as response,
             target.open("wb") as out,
         ):
             _copy(response, out, url=url, steps=steps, max_bytes=max_bytes)
     except _UnsafeRedirect as error:
-        raise _failed(url, f"it redirects to {error}, which is not https://") from error
+        raise _failed(url, f"it redirects to {error}") from error
     except urllib.error.HTTPError as error:
-        raise _failed(url, f"the server answers {error.code} {error.reason}") from error
+        error.close()
+        raise _failed(url, f"the server answers {error.code} {str(error.reason)[:_MAX_SHOWN]}") from error
     except (*_NETWORK_ERRORS, http.client.HTTPException, ValueError) as error:
         raise _failed(url, str(getattr(error, "reason", error) or repr(error))) from error
 
@@ -131,8 +148,13 @@ def download(url: str, target: Path, *, steps: ProgressSteps, max_bytes: int) ->
 def _copy(
     response: http.client.HTTPResponse, out: IO[bytes], *, url: str, steps: ProgressSteps, max_bytes: int
 ) -> None:
-    content_length = response.headers.get("Content-Length", "")
-    expected = int(content_length) if content_length.isdigit() else None
+    content_length = response.headers.get("Content-Length", "").strip()
+    expected = None
+    if content_length.isascii() and content_length.isdigit():
+        # Python refuses to convert thousands of digits.
+        expected = int(content_length) if len(content_length) <= _MAX_DIGITS else max_bytes + 1
+        if expected > max_bytes:
+            raise _too_large(url, max_bytes=max_bytes)
     done = 0
     megabytes = None if expected is None else -(-expected // 1_000_000)
     with steps.step(f"Downloading {masked(url)} (MB)", total=megabytes) as on_progress:
@@ -140,12 +162,14 @@ def _copy(
             on_progress((done + len(chunk)) // 1_000_000 - done // 1_000_000)
             done += len(chunk)
             if done > max_bytes:
-                raise BadInput(
-                    f"{masked(url)} serves more than {max_bytes:,} bytes, so it is the wrong file: check the URL."
-                )
+                raise _too_large(url, max_bytes=max_bytes)
             out.write(chunk)
     if expected is not None and done != expected:
         raise _failed(url, f"the download ended after {done:,} of {expected:,} bytes: try again")
+
+
+def _too_large(url: str, *, max_bytes: int) -> BadInput:
+    return BadInput(f"{masked(url)} serves more than {max_bytes:,} bytes, so it is the wrong file: check the URL.")
 
 
 def _failed(url: str, reason: str) -> NotFound:
