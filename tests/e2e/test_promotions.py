@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from model_store.bundle.signing import make_key
 from model_store.registry.canary import Canary
 from producer import Frame, LineProducer
 from shared import keys
@@ -130,6 +131,29 @@ def test_a_promotion_reaches_the_worker_and_a_damaged_one_does_not(plant: Plant)
     lanes = {1: "one", 2: "two", 4: "four"}
     made_by = {(result.model.version, result.lane) for result in plant.results() if result.model}
     assert made_by == set(lanes.items()), "a result names another version than the one that made it"
+
+
+def test_a_promoted_version_that_nobody_has_signed_is_refused(
+    setting: tuple[Versions, Settings], client: redis.Redis, tmp_path: Path
+) -> None:
+    versions, settings = setting
+    signer = make_key(tmp_path / "release.key", passphrase=None)
+    versions.store.sign(NAME, 1, signer)
+    strict = settings.model_copy(update={"trusted_keys": str(signer.public_key)})
+    plant = Plant(versions, strict, client=client, log=tmp_path / "worker.log")
+    with plant.running():
+        versions.publish(lane="two")  # by somebody who can write the store, and sets no keys
+        plant.until(lambda: metric(plant.log, 'sortline_model_swaps_total{result="refused"}'), "2 is refused")
+        versions.publish(lane="three", promote=False)
+        versions.store.sign(NAME, 3, signer)
+        versions.store.promote(NAME, 3)
+        plant.serves(3)
+    assert "tiny@2 is refused, tiny@1 on litert goes on: tiny@2 is not signed" in plant.log.read_text()
+    plant.all_answered_once()
+    assert {(result.model.version, result.lane) for result in plant.results() if result.model} == {
+        (1, "one"),
+        (3, "three"),
+    }
 
 
 def test_fifty_promotions_and_rollbacks_under_load(plant: Plant) -> None:

@@ -122,6 +122,18 @@ def test_a_missing_right_is_named(
     assert "secret" not in str(error)
 
 
+def test_a_password_in_the_users_place_is_masked_in_the_servers_own_text(client: redis.Redis, redis_url: str) -> None:
+    """The server names the user in its refusal."""
+    client.execute_command("ACL", "SETUSER", "hunter2", "reset", "on", "nopass", "~*", "+@all", "-set")
+    try:
+        error = raised(redis_url.replace("://", "://hunter2@"), alone)
+    finally:
+        client.acl_deluser("hunter2")
+    assert "hunter2" in str(error.__cause__)
+    assert "User *** has no permissions to run the 'set' command" in str(error)
+    assert "hunter2" not in str(error)
+
+
 @pytest.mark.parametrize("has_its_slots", [True, False])
 def test_a_cluster_is_refused_by_its_name(has_its_slots: bool) -> None:
     """When it answers CLUSTERDOWN, CROSSSLOT or MOVED, and by the check at a command's start, which sends no key."""

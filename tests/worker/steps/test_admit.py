@@ -92,6 +92,7 @@ def test_the_first_attempt_has_number_one() -> None:
         (zlib.compress(pickle.dumps((SORT_IMAGE, None, (), {}))), "never unpickles"),
         (call("os.system", "true"), "'os.system'"),
         (call("worker.tasks.use", {}), "'worker.tasks.use'"),
+        (call("worker.tasks.use", as_argument()), "'worker.tasks.use'"),
         (call(SORT_IMAGE), "does not call"),
         (call(SORT_IMAGE, as_argument(), as_argument()), "does not call"),
         (call(SORT_IMAGE, as_argument(), keywords={"x": 1}), "does not call"),
