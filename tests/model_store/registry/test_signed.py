@@ -11,8 +11,9 @@ from model_store.bundle.signatures import Signatures, TrustedKeys
 from model_store.bundle.signing import Signer, make_key
 from model_store.registry.canary import Canary
 from model_store.registry.listing import list_versions
-from model_store.registry.store import ModelStore, copy_bundle
+from model_store.registry.store import ModelStore, copy_bundle, open_store
 from shared.errors import BadBundle, BadSetting, BadSignature, NotFound
+from shared.settings import Settings
 from tests.model_store.registry.stores import KINDS, make_store
 
 
@@ -57,6 +58,19 @@ def test_only_signed_versions_are_opened(store: ModelStore, signer: Signer) -> N
             strict.open(spec)
     strict.sign("tiny", 2, signer)
     assert strict.open("tiny@2").manifest.version == 2
+
+
+@pytest.mark.parametrize("location", ["{folder}/models", "file://{folder}/models", "memory://{folder}/models"])
+def test_the_settings_keys_hold_wherever_the_store_is(
+    location: str, settings: Settings, signer: Signer, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    place = {"model_store": location.format(folder=tmp_path)}
+    open_store(settings.model_copy(update=place)).publish("tiny", copy_bundle(tiny_bundle, "tiny"))
+    strict = open_store(settings.model_copy(update=place | {"trusted_keys": str(signer.public_key)}))
+    with pytest.raises(BadSignature, match="is not signed"):
+        strict.open("tiny")
+    strict.sign("tiny", 1, signer)
+    assert strict.open("tiny").manifest.version == 1
 
 
 def test_publishing_does_not_promote_what_nobody_can_have_signed(
