@@ -27,8 +27,12 @@ def verdict(reports: Sequence[Report]) -> str:
     broken = [report.campaign for report in reports if report.breaches]
     if broken:
         return f"promises were broken in {', '.join(broken)}."
-    accepted = sum(report.accepted for report in reports)
-    return f"every promise was kept, for {accepted:,} acknowledged images."
+    tried = []
+    if any(report.sends_images for report in reports):
+        tried.append(f"{sum(report.accepted for report in reports):,} acknowledged images")
+    if any(not report.sends_images for report in reports):
+        tried.append(f"{sum(report.inputs for report in reports):,} inputs")
+    return f"every promise was kept, for {' and '.join(tried)}."
 
 
 def as_dict(reports: Sequence[Report], *, seed: int) -> dict[str, Any]:
@@ -55,14 +59,17 @@ def as_dict(reports: Sequence[Report], *, seed: int) -> dict[str, Any]:
 
 
 def _rows(report: Report) -> list[tuple[str, Any]]:
-    return [
-        *report.figures.items(),
+    images = [
         ("images acknowledged", report.accepted),
         ("images refused", report.refused),
         ("images with a result", report.results),
         ("images that the server lost", report.lost_by_server),
         ("results by outcome", report.outcomes),
         ("results by attempt", report.attempts),
+    ]
+    return [
+        *report.figures.items(),
+        *(images if report.sends_images else ()),
         ("duration, s", round(report.seconds)),
         ("promises broken", len(report.breaches)),
     ]

@@ -44,6 +44,7 @@ CAMPAIGNS: Mapping[str, Campaign] = {
     "fuzz": fuzz,
 }
 NEED_OWN_SERVER = ("server",)
+SENDS_NO_IMAGES = ("fuzz",)
 # The queues that campaigns send to, whatever the user's own setting is.
 QUEUES = "live,bulk"
 
@@ -64,6 +65,16 @@ class Report:
     outcomes: Mapping[str, int]
     figures: Figures
     breaches: Sequence[Breach]
+
+    @property
+    def sends_images(self) -> bool:
+        """Whether the campaign sends images to workers. If not, it counts its inputs."""
+        return self.campaign not in SENDS_NO_IMAGES
+
+    @property
+    def inputs(self) -> int:
+        """How many inputs a campaign without images has tried."""
+        return sum(self.figures.get("inputs", {}).values())
 
 
 def run_campaigns(
@@ -91,6 +102,7 @@ def run_campaigns(
     """
     if redis_url is not None and (refused := [name for name in names if name in NEED_OWN_SERVER]):
         raise BadSetting(f"the campaign `{refused[0]}` kills its server: run it without --redis-url.")
+    folder = folder.absolute()  # the server runs in another folder
     _make_folders(folder, names)
     reports = []
     for name in names:

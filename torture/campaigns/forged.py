@@ -78,7 +78,8 @@ def _forge_all(plant: Plant, forger: Forger, workers: Sequence[WorkerProcess], l
     while time.monotonic() < until or len(counts) < len(FORGERIES):
         forger.name = next(names)
         counts[forger.name] += 1
-        plant.options.on_progress(f"{counts.total():,} forgeries, now: {forger.name}")
+        # Without the name: a text with other words would be printed at once, hundreds of lines in a log.
+        plant.options.on_progress(f"{counts.total():,} forgeries")
         if not _forge(forger):
             break
         if counts.total() % CHECKED_EVERY == 0 and not _all_well(plant, workers, forger.name):
