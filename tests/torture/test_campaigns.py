@@ -12,13 +12,16 @@ import pytest
 import redis
 
 from shared.errors import BadSetting
+from shared.progress import ProgressLines
 from shared.settings import Settings
 from tests.e2e.kit import running, sortline
 from tests.kit import PATIENCE_S, wait_until
-from tests.torture.kit import short_run
+from tests.torture.kit import PROGRESS_SUFFIX, short_run
 from torture import commands
 from torture.campaigns.files import SAMPLE
+from torture.campaigns.irregular import CAMERA_KINDS
 from torture.campaigns.server import FAULTS, LOSSES
+from torture.corpus.irregular import archives, backbones, special_files
 from torture.forging.forgeries import FORGERIES, KINDS
 from torture.fuzzing.targets import TARGETS
 from torture.history.ledger import read_ledger
@@ -85,6 +88,11 @@ def test_forged(runs: Runs, runs_folder: Path) -> None:
     assert "plain" in kinds
     assert len(kinds) > 50, "forged jobs are in the ledger by the names of their forgeries"
     assert report.results >= report.accepted > 0
+    lines: list[str] = []
+    shown = ProgressLines(lines.append, clock=lambda: 0.0)
+    for text in (runs_folder / "forged").with_suffix(PROGRESS_SUFFIX).read_text().splitlines():
+        shown.show(text)
+    assert len(lines) <= 2, "in a log, a line for each forgery would be hundreds"
 
 
 def test_files(runs: Runs) -> None:
@@ -97,6 +105,22 @@ def test_files(runs: Runs) -> None:
     assert sum(outcomes[0].values()) == SAMPLE
     assert report.figures["workers replaced"] == 0
     assert report.figures["most memory of a process, MB"]["worker"] > 0
+
+
+def test_irregular_entries(runs: Runs) -> None:
+    """Each command names each irregular entry of a folder, and handles the good images beside it."""
+    report = runs["files"].result()
+    assert report.breaches == []
+    all_named = len(archives()) + len(special_files())
+    assert report.figures["irregular entries"] == all_named + len(backbones())
+    assert report.figures["irregular entries named"] == {
+        "classify": all_named,
+        "check-dataset": all_named,
+        "check-dataset, zip": len(archives()),
+        "fetch-backbone": len(backbones()),
+        "upload": all_named,
+        "camera": len(CAMERA_KINDS),
+    }
 
 
 def test_fuzz(runs: Runs) -> None:

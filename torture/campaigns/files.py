@@ -2,7 +2,8 @@
 
 The entry points are `classify`, `upload`, a folder camera and the datasets' loader. For a file, all of them must agree,
 and no worker may die. Time and memory are measured for each file where the entry point is a process of its own, and for
-the worker and its decoder process over the whole run.
+the worker and its decoder process over the whole run. Then folders with irregular entries go through whole commands
+(`torture.campaigns.irregular`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from torture.campaigns.base import Figures, Limits
 from torture.campaigns.entry_points import Answers, ask_program, send_by_camera, upload
+from torture.campaigns.irregular import send_irregular
 from torture.campaigns.memory_watch import MemoryWatch
 from torture.corpus.case import REJECTED, Case, reason_in
 from torture.corpus.corpus import all_cases, sample, write
@@ -52,6 +54,7 @@ def files(plant: Plant, limits: Limits) -> Figures:
         by_entry_point["upload"] = upload(plant, folder, cases, settings)
         plant.options.on_progress(f"{len(cases):,} files, now: a folder camera")
         by_entry_point["camera"] = send_by_camera(plant, folder, cases, settings)
+        irregular = send_irregular(plant, settings)
     for restart in worker.restarts():
         plant.note(NO_DEATHS, f"{restart.worker}: {restart.cause}")
     _check(plant, cases, by_entry_point)
@@ -63,6 +66,7 @@ def files(plant: Plant, limits: Limits) -> Figures:
         "workers replaced": len(worker.restarts()),
         "most for one file": _most(by_entry_point),
         "most memory of a process, MB": memory.most_mb,
+        **irregular,
     }
 
 

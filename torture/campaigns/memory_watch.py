@@ -19,7 +19,7 @@ class MemoryWatch:
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._most_bytes: dict[str, int] = {}
+        self.most_bytes: dict[str, int] = {}  # the largest peak of each kind of process
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="memory watch", daemon=True)
 
@@ -35,8 +35,8 @@ class MemoryWatch:
 
     @property
     def most_mb(self) -> dict[str, int]:
-        """The largest peak of each kind of process."""
-        return {kind: size_bytes // 1_000_000 for kind, size_bytes in self._most_bytes.items()}
+        """`most_bytes` in megabytes."""
+        return {kind: size_bytes // 1_000_000 for kind, size_bytes in self.most_bytes.items()}
 
     def _poll(self) -> None:
         while not self._ended.wait(POLL_S):
@@ -48,4 +48,4 @@ class MemoryWatch:
         command = Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
         kind = next((kind for word, kind in _KINDS.items() if word in command), "other")
         if peak_bytes := proc_status_bytes(pid, "VmHWM"):  # none is left of a process that has ended
-            self._most_bytes[kind] = max(self._most_bytes.get(kind, 0), peak_bytes)
+            self.most_bytes[kind] = max(self.most_bytes.get(kind, 0), peak_bytes)

@@ -111,7 +111,7 @@ class Plant:
 
     def start_worker(self, settings: Settings | None = None, *, is_restarted: bool = False) -> WorkerProcess:
         """Start a worker. Returns before it is ready. If `is_restarted`, a parent process replaces it when it dies."""
-        variables = self._environment(Role.WORKER, settings) | {
+        variables = self.environment_of(Role.WORKER, settings) | {
             "SORTLINE_METRICS_PORT": "0",
             "SORTLINE_LOG_FORMAT": "text",
             MARKS_VARIABLE: str(self.marks),
@@ -158,12 +158,12 @@ class Plant:
             str(self.random.getrandbits(32)),
             options.to_json(),
             ledger=self._new_ledger(f"feeder-{number:05d}"),
-            variables=self._environment(Role.PRODUCER, settings),
+            variables=self.environment_of(Role.PRODUCER, settings),
         )
         self.feeders.append(feeder)
         return feeder
 
-    def _environment(self, role: Role, settings: Settings | None) -> dict[str, str]:
+    def environment_of(self, role: Role, settings: Settings | None) -> dict[str, str]:
         """The environment of a process with these settings. On the torture's own server it has the role's rights."""
         given = settings or self.settings
         if self.server is None:

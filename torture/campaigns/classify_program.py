@@ -1,0 +1,34 @@
+"""`sortline classify` with the model that takes no time: the torture needs no published model. Run as a process:
+
+python -m torture.campaigns.classify_program PATH…
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import model_store.commands.classify as command
+import sortline.cli
+from bench.engines.null import NullEngine, null_model
+from model_store.bundle.files import Bundle
+from model_store.engines.protocol import Engine
+from shared.settings import Settings
+
+SIZE_PX = 224
+
+
+def _open_model(settings: Settings) -> tuple[Bundle, Engine]:
+    manifest = null_model(settings).manifest.model_copy(update={"input_size_px": SIZE_PX})
+    return Bundle(Path(), manifest), NullEngine()
+
+
+def main() -> None:
+    """Run the command."""
+    setattr(command, "open_model", _open_model)  # noqa: B010 - the command takes it from elsewhere
+    sys.argv[1:1] = ["classify"]
+    sortline.cli.main()
+
+
+if __name__ == "__main__":
+    main()
