@@ -120,7 +120,7 @@ class Run:
             if code not in (0, 1, 2):
                 self.plant.note(ENDS, f"{what}: exit code {code}; see {process.log}")
         except Transient as error:
-            self.plant.note(ENDS, f"{what}: {error} See {process.log}.")
+            self.plant.note(ENDS, f"{what}: {error}")
         finally:
             process.kill()
 
