@@ -48,6 +48,7 @@ BOUNDED = "a command takes no more time and memory for irregular entries than it
 
 UPLOADED, CAMERA = "irregular-upload", "irregular-camera"  # lines
 QUEUE = "bulk"
+PROGRAM = "torture.campaigns.command_program"
 # A command takes two seconds. What these entries did before they were refused would take for ever, or gigabytes.
 MOST_S = 90.0
 MOST_BYTES = 500_000_000
@@ -88,7 +89,7 @@ class Run:
     named: dict[str, int] = field(default_factory=dict)
 
     def command(
-        self, what: str, *arguments: str, module: str = "sortline", until: Callable[[str], object] | None = None
+        self, what: str, *arguments: str, module: str = PROGRAM, until: Callable[[str], object] | None = None
     ) -> str:
         """Run a command to its end; what it prints. With `until`, tell it to end when that is true of its text."""
         self.plant.options.on_progress(f"irregular entries, now: {what}")
@@ -169,7 +170,7 @@ def _classify(run: Run) -> None:
     """It looks for images in folders by their names, and tries a file that is named itself, whatever its name is."""
     what = "classify"
     zips = [str(run.folder / CLASSES[0] / entry.name) for entry in archives()]
-    text = run.command(what, str(run.folder), *zips, module="torture.campaigns.classify_program")
+    text = run.command(what, what, str(run.folder), *zips)
     start = f"{run.folder}/"
     lines = [line.removeprefix(start) for line in text.split("\n") if line.startswith(start)]
     run.check_named(what, dict(line.split(": ", 1) for line in lines if ": " in line), _unopened(run))

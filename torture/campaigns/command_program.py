@@ -1,11 +1,10 @@
-"""`sortline classify` with the model that takes no time: the torture needs no published model. Run as a process:
+"""A command of `sortline` that ends with its caller. Run as a process: `python -m torture.campaigns.command_program …`.
 
-python -m torture.campaigns.classify_program PATH…
+`classify` has the model that takes no time: the torture needs no published model.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import model_store.commands.classify as command
@@ -14,6 +13,7 @@ from bench.engines.null import NullEngine, null_model
 from model_store.bundle.files import Bundle
 from model_store.engines.protocol import Engine
 from shared.settings import Settings
+from torture.plant.lifeline import end_with_caller
 
 SIZE_PX = 224
 
@@ -25,8 +25,8 @@ def _open_model(settings: Settings) -> tuple[Bundle, Engine]:
 
 def main() -> None:
     """Run the command."""
+    end_with_caller()
     setattr(command, "open_model", _open_model)  # noqa: B010 - the command takes it from elsewhere
-    sys.argv[1:1] = ["classify"]
     sortline.cli.main()
 
 
