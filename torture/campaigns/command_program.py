@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import model_store.commands.classify as command
-import sortline.cli
 from bench.engines.null import NullEngine, null_model
 from model_store.bundle.files import Bundle
 from model_store.engines.protocol import Engine
@@ -27,7 +27,7 @@ def main() -> None:
     """Run the command."""
     end_with_caller()
     setattr(command, "open_model", _open_model)  # noqa: B010 - the command takes it from elsewhere
-    sortline.cli.main()
+    runpy.run_module("sortline", run_name="__main__")  # as `python -m sortline` does
 
 
 if __name__ == "__main__":
