@@ -313,7 +313,7 @@ def test_images_that_workers_would_reject_are_neither_trained_on_nor_evaluated(
     bench: Bench, several: Path, multi: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SORTLINE_MAX_IMAGE_BYTES", "100")
-    with pytest.raises(BadDataset, match=r"none of 80 can be read.*the limit is 100 \(max_image_bytes\)"):
+    with pytest.raises(BadDataset, match=r"none of 80 can be read.*more than 100 bytes, the limit \(max_image_bytes\)"):
         bench.json("evaluate", several, "--model", "multi")
     with pytest.raises(BadDataset, match="has 0 usable"):
         bench.train(several)

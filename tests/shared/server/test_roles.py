@@ -21,6 +21,7 @@ DEEDS: dict[str, tuple[str, set[Role]]] = {
     "write an image": ("SET sortline:image:x y EX 9", {P, A}),
     "write an image that never expires": ("SET sortline:image:x y", {P, A}),
     "read an image": ("MGET sortline:image:x", {W, A}),
+    "read images one by one": ("GET sortline:image:x", {A}),
     "read an image while writing it": ("SET sortline:image:x y GET", {A}),
     "delete an image": ("UNLINK sortline:image:x", {P, W, A}),
     "write a job": ("HSET rq:job:x status queued", {P, W, A}),
