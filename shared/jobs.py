@@ -22,3 +22,5 @@ MAX_CRASHES = 3
 MAX_LOSSES = 1000
 # The longest id of a job that a worker answers, as in common.lua. RQ's own ids have 36 bytes, ours at most 64.
 MAX_ID_BYTES = 200
+# A job's hash that takes more memory than this is no job: workers delete it unread. In common.lua too.
+MAX_HASH_BYTES = 4_000_000

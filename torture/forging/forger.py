@@ -14,7 +14,7 @@ import redis
 from producer.frames import PreparedJob
 from producer.submit import LineProducer
 from shared import keys
-from shared.jobs import MAX_ATTEMPTS_FIELD, MAX_ID_BYTES
+from shared.jobs import MAX_ATTEMPTS_FIELD, MAX_HASH_BYTES, MAX_ID_BYTES
 from shared.rq_time import format_rq_time
 from shared.schemas import Outcome
 from torture.forging.payloads.payload import MISSING, Payload, Traps, packed
@@ -225,6 +225,8 @@ class Forger:
                 submission = _with_changes(submission, call)
         self._note(submission, outcomes)
         hash_fields = self._hash(queue, prepared.payload if data is None else data) | dict(fields or {})
+        if not outcomes and sum(map(len, hash_fields.values())) > MAX_HASH_BYTES:  # removed, as if its id were too long
+            self.refused.remove(prepared.job_id)
         file = prepared.image if image == b"" else image
         self._enqueue(prepared.job_id, queue, hash_fields, file)
         return prepared.job_id

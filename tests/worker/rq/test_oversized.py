@@ -121,9 +121,10 @@ def test_a_hash_that_is_too_large_is_no_job(
     claimer = kit.claimer(settings, broken_keys=BrokenKeys(lambda: refused.append(1)))
     claimer.claim(1)
     enqueue(client, "large", webhooks=HUGE, enqueued_at=HUGE)
+    client.set(keys.image("large"), b"x")
     used = commands_of(client, lambda: claimer.claim(10))
     assert "hmget" not in used, "the fields were read"
-    assert (refused, client.exists(keys.rq_job("large")), queued(client)) == ([1], 0, [])
+    assert (refused, client.exists(keys.rq_job("large"), keys.image("large")), queued(client)) == ([1], 0, [])
     assert "it takes more than 4000000 bytes" in caplog.text
     (good,) = kit.submit(settings, frame())
     assert ids(claimer.claim(10).jobs) == [good]
@@ -169,10 +170,12 @@ def test_a_retry_does_not_read_a_long_field(settings: Settings, client: redis.Re
 def test_the_sweep_deletes_large_hashes_of_its_queues_only(settings: Settings, client: redis.Redis) -> None:
     client.hset(keys.rq_job("ours"), mapping=FIELDS | {"enqueued_at": HUGE})
     client.hset(keys.rq_job("theirs"), mapping=FIELDS | {"enqueued_at": HUGE, "origin": "reports"})
+    client.set(keys.image("ours"), b"x")
     sweeping, swept = sweeper(settings), []
     used = commands_of(client, lambda: swept.append(sweeping.step()))
     assert swept == [Swept(0, 0, 1)]
     assert client.keys(f"{keys.rq_job('')}*") == [keys.rq_job("theirs").encode()]
+    assert not client.exists(keys.image("ours"))
     assert not used & {"zcount", "lpos"}
     assert sweeping.step() == Swept(0, 0)
 

@@ -23,6 +23,7 @@ from shared.jobs import (
     MAX_ATTEMPTS,
     MAX_ATTEMPTS_FIELD,
     MAX_CRASHES,
+    MAX_HASH_BYTES,
     MAX_ID_BYTES,
     MAX_LOSSES,
 )
@@ -47,7 +48,7 @@ SPELLED = {
     "claim": {IMAGE, WAKEUP, QUEUE, JOB, SUSPECTS, EXECUTIONS, keys.SET_APART, keys.RQ_SUSPENDED},
     "common": {
         *(WAKEUP, QUEUE, JOB, WIP, EXECUTION, EXECUTIONS, WORKER_EXECUTIONS),
-        *(keys.NEVER_WRITTEN, keys.broken("{}"), SUSPECTS, *DEATHS, *JOB_FIELDS, keys.SET_APART),
+        *(keys.NEVER_WRITTEN, keys.broken("{}"), SUSPECTS, *DEATHS, *JOB_FIELDS, keys.SET_APART, IMAGE),
     },
     "finish": {
         *(IMAGE, RESULTS, JOB, WIP, WORKER, FAILED, JOB_RESULTS),
@@ -169,6 +170,7 @@ def test_the_comparison_notices_a_difference() -> None:
         ("common", "MAX_RETRIES", MAX_ATTEMPTS - 1),
         ("common", "MAX_DATA_BYTES", MAX_CALL_BYTES),
         ("common", "MAX_ID_BYTES", MAX_ID_BYTES),
+        ("common", "MAX_HASH_BYTES", MAX_HASH_BYTES),
         ("reap", "MAX_CRASHES", MAX_CRASHES),
         ("reap", "MAX_COUNT", MAX_LOSSES),
         ("finish", "STREAM_TTL_S", keys.STREAM_TTL_S),

@@ -311,7 +311,7 @@ local function describe(queue, job_id, execution_id)
   if refuse_broken(key, f) then return nil end
   if is_too_large then
     report('removed', key, 'it takes more than ' .. MAX_HASH_BYTES .. ' bytes')
-    redis_call('UNLINK', key)
+    redis_call('UNLINK', key, 'sortline:image:' .. job_id)
     return nil
   end
   if not f[13] then return nil end

@@ -77,6 +77,7 @@ local function state_fields(key)
   if f.err then return ask('HMGET', key, unpack(STATE_FIELDS)) end -- which answers as for other keys
   if not is_too_large or not ours[f[1]] then return f end
   remove(key)
+  redis_call('UNLINK', 'sortline:image:' .. string.sub(key, #'rq:job:' + 1))
 end
 
 local function text_in(field)
