@@ -21,7 +21,8 @@ local MAX_RETRIES = 99 -- MAX_ATTEMPTS of shared/jobs.py, less the first attempt
 local MAX_ID_BYTES = 200
 -- A job's hash takes 2 KB to 110 KB. Above the first bound each field's length is asked for before it is read. A hash
 -- above the second bound is no job.
-local PLAIN_HASH_BYTES, MAX_HASH_BYTES = 150000, 4000000
+local PLAIN_HASH_BYTES = 150000
+local MAX_HASH_BYTES = 4000000
 
 -- Each script reports keys that don't hold what they should: { action, key, its type, the error }.
 -- worker/rq/broken_keys.py explains the actions.
