@@ -40,7 +40,7 @@ def _run(settings: Settings, count: int) -> float:
     client: Any = connect(settings.redis_url)
     connection = RawConnection(client)
     claim, finish = scripts.load_repeatable(connection, "claim"), scripts.load_repeatable(connection, "finish")
-    answer = list(_answer())
+    answer = list(_answer(settings))
     finished = 0
     started = time.perf_counter()
     while True:
@@ -60,7 +60,7 @@ def _run(settings: Settings, count: int) -> float:
 
 
 def _finish_args(settings: Settings, jobs: Sequence[Any], answer: Sequence[Any], *, now: float) -> list[Any]:
-    args: list[Any] = [_WORKER, format_rq_time(now), now, settings.results_maxlen, settings.result_ttl_s]
+    args: list[Any] = [_WORKER, format_rq_time(now), now, settings.results_maxlen]
     for queue, job_id, execution_id, *fields in jobs:
         args += ("success", queue, job_id, execution_id, now)
         args += answer
@@ -68,7 +68,7 @@ def _finish_args(settings: Settings, jobs: Sequence[Any], answer: Sequence[Any],
     return args
 
 
-def _answer() -> Iterator[str | bytes]:
+def _answer(settings: Settings) -> Iterator[str | bytes | int]:
     """Most of a job's arguments: TTLs, line, SortResult, RQ's payload, meta, and that no image is kept."""
     result = SortResult(
         job_id="0" * 32,
@@ -84,4 +84,4 @@ def _answer() -> Iterator[str | bytes]:
         worker=_WORKER,
     )
     text = result.model_dump_json().encode()
-    yield from ("", "", LINE, text, base64.b64encode(text), b"", "")
+    yield from (settings.result_ttl_s, settings.failure_ttl_s, LINE, text, base64.b64encode(text), b"", "")
