@@ -132,7 +132,7 @@ def _mark(row: dict[str, Any]) -> str:
 def _ids(key_ids: list[str]) -> str:
     """The beginning of the first id, and how many more there are: `models show` and --json have them all."""
     more = len(key_ids) - 1
-    return "".join(f"{key_id[:_ID_DIGITS]}…" for key_id in key_ids[:1]) + (f" +{more}" if more > 0 else "")
+    return "".join(key_id[:_ID_DIGITS] for key_id in key_ids[:1]) + (f" +{more}" if more > 0 else "")
 
 
 def _in_brief(classes: list[str]) -> str:

@@ -44,8 +44,7 @@ def test_a_key_signs_and_is_shown(store: ModelStore, tmp_path: Path) -> None:
     assert answer(store, "sign", "tiny", *options) == {"name": "tiny", "version": 3} | known
     assert [row["signed_by"] for row in answer(store, "list")] == [[], [key["key_id"]], [key["key_id"]]]
     listed = run(store, "list").stdout
-    assert "signed by" in listed
-    assert f" {key['key_id'][:8]}…\n" in listed
+    assert f" {key['key_id'][:8]}\n" in listed
     assert f"signed by key {key['key_id']}: {key['public_key']}" in run(store, "show", "tiny@2").stdout
     checks = answer(store, "verify", "tiny@2")
     assert [check["check"] for check in checks] == ["files", "signature", "litert", "litert-fp32"]
