@@ -23,3 +23,13 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleServer]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with module_server() as running:
         yield running
+
+
+@pytest.fixture
+def module(tmp_path: Path) -> Path:
+    """A folder with a module's file names; the contents don't matter for an archive."""
+    folder = tmp_path / "module"
+    (folder / "variables").mkdir(parents=True)
+    (folder / "saved_model.pb").write_bytes(b"graph")
+    (folder / "variables" / "variables.index").write_bytes(b"index" * 5000)
+    return folder

@@ -87,3 +87,8 @@ def tar_of(*members: tarfile.TarInfo, content: bytes = b"") -> bytes:
             member.size = len(content) if member.isreg() else 0
             tar.addfile(member, io.BytesIO(content))
     return out.getvalue()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """The files below a folder, by name."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -14,7 +14,7 @@ from model_store.backbones import download as download_module
 from model_store.backbones.download import download, fetch_module, module_url
 from model_store.runtime.progress import ProgressSteps
 from shared.errors import BadBackbone, BadInput, NotFound
-from tests.model_store.backbones.module_server import ModuleServer, Page, module_server, tar_gz
+from tests.model_store.backbones.module_server import ModuleServer, Page, files, module_server, tar_gz
 
 
 @pytest.fixture(scope="module")
@@ -26,20 +26,6 @@ def server() -> Iterator[ModuleServer]:
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
-@pytest.fixture
-def module(tmp_path: Path) -> Path:
-    """A folder with a module's file names; the contents don't matter for an archive."""
-    folder = tmp_path / "module"
-    (folder / "variables").mkdir(parents=True)
-    (folder / "saved_model.pb").write_bytes(b"graph")
-    (folder / "variables" / "variables.index").write_bytes(b"index" * 5000)
-    return folder
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_the_url_is_requested_as_tf_hub_does() -> None:

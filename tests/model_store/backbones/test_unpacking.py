@@ -14,21 +14,7 @@ import pytest
 from model_store.backbones import unpacking
 from model_store.backbones.unpacking import MAX_HEADER_BYTES, unpack
 from shared.errors import BadBackbone
-from tests.model_store.backbones.module_server import tar_gz, tar_of
-
-
-@pytest.fixture
-def module(tmp_path: Path) -> Path:
-    """A folder with a module's file names; the contents don't matter for an archive."""
-    folder = tmp_path / "module"
-    (folder / "variables").mkdir(parents=True)
-    (folder / "saved_model.pb").write_bytes(b"graph")
-    (folder / "variables" / "variables.index").write_bytes(b"index" * 5000)
-    return folder
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+from tests.model_store.backbones.module_server import files, tar_gz, tar_of
 
 
 def unpacked(content: bytes, tmp_path: Path) -> Path:
