@@ -20,12 +20,13 @@ whole network would.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
+from model_store.backbones import efficientnet_lite
 from model_store.backbones.resolve import Backbone
 from model_store.runtime.native_output import quiet_native
 from model_store.runtime.tensorflow_imports import import_hub, import_keras, import_tensorflow
@@ -37,12 +38,14 @@ _TOLERANCE = 1e-3
 # The momentum of batch normalization in an untrained network. Keras's 0.999 suits a million images: after a few hundred
 # steps the statistics would still be close to their initial values, and would spoil the output of the trained network.
 _UNTRAINED_MOMENTUM = 0.9
-_ALPHAS = {"MobileNetV2": (1.0, 0.75, 0.5, 0.35, 1.3, 1.4), "InceptionV3": (1.0,)}
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Which layers of a network from `keras.applications` are used, and for what.
+    """A family of networks: how to build one, the scaling of its input, and which of its layers are used for what.
+
+    `variants` are the sizes that `build` can build: MobileNetV2's width multipliers, EfficientNet's names. The network
+    takes (x - `offset`) / `scale` of pixels x from 0 to 255.
 
     The localizer, which finds the bottle, reads `localizer_layer`, at an eighth of the resolution. `teacher_layer`, at
     a sixteenth, gives the labels that the localizer is fitted to. The mean of `feature_layer` goes to the head. The
@@ -50,25 +53,71 @@ class Architecture:
     """
 
     name: str
-    weights: int  # number of weight arrays of the network without its classifier
+    weights: frozenset[int]  # numbers of weight arrays, without the classifier
+    variants: tuple[Any, ...]
+    build: Callable[[Any], Any]
     localizer_layer: str
     teacher_layer: str
     feature_layer: str
+    offset: float = 127.5
+    scale: float = 127.5
+
+    def normalize(self, pixels: Any) -> Any:
+        """Scale pixels from 0..255 as the network takes them."""
+        return (pixels - self.offset) / self.scale
+
+
+def _keras_application(name: str, **options: Any) -> Any:
+    """An untrained network of keras.applications that takes images of any size."""
+    build = getattr(import_keras().applications, name)
+    with quiet_native(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Keras warns that the image size is not fixed; that is intended
+        return build(include_top=False, weights=None, input_shape=(None, None, 3), **options)
 
 
 ARCHITECTURES = (
-    Architecture("MobileNetV2", 260, "block_6_expand_relu", "block_12_add", "block_13_expand_relu"),
-    Architecture("InceptionV3", 376, "mixed2", "mixed6", "mixed7"),
+    Architecture(
+        "MobileNetV2",
+        frozenset({260}),
+        (1.0, 0.75, 0.5, 0.35, 1.3, 1.4),
+        lambda alpha: _keras_application("MobileNetV2", alpha=alpha),
+        localizer_layer="block_6_expand_relu",
+        teacher_layer="block_12_add",
+        feature_layer="block_13_expand_relu",
+    ),
+    Architecture(
+        "InceptionV3",
+        frozenset({376}),
+        (1.0,),
+        lambda _: _keras_application("InceptionV3"),
+        localizer_layer="mixed2",
+        teacher_layer="mixed6",
+        feature_layer="mixed7",
+    ),
+    Architecture(
+        "EfficientNet-Lite",
+        frozenset({245, 320}),
+        tuple(efficientnet_lite.VARIANTS),
+        efficientnet_lite.build,
+        localizer_layer="stage_4_block_1_expand_relu",
+        teacher_layer="stage_5_block_2_add",
+        feature_layer="top_relu",
+        offset=efficientnet_lite.PIXEL_OFFSET,
+        scale=efficientnet_lite.PIXEL_SCALE,
+    ),
 )
 
 
 @dataclass(frozen=True)
 class Network:
-    """A backbone as a Keras graph of images [N, H, W, 3] from -1 to 1, of any size, with its trained weights."""
+    """A backbone as a Keras graph of images [N, H, W, 3] of any size, with its trained weights.
+
+    The graph takes what `architecture.normalize` returns.
+    """
 
     architecture: Architecture
     graph: Any
-    alpha: float  # MobileNetV2's width multiplier; 1 for the others
+    variant: Any  # one of the architecture's variants
 
     def up_to(self, layer: str) -> Any:
         """A Keras model that outputs this layer's map, [N, h, w, channels]. It shares the graph's weights."""
@@ -81,14 +130,14 @@ class Network:
 
     def clone(self, *, pretrained: bool = True) -> Network:
         """The same network with weights of its own: a copy, or random ones."""
-        graph = _graph(self.architecture.name, self.alpha)
+        graph = self.architecture.build(self.variant)
         if pretrained:
             graph.set_weights(self.graph.get_weights())
         else:
             for layer in graph.layers:
                 if hasattr(layer, "momentum"):
                     layer.momentum = _UNTRAINED_MOMENTUM
-        return Network(self.architecture, graph, self.alpha)
+        return Network(self.architecture, graph, self.variant)
 
 
 def open_network(backbone: Backbone) -> Network | None:
@@ -98,42 +147,29 @@ def open_network(backbone: Backbone) -> Network | None:
         module = hub.KerasLayer(str(backbone.path), trainable=False)
         arrays = [array.numpy() for array in getattr(module.resolved_object, "variables", [])]
         for architecture in ARCHITECTURES:
-            if architecture.weights != len(arrays):
+            if len(arrays) not in architecture.weights:
                 continue
-            for alpha in _ALPHAS[architecture.name]:
-                network = _rebuild(architecture, alpha, arrays)
+            for variant in architecture.variants:
+                network = _rebuild(architecture, variant, arrays)
                 if network is not None and _outputs_match(network, module, size_px=backbone.input_size_px):
                     return network
     return None
 
 
-def to_signed_unit(pixels: Any) -> Any:
-    """Scale pixels from 0..255 to -1..1, which the architectures above take."""
-    return pixels / 127.5 - 1.0
-
-
-def _rebuild(architecture: Architecture, alpha: float, arrays: list[Floats]) -> Network | None:
+def _rebuild(architecture: Architecture, variant: Any, arrays: list[Floats]) -> Network | None:
     """The network with these weights; None if their shapes or their order differ."""
-    graph = _graph(architecture.name, alpha)
+    graph = architecture.build(variant)
     if [tuple(weight.shape) for weight in graph.weights] != [array.shape for array in arrays]:
         return None
     graph.set_weights(arrays)
-    return Network(architecture, graph, alpha)
+    return Network(architecture, graph, variant)
 
 
 def _outputs_match(network: Network, module: Any, *, size_px: int) -> bool:
     """Whether the rebuilt network gives the module's outputs: equal shapes do not prove that the order is the same."""
     tf = import_tensorflow()
     images = tf.random.stateless_uniform([2, size_px, size_px, 3], seed=(7, 7))
-    ours = tf.reduce_mean(network.graph(images * 2.0 - 1.0, training=False), axis=[1, 2])
+    scaled = network.architecture.normalize(images * 255.0)
+    ours = tf.reduce_mean(network.graph(scaled, training=False), axis=[1, 2])
     theirs = module(images)
     return bool(ours.shape == theirs.shape and np.abs(np.asarray(ours - theirs)).max() <= _TOLERANCE)
-
-
-def _graph(name: str, alpha: float) -> Any:
-    """An untrained network that takes images of any size."""
-    applications = import_keras().applications
-    build = partial(getattr(applications, name), include_top=False, weights=None, input_shape=(None, None, 3))
-    with quiet_native(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # Keras warns that the image size is not fixed; that is intended
-        return build(alpha=alpha) if name == "MobileNetV2" else build()

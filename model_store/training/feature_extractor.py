@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from model_store.backbones.keras_graphs import Network, to_signed_unit
+from model_store.backbones.keras_graphs import Network
 from model_store.backbones.resolve import Backbone
 from model_store.runtime.native_output import quiet_native
 from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
@@ -82,7 +82,8 @@ class FeatureExtractor:
         tf = import_tensorflow()
         if self.localizer is None:
             return full_frame_transforms(tf.shape(frames)[0])
-        maps = self.localizer_graph(resize_frames(frames), training=False)
+        assert self.network is not None  # a localizer needs a known network
+        maps = self.localizer_graph(resize_frames(frames, self.network.architecture), training=False)
         return upright_transforms(self.localizer.heatmap(maps), self.crop_size)
 
     def pixels(self, frames: Any) -> Any:
@@ -132,7 +133,7 @@ def graph_extractor(
     graph = network.up_to(architecture.feature_layer)
 
     def feature_fn(pixels: Any, *, training: bool) -> Any:
-        return tf.reduce_mean(graph(to_signed_unit(pixels), training=training), axis=[1, 2])
+        return tf.reduce_mean(graph(architecture.normalize(pixels), training=training), axis=[1, 2])
 
     lower = {id(variable) for variable in network.up_to(architecture.localizer_layer).trainable_variables}
     # A copy: the localizer needs the weights that it was fitted on, and fine-tuning changes the network's.

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.backbones.keras_graphs import Network, to_signed_unit
+from model_store.backbones.keras_graphs import Architecture, Network
 from model_store.datasets.lazy_images import ImageStack
 from model_store.runtime.progress import OnProgress
 from model_store.runtime.tensorflow_imports import import_tensorflow
@@ -56,8 +56,8 @@ class ObjectLocalizer:
         teacher_graph = network.up_to(architecture.teacher_layer)
         run = tf.function(
             lambda images: (
-                localizer_graph(resize_frames(images)),
-                teacher_graph(resize_frames(images, _TEACHER_INPUT_PX)),
+                localizer_graph(resize_frames(images, architecture)),
+                teacher_graph(resize_frames(images, architecture, size_px=_TEACHER_INPUT_PX)),
             )
         )
         regression = Regression()
@@ -78,10 +78,10 @@ class ObjectLocalizer:
         return tf.nn.relu(tf.nn.conv2d(maps, kernel, strides=1, padding="VALID")[..., 0] + self.bias)
 
 
-def resize_frames(frames: Any, size_px: int = INPUT_PX) -> Any:
-    """Frames uint8 [N, S, S, 3] as the localizer's layers take them: float32 [N, size_px, size_px, 3] from -1 to 1."""
+def resize_frames(frames: Any, architecture: Architecture, *, size_px: int = INPUT_PX) -> Any:
+    """Frames uint8 [N, S, S, 3] as the localizer's layers take them: float32 [N, size_px, size_px, 3], normalized."""
     tf = import_tensorflow()
-    return to_signed_unit(tf.image.resize(tf.cast(frames, tf.float32), [size_px, size_px]))
+    return architecture.normalize(tf.image.resize(tf.cast(frames, tf.float32), [size_px, size_px]))
 
 
 def _differs_from_border(cells: Doubles) -> Bools:

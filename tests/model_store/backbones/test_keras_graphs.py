@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from model_store.backbones import keras_graphs
-from model_store.backbones.keras_graphs import Network, open_network, to_signed_unit
+from model_store.backbones.keras_graphs import ARCHITECTURES, Network, open_network
 from model_store.backbones.resolve import Backbone, resolve_backbone
 from model_store.runtime.tensorflow_imports import import_hub
 from tests.model_store.tiny_backbone import save_tiny_backbone
@@ -22,9 +23,11 @@ IMAGES = np.random.default_rng(6).uniform(0, 1, (3, SIZE_PX, SIZE_PX, 3)).astype
 
 
 def test_the_network_is_recognized_by_its_weights(tiny_network: Network, network_backbone: Backbone) -> None:
-    assert (tiny_network.architecture.name, tiny_network.alpha) == ("MobileNetV2", ALPHA)
+    assert (tiny_network.architecture.name, tiny_network.variant) == ("MobileNetV2", ALPHA)
     module = import_hub().KerasLayer(str(network_backbone.path))
-    ours = np.asarray(tiny_network.graph(to_signed_unit(IMAGES * 255), training=False)).mean(axis=(1, 2))
+    ours = np.asarray(tiny_network.graph(tiny_network.architecture.normalize(IMAGES * 255), training=False)).mean(
+        axis=(1, 2)
+    )
     assert np.ptp(ours, axis=0).max() > 0.1, "all images give the same features"
     np.testing.assert_allclose(ours, module(IMAGES), atol=1e-4)
 
@@ -52,7 +55,8 @@ def test_arrays_in_another_order_are_not_recognized(
         return Layer()
 
     monkeypatch.setattr(keras_graphs, "import_hub", lambda: SimpleNamespace(KerasLayer=keras_layer))
-    monkeypatch.setattr(keras_graphs, "_ALPHAS", {"MobileNetV2": (ALPHA,)})
+    mobilenet = replace(keras_graphs.ARCHITECTURES[0], variants=(ALPHA,))
+    monkeypatch.setattr(keras_graphs, "ARCHITECTURES", (mobilenet,))
     assert open_network(network_backbone) is None
     assert swapped[0] != swapped[1]
 
@@ -65,7 +69,7 @@ def test_other_modules_stay_opaque(tmp_path: Path) -> None:
 def test_inner_layers_share_the_weights_and_clones_do_not(tiny_network: Network) -> None:
     clone = tiny_network.clone()
     features = clone.architecture.feature_layer
-    images = to_signed_unit(IMAGES * 255)
+    images = ARCHITECTURES[0].normalize(IMAGES * 255)
     before = np.asarray(clone.up_to(features)(images))
     np.testing.assert_array_equal(before, np.asarray(tiny_network.up_to(features)(images)))
     assert before.shape[-1] == clone.feature_width == tiny_network.feature_width
@@ -90,5 +94,12 @@ def test_layers_have_the_stated_resolution(tiny_network: Network, layer: str, ce
     assert tuple(shape[1:3]) == (SIZE_PX // cells, SIZE_PX // cells)
 
 
-def test_pixels_become_minus_one_to_one() -> None:
-    np.testing.assert_allclose(to_signed_unit(np.array([0.0, 127.5, 255.0])), [-1, 0, 1])
+@pytest.mark.parametrize(
+    ("name", "pixels", "normalized"),
+    [("MobileNetV2", (0.0, 127.5, 255.0), (-1, 0, 1)), ("EfficientNet-Lite", (-1.0, 127.0, 255.0), (-1, 0, 1))],
+)
+def test_pixels_are_normalized_as_the_network_takes_them(
+    name: str, pixels: tuple[float, ...], normalized: tuple[float, ...]
+) -> None:
+    (architecture,) = [architecture for architecture in ARCHITECTURES if architecture.name == name]
+    np.testing.assert_allclose(architecture.normalize(np.array(pixels)), normalized)

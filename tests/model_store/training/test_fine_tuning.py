@@ -71,7 +71,7 @@ def tuned(
         graph_extractor(network, localizer=localizer, localizer_network=localizer_network), crop_size=CROP_SIZE
     )
     features = np.asarray(extractor.features(train.images))
-    shown = resize_frames(import_tensorflow().constant(validation.images))
+    shown = resize_frames(import_tensorflow().constant(validation.images), network.architecture)
     before, maps = arrays(network), np.asarray(extractor.localizer_graph(shown, training=False))
     told: list[int] = []
     result = fine_tune(

@@ -34,7 +34,9 @@ def frames(of: Sequence[Sample]) -> NDArray[np.uint8]:
 def heatmap(network: Network, localizer: ObjectLocalizer, of: Sequence[Sample]) -> NDArray[np.float32]:
     locate = network.up_to(network.architecture.localizer_layer)
     return np.asarray(
-        localizer.heatmap(locate(resize_frames(import_tensorflow().constant(frames(of))), training=False))
+        localizer.heatmap(
+            locate(resize_frames(import_tensorflow().constant(frames(of)), network.architecture), training=False)
+        )
     )
 
 
