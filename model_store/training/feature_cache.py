@@ -106,7 +106,7 @@ def crop_batches(extractor: FeatureExtractor, frames: ImageStack, *, random: Any
     def crop(batch: Any) -> Any:
         if random is None:
             return extractor.pixels(batch)
-        transforms = augment_transforms(extractor.crop_transforms(batch), random, upside_down=is_detected)
+        transforms = augment_transforms(extractor.crop_transforms(batch), random, upright=is_detected)
         return augment_pixels(crop_frames(batch, transforms, extractor.crop_size), random, upright=is_detected)
 
     for start in range(0, len(frames), BATCH_SIZE):

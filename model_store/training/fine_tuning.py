@@ -238,7 +238,7 @@ class _Run:
         """One training step on a batch, augmented. Returns its loss and accuracy."""
         tf, extractor, settings = import_tensorflow(), self._extractor, self._settings
         is_detected = extractor.crop == "detected"
-        transforms = augment_transforms(extractor.crop_transforms(images), self._random, upside_down=is_detected)
+        transforms = augment_transforms(extractor.crop_transforms(images), self._random, upright=is_detected)
         crops = crop_frames(images, transforms, extractor.crop_size)
         pixels = augment_pixels(crops, self._random, upright=is_detected)
         with tf.GradientTape() as tape:

@@ -20,10 +20,10 @@ TRANSFORM = [0.4, 0.6, np.cos(ANGLE) * WIDTH, np.sin(ANGLE) * WIDTH, -np.sin(ANG
 PICTURE = (96, 64)
 
 
-def transforms(seed: int = 1, *, upside_down: bool = False) -> NDArray[np.float64]:
+def transforms(seed: int = 1, *, upright: bool = True) -> NDArray[np.float64]:
     tf = import_tensorflow()
     start = tf.tile(tf.constant([TRANSFORM], tf.float32), [COUNT, 1])
-    return np.asarray(augment_transforms(start, random_generator(seed), upside_down=upside_down), np.float64)
+    return np.asarray(augment_transforms(start, random_generator(seed), upright=upright), np.float64)
 
 
 def light(pixels: NDArray[np.float32], seed: int = 1, *, upright: bool = True) -> NDArray[np.float32]:
@@ -72,22 +72,24 @@ def test_crops_vary_in_size_position_and_shape_as_documented() -> None:
     np.testing.assert_allclose((found[:, 2:4] * found[:, 4:]).sum(axis=1), 0, atol=1e-6)  # no shear
 
 
-@pytest.mark.parametrize("upside_down", [False, True])
-def test_crops_are_mirrored_and_turned_only_as_documented(upside_down: bool) -> None:
-    found = transforms(upside_down=upside_down)
-    ux, uy, vx, vy = found[:, 2:].T
+def test_upright_crops_are_mirrored_turned_a_little_and_put_upside_down() -> None:
+    ux, uy, vx, vy = transforms().T[2:]
     down = (vx * TRANSFORM[4] + vy * TRANSFORM[5]) > 0
     mirrored = (ux * vy - uy * vx) < 0
     assert ((ux * TRANSFORM[2] + uy * TRANSFORM[3]) > 0).mean() == pytest.approx(0.5, abs=0.04)
     assert mirrored.mean() == pytest.approx(0.5, abs=0.04)
-    if upside_down:
-        assert down.mean() == pytest.approx(0.5, abs=0.04)
-        assert (down & mirrored).mean() == pytest.approx(0.25, abs=0.04)
-    else:
-        assert down.all()
+    assert down.mean() == pytest.approx(0.5, abs=0.04)
+    assert (down & mirrored).mean() == pytest.approx(0.25, abs=0.04)
     sign = np.where(down, 1, -1)
     turn = np.arctan2(-vx * sign, vy * sign) - ANGLE
     assert (turn.mean(), turn.std()) == pytest.approx((0, TURN), abs=0.01)
+
+
+def test_full_frames_are_mirrored_and_turned_by_any_angle() -> None:
+    ux, uy, vx, vy = transforms(upright=False).T[2:]
+    assert ((ux * vy - uy * vx) < 0).mean() == pytest.approx(0.5, abs=0.04)
+    counts, _ = np.histogram(np.arctan2(-vx, vy), bins=8, range=(-np.pi, np.pi))
+    np.testing.assert_allclose(counts / COUNT, 1 / 8, atol=0.03)
 
 
 def test_light_keeps_shape_and_range() -> None:
