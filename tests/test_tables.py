@@ -12,10 +12,11 @@ from rich.console import Console
 from bench.output.tables import print_tables
 from model_store.commands.models import print_models
 from model_store.commands.output import print_metrics
-from model_store.commands.recipes import print_recipes
+from model_store.commands.recipe_tables import print_recipes
 from model_store.commands.show import print_version
 from model_store.datasets.audit import DatasetReport
-from model_store.training.recipe_comparison import METRICS, RECIPES
+from model_store.training.recipe_comparison import METRICS
+from model_store.training.recipes import RECIPES
 from producer import display
 from producer.camera_summary import CameraSummary
 from producer.demo import live_table, summary
@@ -91,8 +92,12 @@ def evaluation() -> None:
 
 
 def recipes() -> None:
-    scores = {f"{metric}_mean": 0.987 for metric in METRICS}
-    print_recipes({"single": {"images": 12_345, "unreadable": [], "excluded": [], **dict.fromkeys(RECIPES, scores)}})
+    scores: dict[str, Any] = {f"{metric}_mean": 0.987 for metric in METRICS} | {"seconds_mean": 12_345.6}
+    scores["per_class"] = {name: {"f1_mean": 0.987} for name in (*CLASSES, "a seventh class")}
+    compared = {name: {"title": recipe.title, **recipe.choices, **scores} for name, recipe in RECIPES.items()}
+    found = {"images": 12_345, "unreadable": [], "excluded": [], "seeds": [1, 2], "recipes": compared}
+    test = {"path": "another-belt", "images": 12_345, "unreadable": []}
+    print_recipes({"single": {**found, "test": None}, "multi": {**found, "test": test}})
 
 
 def dataset() -> None:

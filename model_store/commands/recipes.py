@@ -1,54 +1,131 @@
-"""`sortline models compare-recipes` and `models time-head`: the plain recipe compared with Sortline's."""
+"""`sortline models compare-recipes` and `models time-head`: recipes for training compared, and a head timed."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model_store.commands.options import BACKBONE_HELP, DEFAULT_BACKBONE, CacheFlag, DatasetArgument, InsecureHttpFlag
+from model_store.commands.options import (
+    BACKBONE_HELP,
+    DEFAULT_BACKBONE,
+    CacheFlag,
+    DatasetArgument,
+    InsecureHttpFlag,
+    check_training_installed,
+)
 from model_store.commands.output import print_unused
+from model_store.commands.recipe_tables import print_recipes
 from shared.cli import JsonFlag, print_json
-from shared.messages import note, say
+from shared.messages import say
+
+if TYPE_CHECKING:
+    from model_store.bundle.policy import Mode
 
 
 def compare_recipes(
     dataset: DatasetArgument,
-    seeds: Annotated[str, typer.Option(help="seeds of the splits to train and evaluate on")] = "123,1,2,3,4",
-    backbone: Annotated[str, typer.Option(help=BACKBONE_HELP)] = DEFAULT_BACKBONE,
+    test: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DATASET",
+            help="labeled frames of another belt, light or bottles to judge by; nothing of it is used in training "
+            "(default: a fifth of DATASET, chosen by each seed)",
+        ),
+    ] = None,
+    recipes: Annotated[
+        str | None,
+        typer.Option(
+            help="recipes to compare: plain, mobilenet, lite0-plain, default "
+            "(default: plain,default, or only those of --recipe)"
+        ),
+    ] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=BACKBONE,CROP,FINE-TUNE",
+            help="another recipe, with crop and method as in `sortline train`, or method plain; once for each, e.g. "
+            "lite2-none=wheel:efficientnet-lite2,full,none",
+        ),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="seeds of the splits and the trainings")] = "123,1,2,3,4",
+    modes: Annotated[str, typer.Option(help="modes to train in")] = "single,multi",
+    backbone: Annotated[
+        str | None, typer.Option(help="backbone of the recipes plain and default, as in `sortline train`")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="file that each finished training is written to; if it exists, the comparison goes on from it",
+        ),
+    ] = None,
     insecure_http: InsecureHttpFlag = False,
     cache_dir: CacheFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compare the plain recipe for training with Sortline's on the same splits of a dataset; publishes nothing.
+    """Compare recipes for training on a dataset; publishes nothing.
 
-    The plain recipe is a frozen backbone and one dense layer. `single` takes the images with exactly one label,
-    `multi` all of them; each is evaluated on a fifth that was not trained on. A mode in which the dataset can't be
-    trained is left out, with the reason.
+    `single` takes the images with exactly one label, `multi` all of them. Without --test, each training is judged by a
+    fifth of the images that it did not see. With --test, each recipe makes the model that `sortline train` would
+    publish, and the other dataset judges it. A mode that the datasets can't be used in is left out, with the reason.
 
-    Example: sortline models compare-recipes producer/bottles --seeds 123,1,2
+    Example: sortline models compare-recipes producer/bottles --test belt2 --seeds 1,2 --out belt2.json
     """
     from model_store.datasets.image_loading import DecodeSettings
     from model_store.runtime.progress import show_progress
     from model_store.training import recipe_comparison
-    from shared.errors import BadSetting
+    from model_store.training.recipes import choose_recipes
+    from shared.output_files import check_output_files
     from shared.settings import load_settings
+    from shared.termination import ended_by_sigterm
 
-    if not all(seed.strip().isdigit() for seed in seeds.split(",")):
-        raise BadSetting(f"--seeds {seeds!r}: give whole numbers, e.g. 123,1,2.")
+    options = recipe_comparison.ComparisonOptions(
+        recipes=choose_recipes(_recipe_names(recipes), recipe or (), backbone=backbone),
+        seeds=_seeds(seeds),
+        modes=_modes(modes),
+        test=test,
+        out=out,
+        insecure_http=insecure_http,
+    )
+    check_output_files({"--out": out}, inputs=[dataset, *([test] if test else [])])
+    check_training_installed()
     settings = load_settings(cache_dir=cache_dir)
-    numbers = [int(seed) for seed in seeds.split(",")]
-    with show_progress() as steps:
+    with ended_by_sigterm(), show_progress() as steps:
         results = recipe_comparison.compare_recipes(
-            dataset,
-            numbers,
-            cache=settings.cache_path,
-            decode_settings=DecodeSettings.of(settings),
-            backbone=backbone,
-            insecure_http=insecure_http,
-            steps=steps,
+            dataset, options, cache=settings.cache_path, decode_settings=DecodeSettings.of(settings), steps=steps
         )
     print_json(results) if as_json else print_recipes(results)
+
+
+def _recipe_names(text: str | None) -> list[str] | None:
+    from shared.comma_lists import split_list
+
+    return None if text is None else split_list(text)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    from shared.comma_lists import split_list
+    from shared.errors import BadSetting
+
+    numbers = [int(seed) for seed in split_list(text) if seed.isdecimal() and seed.isascii()]
+    if not numbers or len(numbers) < len(split_list(text)) or max(numbers) >= 2**32:
+        raise BadSetting(f"--seeds {text!r}: give whole numbers from 0 to {2**32 - 1}, e.g. 123,1,2.")
+    if len({*numbers}) < len(numbers):
+        raise BadSetting(f"--seeds {text!r} names a seed twice. Name it once.")
+    return tuple(numbers)
+
+
+def _modes(text: str) -> tuple[Mode, ...]:
+    from shared.comma_lists import split_list
+    from shared.errors import BadSetting
+
+    known: tuple[Mode, ...] = ("single", "multi")
+    names = split_list(text)
+    if not names or not {*names} <= {*known}:
+        raise BadSetting(f"--modes {text!r}: give single, multi, or both with a comma between them.")
+    return tuple(mode for mode in known if mode in names)
 
 
 def time_head(
@@ -67,12 +144,12 @@ def time_head(
     """
     from model_store.datasets.image_loading import DecodeSettings
     from model_store.runtime.progress import show_progress
-    from model_store.training import recipe_comparison
+    from model_store.training import head_timing
     from shared.settings import load_settings
 
     settings = load_settings(cache_dir=cache_dir)
     with show_progress() as steps:
-        timings = recipe_comparison.time_head(
+        timings = head_timing.time_head(
             dataset,
             cache=settings.cache_path,
             decode_settings=DecodeSettings.of(settings),
@@ -94,25 +171,3 @@ def time_head(
         f"{timings['head_ratio']:.0f} times faster; {timings['ratio']:.1f} times if the time to compute the features "
         "counts too"
     )
-
-
-def print_recipes(results: dict[str, Any]) -> None:
-    from model_store.training.recipe_comparison import METRICS, RECIPES
-    from shared.tables import plain_console, print_table
-
-    compared = {mode: rows for mode, rows in results.items() if "untrainable" not in rows}
-    unused = list({item["file"]: item for rows in compared.values() for item in rows["unreadable"]}.values())
-    for mode, rows in compared.items():
-        reason = f"a copy of it has labels that contradict its own (in {mode})"
-        unused += [{"file": name, "reason": reason} for name in rows["excluded"]]
-    print_unused(unused, [])
-    for mode, rows in results.items():
-        if mode not in compared:
-            note(f"{mode} is not compared: {rows['untrainable']}")
-    headings = ("mode", "images", "recipe", *(metric.replace("_", " ") for metric in METRICS))
-    means = []
-    for mode, rows in compared.items():
-        for recipe, title in RECIPES.items():
-            scores = (f"{rows[recipe][f'{metric}_mean']:.3f}" for metric in METRICS)
-            means.append((mode, str(rows["images"]), title, *scores))
-    print_table(plain_console(), headings, means, text=(0, 2))

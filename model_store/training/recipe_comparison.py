@@ -1,312 +1,226 @@
-"""Compares the plain recipe with Sortline's on the same splits. Called by `sortline models compare-recipes`.
+"""Compares recipes for training. Called by `sortline models compare-recipes`.
 
-The plain recipe is that of tutorials on TF-Hub: a frozen backbone and one dense layer, 25 epochs.
+In: a dataset to learn from, recipes and seeds, and perhaps another dataset to judge by. Out: metrics fit for JSON.
 
-In: a dataset and seeds. Out: metrics fit for JSON. Publishes nothing, so the images of held_out.txt are used too.
+    without another dataset   each seed chooses a stratified fifth to judge by, which no recipe sees before. Thresholds
+                              are 0.5, and probabilities are not calibrated. The images of held_out.txt are used too
+    with another dataset      each recipe makes the model that `sortline train` would publish: epoch, calibration and
+                              thresholds are chosen on a fifth of the images to learn from. All usable images of the
+                              other dataset judge it, and serve for nothing else
+
+Frames of one belt have its light, its camera and its bottles in common, so a fifth of them promises more than another
+belt keeps. Publishes nothing.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from model_store.backbones.keras_graphs import Network, open_network
-from model_store.backbones.resolve import DEFAULT_HANDLE, Backbone, resolve_backbone
-from model_store.bundle.policy import Mode, Policy
-from model_store.datasets.dataset import Dataset, Sample, load_dataset
-from model_store.datasets.image_loading import DecodedSamples, DecodeSettings, decode_samples
-from model_store.datasets.splitting import Split, split
-from model_store.evaluation.metrics import evaluate
+from model_store.backbones.keras_graphs import open_network
+from model_store.backbones.resolve import Backbone, resolve_backbone
+from model_store.bundle.policy import Mode
+from model_store.datasets.audit import DatasetReport
+from model_store.datasets.dataset import Dataset, load_dataset
+from model_store.datasets.image_loading import DecodeSettings
 from model_store.runtime.progress import ProgressSteps
-from model_store.runtime.tensorflow_imports import import_keras
-from model_store.training.feature_cache import FeatureCache, extract_features
-from model_store.training.feature_extractor import FeatureExtractor, opaque_extractor
-from model_store.training.head import TUTORIAL, Examples, logits_of, probabilities_of, targets_of, train_head
-from model_store.training.plan import TransferOptions
-from model_store.training.prepared_data import PreparedData
-from model_store.training.transfer import train_model
-from shared.arrays import Floats, Indices
+from model_store.training.comparison_record import ComparisonRecord, FinishedTraining
+from model_store.training.recipe_data import (
+    Judged,
+    LearningData,
+    Resources,
+    audit_for_comparison,
+    dataset_fingerprint,
+    mode_subset,
+    without_held_out,
+)
+from model_store.training.recipe_training import RecipeTrainer
+from model_store.training.recipes import Recipe
 from shared.errors import BadDataset
-from shared.images.arrays import Pixels
 from shared.printable import printable
-from shared.progress import ignore
 
-# By the name in the results: the name for people.
-RECIPES = {"tutorial": "plain", "ours": "Sortline's"}
-METRICS = ("accuracy", "macro_f1", "map", "exact_match", "ece")
+METRICS = ("accuracy", "macro_f1", "macro_f1_defects", "map", "exact_match", "ece", "seconds")
+CLASS_METRICS = ("f1", "precision", "recall", "average_precision", "threshold")
+
+
+@dataclass(frozen=True)
+class ComparisonOptions:
+    """What is compared. `test`: the dataset to judge by; `out`: the file of finished trainings."""
+
+    recipes: tuple[Recipe, ...]
+    seeds: tuple[int, ...]
+    modes: tuple[Mode, ...] = ("single", "multi")
+    test: Path | None = None
+    out: Path | None = None
+    insecure_http: bool = False
 
 
 def compare_recipes(
     path: Path,
-    seeds: Sequence[int],
+    options: ComparisonOptions,
     *,
     cache: Path,
     decode_settings: DecodeSettings,
-    backbone: str = DEFAULT_HANDLE,
-    insecure_http: bool = False,
     steps: ProgressSteps | None = None,
 ) -> dict[str, Any]:
-    """Train both recipes for each mode and seed, and evaluate them on a stratified fifth that the seed chooses.
+    """Train by each recipe, for each mode and seed, and evaluate as this module's first lines say.
 
-    `single` uses the images with exactly one label, `multi` all of them. Neither recipe sees the fifth before it is
-    evaluated on it: the plain recipe keeps its last epoch, and Sortline's chooses its epoch on a fifth of its images.
-    Thresholds are 0.5, and probabilities are not calibrated. Images are checked and split as for training.
+    `single` uses the images with exactly one label, `multi` all of them. Images are checked and split as for training,
+    and all recipes get the same splits.
 
     Returns:
-        {mode: {recipe: {metric: [one per seed], metric + "_mean": …}, "images": …, "unreadable": …, "excluded": …}},
-        or {mode: {"untrainable": reason}} for a mode that the dataset can't be trained in.
+        {mode: {"recipes": {recipe: {metric: [one per seed], metric + "_mean": …, "per_class": …}}, "images": …, …}},
+        or {mode: {"left_out": reason}} for a mode that the datasets can't be used in.
 
     Raises:
-        BadDataset: the dataset can't be trained on in either mode.
+        BadDataset: the datasets can be used in none of the modes.
+        BadSetting: `options.out` can't be used, or a backbone can't be trained that way.
     """
-    steps = steps or ProgressSteps()
-    dataset = load_dataset(path)
-    dataset = dataset.with_samples(replace(sample, held_out=False) for sample in dataset.samples)
-    resolved = resolve_backbone(backbone, cache=cache, steps=steps, insecure_http=insecure_http)
-    subsets: dict[Mode, Dataset] = {"single": _one_label(dataset), "multi": dataset}
+    resources = Resources(cache, decode_settings, steps or ProgressSteps())
+    comparison = _Comparison.open(path, options, resources)
     result: dict[str, Any] = {}
     refused: list[BadDataset] = []
-    for mode, subset in subsets.items():
+    for mode in options.modes:
         try:
-            experiment = _Experiment.prepare(
-                subset,
-                mode,
-                backbone=resolved,
-                cache=cache,
-                decode_settings=decode_settings,
-                seed=seeds[0],
-                steps=steps,
-            )
-            result[mode] = _compare(experiment, seeds, steps=steps)
+            result[mode] = comparison.compare(mode)
         except BadDataset as error:
             refused.append(error)
-            result[mode] = {"untrainable": str(error)}
-    if len(refused) == len(subsets):
+            result[mode] = {"left_out": str(error)}
+    if len(refused) == len(result):
         raise refused[0]
     return result
 
 
-def time_head(
-    path: Path,
-    *,
-    cache: Path,
-    decode_settings: DecodeSettings,
-    seed: int,
-    backbone: str = DEFAULT_HANDLE,
-    insecure_http: bool = False,
-    steps: ProgressSteps,
-) -> dict[str, Any]:
-    """Time two ways to train the plain recipe's head: run the backbone in every epoch, or compute features only once.
+@dataclass(frozen=True)
+class _Comparison:
+    """The datasets, and the backbones by handle: all are there before the first training, which takes minutes."""
 
-    Both use the images with exactly one label, a frozen backbone, the same split and the same 25 epochs, and run one
-    after the other.
+    options: ComparisonOptions
+    learn: Dataset
+    test: Dataset | None
+    backbones: dict[str, Backbone]
+    record: ComparisonRecord
+    resources: Resources
 
-    Returns:
-        recomputed_s; cached_s, which includes computing the features, and ratio; head_s, the epochs alone, and
-        head_ratio; the accuracy of both ways on the held-back fifth; the unreadable files.
-    """
-    resolved = resolve_backbone(backbone, cache=cache, steps=steps, insecure_http=insecure_http)
-    dataset = _one_label(load_dataset(path))
-    pictures = _read(dataset, size_px=resolved.input_size_px, decode_settings=decode_settings, steps=steps)
-    labels = [sample.labels for sample in pictures.samples]
-    targets = targets_of(labels, dataset.classes, "single")
-    extractor, parts = opaque_extractor(resolved), split(labels, seed=seed)
-    with steps.step("Training on features computed once"):
-        started = time.perf_counter()
-        features = extract_features(extractor, pictures.images)
-        computed_s = time.perf_counter() - started
-        train, held_back = (Examples(features[part], targets[part]) for part in parts)
-        head = train_head(
-            train,
-            held_back,
-            classes=dataset.classes,
-            mode="single",
-            settings=TUTORIAL,
-            seed=seed,
-            on_progress=ignore,
-        ).head
-        head_s = time.perf_counter() - started - computed_s
-    with steps.step("Training with the base computed in every epoch"):
-        started = time.perf_counter()
-        accuracy_recomputed = _fit_recomputing(extractor, pictures.images, targets=targets, parts=parts, seed=seed)
-        recomputed_s = time.perf_counter() - started
-    correct = logits_of(head, held_back.features).argmax(axis=1) == held_back.targets.argmax(axis=1)
-    return {
-        "images": len(labels),
-        "epochs": TUTORIAL.epochs,
-        "recomputed_s": round(recomputed_s, 2),
-        "cached_s": round(computed_s + head_s, 2),
-        "ratio": round(recomputed_s / (computed_s + head_s), 1),
-        "head_s": round(head_s, 2),
-        "head_ratio": round(recomputed_s / head_s, 1),
-        "accuracy_recomputed": round(accuracy_recomputed, 4),
-        "accuracy_cached": round(float(correct.mean()), 4),
-        "unreadable": [item.as_dict() for item in pictures.unreadable],
-    }
-
-
-def _read(dataset: Dataset, *, size_px: int, decode_settings: DecodeSettings, steps: ProgressSteps) -> DecodedSamples:
-    with steps.step("Reading the images", total=len(dataset.samples)) as on_progress:
-        return decode_samples(
-            dataset.files,
-            dataset.samples,
-            size_px=size_px,
-            decode_settings=decode_settings,
-            on_progress=on_progress,
+    @classmethod
+    def open(cls, path: Path, options: ComparisonOptions, resources: Resources) -> _Comparison:
+        learn = load_dataset(path)
+        test = None if options.test is None else without_held_out(load_dataset(options.test))
+        record = ComparisonRecord.open(
+            options.out,
+            made_with={} if options.out is None else _made_with(learn, test, resources.decode_settings),
+            recipes={recipe.name: recipe.choices for recipe in options.recipes},
         )
+        backbones: dict[str, Backbone] = {}
+        for recipe in options.recipes:
+            if recipe.backbone not in backbones:
+                backbones[recipe.backbone] = resolve_backbone(
+                    recipe.backbone,
+                    cache=resources.cache,
+                    steps=resources.steps,
+                    insecure_http=options.insecure_http,
+                )
+            record.check_backbone(recipe.name, backbones[recipe.backbone].sha256)
+        # A model that another dataset judges is the one that `train` publishes: not trained on held-out images.
+        return cls(options, without_held_out(learn) if test is None else learn, test, backbones, record, resources)
 
+    def compare(self, mode: Mode) -> dict[str, Any]:
+        """Do the trainings that are not in the record, and sum up all."""
+        unfinished = {recipe: seeds for recipe in self.options.recipes if (seeds := self._unfinished(mode, recipe))}
+        if unfinished:
+            learn = mode_subset(self.learn, mode)
+            report = audit_for_comparison(learn, mode, self.resources)
+            for recipe, seeds in unfinished.items():
+                self._train(recipe, seeds, learn, report=report)
+        return {
+            **self.record.facts(mode),
+            "seeds": list(self.options.seeds),
+            "recipes": {recipe.name: self._summary(mode, recipe) for recipe in self.options.recipes},
+        }
 
-def _one_label(dataset: Dataset) -> Dataset:
-    """The images with exactly one label, without the classes that only occur together with others."""
-    alone = [sample for sample in dataset.samples if len(sample.labels) == 1]
-    lost = {*_labels(dataset.samples)} - {*_labels(alone)}
-    return replace(dataset.with_samples(alone), classes=tuple(name for name in dataset.classes if name not in lost))
+    def _unfinished(self, mode: Mode, recipe: Recipe) -> list[int]:
+        """The seeds of the trainings that are not in the record."""
+        return [seed for seed in self.options.seeds if self.record.find(mode, recipe.name, seed) is None]
 
-
-def _labels(samples: Iterable[Sample]) -> Iterator[str]:
-    return (name for sample in samples for name in sample.labels)
-
-
-def _fit_recomputing(extractor: FeatureExtractor, frames: Pixels, *, targets: Floats, parts: Split, seed: int) -> float:
-    """Train as tutorials do: `Sequential([KerasLayer, Dense])`, `fit`. Returns the held-back fifth's accuracy."""
-    keras = import_keras()
-    keras.utils.set_random_seed(seed)
-    (layer,) = extractor.tracked
-    model = keras.Sequential([keras.Input(frames.shape[1:]), layer, keras.layers.Dense(targets.shape[1])])
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer=keras.optimizers.Adam(), loss=loss, metrics=["acc"])
-    scaled = frames.astype(np.float32) / 255
-    train, held_back = ((scaled[part], targets[part]) for part in parts)
-    fitted = model.fit(
-        *train, validation_data=held_back, epochs=TUTORIAL.epochs, batch_size=TUTORIAL.batch_size, verbose=0
-    )
-    return float(fitted.history["val_acc"][-1])
-
-
-def _compare(experiment: _Experiment, seeds: Sequence[int], *, steps: ProgressSteps) -> dict[str, Any]:
-    data = experiment.data
-    result: dict[str, Any] = {
-        "images": len(experiment.rows),
-        "seeds": list(seeds),
-        "unreadable": [item.as_dict() for item in data.pictures.unreadable],
-        "excluded": list(map(printable, data.report.excluded)),
-    }
-    for name, title in RECIPES.items():
-        rows = []
-        with steps.step(f"{title} recipe ({data.mode})", total=len(seeds)) as on_progress:
+    def _train(self, recipe: Recipe, seeds: Sequence[int], learn: Dataset, *, report: DatasetReport) -> None:
+        """Train by one recipe for each of the seeds, in the mode of the report."""
+        mode, backbone, steps = report.mode, self.backbones[recipe.backbone], self.resources.steps
+        network = None if recipe.fine_tune == "plain" else open_network(backbone)
+        data = LearningData.prepare(
+            learn, mode, backbone=backbone, network=network, report=report, resources=self.resources
+        )
+        test = None if self.test is None else data.judged_dataset(mode_subset(self.test, mode), self.resources)
+        self.record.set_facts(mode, _facts(data, self.test, test))
+        trainer = RecipeTrainer(recipe, backbone, network, data.prepared, self.resources.cache, tunes=test is not None)
+        with steps.step(f"Recipe {recipe.name} ({mode})", total=len(seeds)) as on_progress:
             for seed in seeds:
-                rows.append(experiment.run(name, seed=seed))
+                rows, judged = (data.rows, test) if test else data.split_off_fifth(seed)
+                metrics = trainer.train_and_judge(rows, judged, seed=seed)
+                self.record.add(
+                    FinishedTraining(
+                        mode=mode, recipe=recipe.name, seed=seed, backbone_sha256=backbone.sha256, metrics=metrics
+                    )
+                )
+                steps.print_line(_finished_line(mode, recipe, seed, metrics=metrics))
                 on_progress(1)
-        result[name] = {metric: [row[metric] for row in rows] for metric in METRICS}
-        result[name] |= {f"{metric}_mean": round(float(np.mean(result[name][metric])), 4) for metric in METRICS}
+
+    def _summary(self, mode: Mode, recipe: Recipe) -> dict[str, Any]:
+        trainings = [self.record.find(mode, recipe.name, seed) for seed in self.options.seeds]
+        metrics = [training.metrics for training in trainings if training is not None]
+        return {"title": recipe.title, **recipe.choices, **summarize(metrics)}
+
+
+def summarize(trainings: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The metrics of several trainings by one recipe: of each METRICS a list and the mean, also for each class."""
+    result: dict[str, Any] = {"chosen": [metrics["chosen"] for metrics in trainings]}
+    result |= _lists_and_means(trainings, METRICS)
+    names = trainings[0]["per_class"]
+    result["per_class"] = {
+        name: {"support": names[name]["support"]}
+        | _lists_and_means([metrics["per_class"][name] for metrics in trainings], CLASS_METRICS)
+        for name in names
+    }
     return result
 
 
-@dataclass(frozen=True)
-class _Experiment:
-    """One mode's images: `data`, prepared as for training, and `squashed`, the same for the plain recipe's backbone."""
+def _lists_and_means(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name in names:
+        result[name] = [row[name] for row in rows]
+        known = [value for value in result[name] if value is not None]
+        result[f"{name}_mean"] = round(float(np.mean(known)), 4) if known else None
+    return result
 
-    data: PreparedData
-    squashed: Pixels
-    backbone: Backbone
-    network: Network | None
-    cache: Path
 
-    @classmethod
-    def prepare(
-        cls,
-        dataset: Dataset,
-        mode: Mode,
-        *,
-        backbone: Backbone,
-        cache: Path,
-        decode_settings: DecodeSettings,
-        seed: int,
-        steps: ProgressSteps,
-    ) -> _Experiment:
-        """Decode the images: once for an opaque module, where both recipes use the same pixels, else in two sizes.
+def _made_with(learn: Dataset, test: Dataset | None, decode_settings: DecodeSettings) -> dict[str, Any]:
+    """What all trainings in one file of `--out` have in common."""
+    return {
+        "dataset": dataset_fingerprint(learn, decode_settings=decode_settings),
+        "test": None if test is None else dataset_fingerprint(test, decode_settings=decode_settings),
+        "decoding": decode_settings._asdict(),
+    }
 
-        Raises:
-            BadDataset: the dataset can't be trained on.
-        """
-        network = open_network(backbone)
-        data = PreparedData.prepare(
-            dataset,
-            mode,
-            backbone=backbone,
-            network=network,
-            regions={},
-            decode_settings=decode_settings,
-            seed=seed,
-            cache=cache,
-            steps=steps,
-        )
-        pictures = data.pictures
-        if network is not None:
-            with steps.step(f"Reading the images again ({mode})", total=len(pictures.samples)) as on_progress:
-                pictures = decode_samples(
-                    dataset.files,
-                    pictures.samples,
-                    size_px=backbone.input_size_px,
-                    decode_settings=decode_settings,
-                    on_progress=on_progress,
-                    scratch=cache,
-                )
-        return cls(data, pictures.images, backbone, network, cache)
 
-    @property
-    def rows(self) -> Indices:
-        """The rows of `data.pictures` that may be used."""
-        return np.sort(np.concatenate(self.data.split))
+def _facts(data: LearningData, dataset: Dataset | None, test: Judged | None) -> dict[str, Any]:
+    """What is the same for all trainings of a mode."""
+    facts: dict[str, Any] = {
+        "images": len(data.rows),
+        "unreadable": [item.as_dict() for item in data.prepared.pictures.unreadable],
+        "excluded": list(map(printable, data.prepared.report.excluded)),
+        "test": None,
+    }
+    if dataset is not None and test is not None and test.decoded is not None:
+        unreadable = [item.as_dict() for item in test.decoded.unreadable]
+        facts["test"] = {"path": str(dataset.files.path), "images": len(test.labels), "unreadable": unreadable}
+    return facts
 
-    def run(self, recipe: str, *, seed: int) -> dict[str, Any]:
-        """The metrics of `evaluate` for one recipe on one split."""
-        data = self.data
-        parts = data.split_rows(self.rows, seed=seed)
-        train_and_predict = self._tutorial_logits if recipe == "tutorial" else self._our_logits
-        return evaluate(
-            probabilities_of(train_and_predict(parts, seed=seed), classes=data.classes, mode=data.mode),
-            data.labels(parts.validation),
-            classes=data.classes,
-            mode=data.mode,
-            policy=Policy.default(data.classes, data.mode),
-            label_mask=data.label_mask(data.samples(parts.validation)),
-        )
 
-    def _tutorial_logits(self, parts: Split, *, seed: int) -> Floats:
-        """Logits of the validation images by the plain recipe."""
-        cache = FeatureCache(opaque_extractor(self.backbone), cache=self.cache)
-        features = cache.features(self.squashed, on_progress=ignore)
-        train, held_back = (Examples(features[part], self.data.frames(part).targets) for part in parts)
-        result = train_head(
-            train,
-            held_back,
-            classes=self.data.classes,
-            mode=self.data.mode,
-            settings=TUTORIAL,
-            seed=seed,
-            on_progress=ignore,
-        )
-        return logits_of(result.head, held_back.features)
-
-    def _our_logits(self, parts: Split, *, seed: int) -> Floats:
-        """Logits of the validation images by our recipe."""
-        network = None if self.network is None else self.network.clone()  # fine-tuning changes it
-        train, validation = map(self.data.frames, self.data.split_rows(parts.train, seed=seed))
-        model = train_model(
-            self.backbone,
-            network,
-            train=train,
-            validation=validation,
-            classes=self.data.classes,
-            mode=self.data.mode,
-            options=TransferOptions(seed=seed),
-            cache=self.cache,
-            steps=ProgressSteps(),
-        )
-        return logits_of(model.head, extract_features(model.extractor, self.data.frames(parts.validation).images))
+def _finished_line(mode: Mode, recipe: Recipe, seed: int, *, metrics: dict[str, Any]) -> str:
+    return (
+        f"{mode}, {recipe.name}, seed {seed}: accuracy {metrics['accuracy']:.3f}, macro F1 of the defects "
+        f"{metrics['macro_f1_defects']:.3f}, exact match {metrics['exact_match']:.3f}; {metrics['seconds']:.0f} s"
+    )

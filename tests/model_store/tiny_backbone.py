@@ -68,10 +68,10 @@ def write_class_folders(folder: Path, *, per_class: int = 20) -> Path:
     return folder
 
 
-def write_labeled(folder: Path, rows: Mapping[str, str]) -> Path:
+def write_labeled(folder: Path, rows: Mapping[str, str], *, first_seed: int = 0) -> Path:
     """Write one picture for each file name in `rows`, and labels.csv with their labels."""
     folder.mkdir(parents=True, exist_ok=True)
-    for seed, (name, labels) in enumerate(rows.items()):
+    for seed, (name, labels) in enumerate(rows.items(), start=first_seed):
         (folder / name).write_bytes(picture(labels, seed))
     lines = "".join(f"{name},{labels}\n" for name, labels in rows.items())
     (folder / "labels.csv").write_text("filename,labels\n" + lines)

@@ -1,8 +1,9 @@
-"""Comparing two recipes, and two ways to train a head, on the command line."""
+"""Comparing recipes on the command line, with real trainings of a tiny backbone."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import typer
 from typer.testing import CliRunner, Result
 
 from model_store.commands import add_to
-from model_store.training import recipe_comparison
+from model_store.training import decision_tuning, recipe_comparison, recipe_training, transfer
+from model_store.training.decision_tuning import DecisionTuning
+from model_store.training.fine_tuning import Frames
 from shared.errors import BadDataset, BadSetting
 from tests.model_store.tiny_backbone import picture, save_tiny_backbone, write_labeled
 
 pytestmark = pytest.mark.training
 
+CLASSES = dict.fromkeys(("good", "no cap", "pigmented"), 2)
 KINDS = ("good", "no cap", "pigmented", "no cap|pigmented")
 
 
@@ -57,35 +61,44 @@ def test_both_recipes_are_compared_on_the_same_images(place: Path) -> None:
     result: dict[str, Any] = json.loads(run(place, "compare-recipes", "--seeds", "123, 5", "--json"))
     assert (result["single"]["images"], result["multi"]["images"]) == (36, 48)
     for mode in ("single", "multi"):
-        assert result[mode]["seeds"] == [123, 5]
-        for recipe in ("tutorial", "ours"):
-            metrics = result[mode][recipe]
-            assert len(metrics["accuracy"]) == 2
+        assert (result[mode]["seeds"], result[mode]["test"]) == ([123, 5], None)
+        assert list(result[mode]["recipes"]) == ["plain", "default"]
+        for metrics in result[mode]["recipes"].values():
+            assert len(metrics["accuracy"]) == len(metrics["seconds"]) == 2
             assert metrics["accuracy_mean"] == pytest.approx(sum(metrics["accuracy"]) / 2, abs=1e-3)
-    assert result["single"]["tutorial"] != result["single"]["ours"]
+            assert {name: len(each["f1"]) for name, each in metrics["per_class"].items()} == CLASSES
+            # Thresholds are chosen only for a model that another dataset judges.
+            assert {name: each["threshold"] for name, each in metrics["per_class"].items()} == {
+                "good": [0.5 if mode == "single" else None] * 2,
+                "no cap": [0.5] * 2,
+                "pigmented": [0.5] * 2,
+            }
+    recipes = result["single"]["recipes"]
+    assert recipes["plain"]["accuracy"] != recipes["default"]["accuracy"]
 
 
 def test_unknown_labels_are_neither_learned_nor_evaluated(place: Path) -> None:
     both = "no cap|pigmented"  # the bottles have both defects, but a folder names only one of them
     dataset = write_folders(place / "unknown", good="good", no_cap=both, pigmented=both)
-    result = json.loads(invoked(place, dataset, "compare-recipes", "--seeds", "1", "--json").stdout)
-    assert result["multi"]["ours"]["exact_match"] == [1.0]
-    assert result["single"]["ours"]["exact_match"][0] < 1
+    flags = ("--recipes", "default", "--seeds", "1", "--json")
+    result = json.loads(invoked(place, dataset, "compare-recipes", *flags).stdout)
+    assert result["multi"]["recipes"]["default"]["exact_match"] == [1.0]
+    assert result["single"]["recipes"]["default"]["exact_match"][0] < 1
 
 
 def test_a_mode_that_cannot_be_trained_is_left_out(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = write_folders(place / "defects", no_cap="no cap", pigmented="pigmented")
-    arguments = ("compare-recipes", "--seeds", "1")
+    arguments = ("compare-recipes", "--recipes", "plain", "--seeds", "1")
     result = json.loads(invoked(place, dataset, *arguments, "--json").stdout)
     assert result["single"]["images"] == 30
-    assert list(result["multi"]) == ["untrainable"]
-    assert "'no cap' 0, 'pigmented' 0" in result["multi"]["untrainable"]
+    assert list(result["multi"]) == ["left_out"]
+    assert "'no cap' 0, 'pigmented' 0" in result["multi"]["left_out"]
     with monkeypatch.context() as patch:
         patch.setattr(recipe_comparison, "compare_recipes", lambda *given, **more: result)
         shown = invoked(place, dataset, *arguments)
     assert "multi is not compared: " in shown.stderr
     assert "single" in shown.stdout and "multi" not in shown.stdout
-    assert "plain" in shown.stdout and "tutorial" not in shown.stdout
+    assert "plain" in shown.stdout and "no cap" in shown.stdout
     for index in range(14):
         (dataset / "no cap" / f"{index}.png").unlink()
     with pytest.raises(BadDataset, match="class 'no cap' has 1 usable image outside"):
@@ -100,7 +113,8 @@ def test_images_that_are_not_used_are_reported(place: Path, monkeypatch: pytest.
         (dataset / "002\x9b.png").read_bytes()
     )  # the same picture as `no cap` and as `pigmented`
     (dataset / "held_out.txt").write_text("002\x9b.png\n")
-    result = json.loads(invoked(place, dataset, "compare-recipes", "--seeds", "1", "--json").stdout)
+    flags = ("--recipes", "plain", "--seeds", "1", "--json")
+    result = json.loads(invoked(place, dataset, "compare-recipes", *flags).stdout)
     for mode, images in (("single", 33), ("multi", 45)):
         assert result[mode]["images"] == images
         assert [item["file"] for item in result[mode]["unreadable"]] == [r"000\x9b.png"]
@@ -114,20 +128,53 @@ def test_images_that_are_not_used_are_reported(place: Path, monkeypatch: pytest.
     assert "not used: 0.png: a copy" in printed
     assert printed.count("a copy of it has") < 10
     assert "more files; --json names them all" in printed
-    timings = json.loads(invoked(place, dataset, "time-head", "--json").stdout)
-    assert [item["file"] for item in timings["unreadable"]] == [r"000\x9b.png"]
-    monkeypatch.setattr(recipe_comparison, "time_head", lambda *given, **more: timings)
-    assert r"not used: 000\x9b.png" in invoked(place, dataset, "time-head").stderr
 
 
-def test_seeds_are_whole_numbers(place: Path) -> None:
-    with pytest.raises(BadSetting, match="--seeds '1,two'"):
-        run(place, "compare-recipes", "--seeds", "1,two")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--seeds", "1,two"), "--seeds '1,two': give whole numbers"),
+        (("--seeds", "4294967296"), "from 0 to 4294967295"),
+        (("--seeds", "1,2,1"), "names a seed twice"),
+        (("--modes", "both"), "--modes 'both': give single, multi"),
+        (("--recipes", "plian"), "there is no recipe 'plian'. Did you mean plain"),
+        (("--out", "labels.zip/x"), "--out labels.zip/x can't be written"),
+    ],
+)
+def test_wrong_flags_are_refused_before_any_image_is_read(
+    place: Path, arguments: tuple[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe_comparison, "compare_recipes", None)
+    with pytest.raises(BadSetting, match=re.escape(message)):
+        run(place, "compare-recipes", *arguments)
 
 
-def test_cached_and_recomputed_features_give_the_same_head(place: Path) -> None:
-    timings = json.loads(run(place, "time-head", "--seed", "5", "--json"))
-    assert (timings["images"], timings["epochs"]) == (36, 25)
-    # Both start with the same weights and take the same steps, so the heads are equal except for rounding.
-    assert timings["accuracy_recomputed"] == timings["accuracy_cached"]
-    assert min(timings[name] for name in ("recomputed_s", "cached_s", "head_s", "ratio", "head_ratio")) > 0
+def test_another_dataset_judges_models_that_know_nothing_of_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = write_labeled(place / "judge", {f"j{index}.png": KINDS[index % 4] for index in range(20)}, first_seed=900)
+    learned: list[tuple[int, int]] = []
+
+    def train_model(*given: Any, train: Frames, validation: Frames, **more: Any) -> Any:
+        learned.append((len(train.images), len(validation.images)))
+        return transfer.train_model(*given, train=train, validation=validation, **more)
+
+    tuned: list[DecisionTuning] = []
+
+    def tune_decisions(*given: Any, **more: Any) -> DecisionTuning:
+        tuned.append(decision_tuning.tune_decisions(*given, **more))
+        return tuned[-1]
+
+    monkeypatch.setattr(recipe_training, "train_model", train_model)
+    monkeypatch.setattr(recipe_training, "tune_decisions", tune_decisions)
+    flags = ("--test", str(judge), "--seeds", "7", "--modes", "multi", "--json", "--out", str(place / "record.json"))
+    result = json.loads(run(place, "compare-recipes", *flags))
+    assert list(result) == ["multi"]
+    assert result["multi"]["test"] == {"path": str(judge), "images": 20, "unreadable": []}
+    assert learned == [(38, 10)]  # the images of the first dataset, and nothing else
+    assert [len(tuning.before) for tuning in tuned] == [10]
+    plain, default = result["multi"]["recipes"]["plain"], result["multi"]["recipes"]["default"]
+    assert {each["support"] for each in plain["per_class"].values()} == {5, 10}
+    assert [each["threshold"] for each in plain["per_class"].values()] == [[None], [0.5], [0.5]]
+    thresholds = {name: each["threshold"][0] for name, each in default["per_class"].items()}
+    assert thresholds == {"good": None, **tuned[0].policy.thresholds}
+    monkeypatch.setattr(recipe_training.RecipeTrainer, "train_and_judge", None)
+    assert json.loads(run(place, "compare-recipes", *flags)) == result  # no training is done again
