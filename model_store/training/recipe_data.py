@@ -167,8 +167,9 @@ class LearningData:
         if seen := [
             each.name for each, digest in zip(decoded.samples, decoded.digests, strict=True) if digest in learned
         ]:
+            noun = "image" if len(seen) == 1 else "images"
             raise BadDataset(
-                f"{path}: {len(seen)} images, {printable(seen[0])} first, are also in {data.dataset.files.path}. "
+                f"{path} has {len(seen):,} {noun} in common with {data.dataset.files.path}, e.g. {printable(seen[0])}. "
                 "A model has to be judged by images that it did not learn from: remove them from one of the two."
             )
         mask = label_mask_of(dataset, decoded.samples, classes=data.classes, mode=data.mode)

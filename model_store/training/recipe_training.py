@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from model_store.backbones.keras_graphs import Network
 from model_store.backbones.resolve import Backbone
@@ -21,7 +21,7 @@ from model_store.training.decision_tuning import tune_decisions
 from model_store.training.feature_cache import FeatureCache, extract_features
 from model_store.training.feature_extractor import opaque_extractor
 from model_store.training.head import TUTORIAL, Examples, logits_of, probabilities_of, train_head
-from model_store.training.plan import TransferOptions
+from model_store.training.plan import FineTuneChoice, TransferOptions
 from model_store.training.prepared_data import PreparedData
 from model_store.training.recipe_data import Judged
 from model_store.training.recipes import Recipe
@@ -121,8 +121,7 @@ class RecipeTrainer:
 
 
 def _options(recipe: Recipe, *, seed: int) -> TransferOptions:
-    assert recipe.fine_tune != "plain"
-    return TransferOptions(fine_tune=recipe.fine_tune, crop=recipe.crop, seed=seed)
+    return TransferOptions(fine_tune=cast(FineTuneChoice, recipe.fine_tune), crop=recipe.crop, seed=seed)
 
 
 def _macro_f1_of_defects(per_class: dict[str, Any]) -> float:
