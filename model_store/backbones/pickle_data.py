@@ -225,7 +225,7 @@ class _Machine:
     def _set(self, key: object, value: object) -> None:
         target = self._top(dict)
         if not isinstance(key, str):
-            raise self._malformed(f"a key is a {type(key).__name__}, not a text,")
+            raise self._malformed(f"a key is not a text but a value of type {type(key).__name__}")
         if key in target:
             raise self._malformed(f"the key {key!r} is there twice")
         target[key] = value

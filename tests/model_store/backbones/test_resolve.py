@@ -212,9 +212,10 @@ def test_fetch_backbone_prints_size_scaling_and_width(hub_module: Path, tmp_path
     arguments = ["models", "fetch-backbone", str(hub_module), "--cache-dir", str(tmp_path)]
     text = CliRunner().invoke(app, arguments).stdout
     assert f"images of {SIZE_PX} px, values 0..1, 24 features" in text
+    assert "license: not known to Sortline" in text
     shown = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     assert (shown["input_size_px"], shown["scaling"], shown["feature_width"]) == (SIZE_PX, "0..1", 24)
-    assert shown["trainable"] is True
+    assert (shown["trainable"], shown["license"], shown["source"]) == (True, None, None)
 
 
 def test_a_record_of_an_earlier_release_is_understood(hub_module: Path, tmp_path: Path) -> None:
