@@ -1,10 +1,11 @@
-"""Writes the files of `classify`: all answers as CSV, and the first images with their answers as a page or one PNG.
+"""Writes the files of `classify`: all answers as CSV, the first images with their answers as a page, some as one PNG.
 
 In: the answers of `evaluation.classify`. Out: one file per function.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,18 @@ from shared.errors import BadImage
 from shared.images.arrays import Pixels
 from shared.images.decoding import decode_image
 from shared.output_files import unwritable_error
+from shared.printable import printable
 from shared.regular_files import read_start
 
 # About as many images as a phone can show. The CSV has all answers.
 MAX_SHOWN = 500
+# Six rows of six, which a screen shows at once. More would be a picture that nobody can read.
+MAX_DRAWN = 36
 # Names and forms are those of `results --csv`.
 _COLUMNS = ("file", "labels", "probability", "lane", "uncertain", "error")
-# Color is not the only sign: the verdict is also written below the image.
-_SURE, _UNCERTAIN, _ERROR = "#009E73", "#56B4E9", "#D55E00"
+# Color is not the only sign: the verdict is also written below the image. The true labels are not known, so no color
+# stands for right or wrong.
+_SURE, _UNCERTAIN, _ERROR = "#8a8a8a", "#56B4E9", "#D55E00"
 _BLANK = np.full((THUMBNAIL_PX, THUMBNAIL_PX, 3), 200, np.uint8)
 
 
@@ -57,8 +62,10 @@ def write_html(path: Path, answers: Sequence[Classified], *, model: str, decoder
     Raises:
         BadSetting: the file can't be written.
     """
-    cells = _cells(answers[:MAX_SHOWN], decoder)
-    page = render("classify.html", title=_title(answers, model), cells=[_html_values(cell) for cell in cells])
+    cells = [_cell(answer, decoder, name=answer.name) for answer in answers[:MAX_SHOWN]]
+    shown = f"the first {MAX_SHOWN:,} of " if len(answers) > MAX_SHOWN else ""
+    title = f"{model}: {shown}{len(answers):,} images"
+    page = render("classify.html", title=title, cells=[_html_values(cell) for cell in cells])
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
@@ -66,13 +73,23 @@ def write_html(path: Path, answers: Sequence[Classified], *, model: str, decoder
 
 
 def write_grid(path: Path, answers: Sequence[Classified], *, model: str, decoder: ImageDecoder) -> None:
-    """Write one PNG with the first MAX_SHOWN images; the arguments are those of `write_html`.
+    """Write one PNG with all images, or MAX_DRAWN of them, evenly spread; the arguments are those of `write_html`.
+
+    An image is named as it lies in the folder that all of them have in common. A lane that all of them go to is named
+    in the title only.
 
     Raises:
         BadSetting: the file can't be written.
     """
+    rows = np.linspace(0, len(answers) - 1, min(len(answers), MAX_DRAWN)).round().astype(int)
+    drawn = [answers[row] for row in rows]
+    lanes = {answer.decision.lane for answer in answers if answer.decision is not None}
+    cells = [
+        _cell(answer, decoder, name=name, lane=len(lanes) > 1)
+        for answer, name in zip(drawn, _names_in_common_folder(drawn), strict=True)
+    ]
     try:
-        draw_cells(path, _cells(answers[:MAX_SHOWN], decoder), title=_title(answers, model))
+        draw_cells(path, cells, title=_grid_title(answers, model, lanes=lanes))
     except OSError as error:
         raise unwritable_error(path, error, flag="--grid") from error
 
@@ -90,22 +107,31 @@ def _csv_row(answer: Classified) -> dict[str, str]:
     }
 
 
-def _title(answers: Sequence[Classified], model: str) -> str:
-    shown = f"the first {MAX_SHOWN:,} of " if len(answers) > MAX_SHOWN else ""
-    return f"{model}: {shown}{len(answers):,} images"
+def _grid_title(answers: Sequence[Classified], model: str, *, lanes: set[str]) -> str:
+    count = f"{len(answers):,} {'image' if len(answers) == 1 else 'images'}"
+    shown = f"{MAX_DRAWN} of {count} shown, evenly spread" if len(answers) > MAX_DRAWN else count
+    lane = f"; lane: {next(iter(lanes))}" if len(lanes) == 1 else ""
+    return f"Predictions of {model}: {shown}{lane}"
 
 
-def _cells(answers: Sequence[Classified], decoder: ImageDecoder) -> list[GridCell]:
-    return [_cell(answer, decoder) for answer in answers]
+def _names_in_common_folder(answers: Sequence[Classified]) -> list[str]:
+    """The paths from the folder that all of them lead into; whole paths if there is none, e.g. for `/a` and `b`."""
+    try:
+        folder = os.path.commonpath([answer.path.parent for answer in answers])
+        return [printable(answer.path.relative_to(folder)) for answer in answers]
+    except ValueError:
+        return [answer.name for answer in answers]
 
 
-def _cell(answer: Classified, decoder: ImageDecoder) -> GridCell:
+def _cell(answer: Classified, decoder: ImageDecoder, *, name: str, lane: bool = True) -> GridCell:
+    """An image with its labels and, if wanted, its lane."""
     decision = answer.decision
     if decision is None:
-        return GridCell(answer.name, _BLANK, (answer.error or "",), "not classified", _ERROR)
+        return GridCell(name, _BLANK, (answer.error or "",), "not classified", _ERROR)
     labels = " + ".join(f"{label} {probability:.2f}" for label, probability in decision.labels)
-    word, color = ("uncertain", _UNCERTAIN) if decision.uncertain else ("sure", _SURE)
-    return GridCell(answer.name, _thumbnail(answer.path, decoder), (labels, f"lane: {decision.lane}"), word, color)
+    texts = (labels, f"lane: {decision.lane}") if lane else (labels,)
+    word, color = ("uncertain", _UNCERTAIN) if decision.uncertain else ("", _SURE)
+    return GridCell(name, _thumbnail(answer.path, decoder), texts, word, color)
 
 
 def _thumbnail(path: Path, decoder: ImageDecoder) -> Pixels:
@@ -131,5 +157,5 @@ def _html_values(cell: GridCell) -> dict[str, Any]:
         "uri": jpeg_uri(cell.pixels),
         "texts": cell.texts,
         "verdict": cell.verdict,
-        "mark": {_SURE: "right", _UNCERTAIN: "uncertain-right", _ERROR: "wrong"}[cell.color],
+        "mark": {_SURE: "plain", _UNCERTAIN: "uncertain-right", _ERROR: "wrong"}[cell.color],
     }

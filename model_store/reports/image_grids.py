@@ -26,6 +26,7 @@ Verdict = Literal["right", "wrong", "uncertain, right", "uncertain, wrong"]
 
 _COLUMNS = 6
 _MARGIN_PX, _BORDER_PX, _LINE_PX, _FONT_PX = 10, 4, 16, 12
+_TITLE_LINE_PX, _TITLE_FONT_PX = 24, 16
 _SIDE_PX = THUMBNAIL_PX + 2 * _BORDER_PX
 _CELL_PX = THUMBNAIL_PX + 40
 _MAX_LINES = 4
@@ -101,8 +102,8 @@ def draw_grid(path: Path, thumbnails: Sequence[Thumbnail], *, title: str, empty:
 class GridCell:
     """One image of a grid, with a frame of this color.
 
-    Below the image are its name, cut to one line, then each of the `texts`, wrapped, and then the `verdict` in the
-    frame's color.
+    Below the image are its name, cut to one line, then each of the `texts`, wrapped, and, in the frame's color, the
+    `verdict` if there is one.
     """
 
     name: str
@@ -120,12 +121,13 @@ def draw_cells(path: Path, cells: Sequence[GridCell], *, title: str) -> None:
     heights_px = [
         _SIDE_PX + max(map(len, lines[start : start + _COLUMNS])) * _LINE_PX + 2 * _MARGIN_PX for start in starts
     ]
-    top_px = 2 * _MARGIN_PX + _LINE_PX
+    top_px = 2 * _MARGIN_PX + _TITLE_LINE_PX
     width_px = _MARGIN_PX + _COLUMNS * (_CELL_PX + _MARGIN_PX)
     sheet = Image.new("RGB", (width_px, top_px + sum(heights_px)), _PAPER)
     pen = ImageDraw.Draw(sheet)
-    shown = fitted(drawable(title), font=font, width_px=width_px - 2 * _MARGIN_PX)
-    pen.text((_MARGIN_PX, _MARGIN_PX), shown, fill=_INK, font=font)
+    title_font = _font(_TITLE_FONT_PX)
+    shown = fitted(drawable(title), font=title_font, width_px=width_px - 2 * _MARGIN_PX)
+    pen.text((_MARGIN_PX, _MARGIN_PX), shown, fill=_INK, font=title_font)
     for start, height_px in zip(starts, heights_px, strict=True):
         for column, index in enumerate(range(start, min(start + _COLUMNS, len(cells)))):
             left_px = _MARGIN_PX + column * (_CELL_PX + _MARGIN_PX)
@@ -145,7 +147,7 @@ def _lines(cell: GridCell, font: ImageFont.FreeTypeFont) -> list[tuple[str, str]
     return [
         (fitted(drawable(cell.name), font=font, width_px=_CELL_PX), _PALE_INK),
         *((line, _INK) for text in cell.texts for line in _wrapped(drawable(text), font)),
-        (cell.verdict, cell.color),
+        *([(cell.verdict, cell.color)] if cell.verdict else []),
     ]
 
 

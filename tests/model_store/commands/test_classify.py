@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from model_store.bundle.policy import Decision
 from model_store.bundle.preprocessing import ImageDecoder
 from model_store.commands import add_to
 from model_store.evaluation.classify import Classified
 from model_store.registry.store import ModelStore, copy_bundle
-from model_store.reports import classified_output
+from model_store.reports import classified_output, image_grids
+from model_store.reports.image_grids import GridCell, draw_cells
 from shared import file_walk
 from shared.errors import BadInput, BadSetting, NotFound
 from tests.irregular_files import make_irregular_files, make_sparse_file
@@ -45,6 +48,11 @@ def images(tmp_path: Path) -> Path:
         (folder / name).write_bytes(out.getvalue())
     (folder / "broken.png").write_bytes(b"no picture")
     return folder
+
+
+def decoder_of_eight_px() -> ImageDecoder:
+    limits = {"max_bytes": 10_000, "max_px": 1_000, "max_decode_bytes": 1 << 20}
+    return ImageDecoder(8, "stretch", (), **limits, max_decode_s=1)
 
 
 def classify(store: ModelStore, *arguments: object, as_json: bool = True) -> Result:
@@ -89,10 +97,68 @@ def test_only_the_first_images_are_drawn(
     assert page.count("data:image/jpeg;base64,") == 2
 
 
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The title and the cells of the last grid that was drawn."""
+    last: dict[str, Any] = {}
+
+    def draw(path: Path, cells: list[GridCell], *, title: str) -> None:
+        draw_cells(path, cells, title=title)
+        last.update(cells=cells, title=title)
+
+    monkeypatch.setattr(classified_output, "draw_cells", draw)
+    return last
+
+
+def write_answers(folder: Path, lanes: list[str]) -> list[Classified]:
+    """Images of one color in two folders, with an answer each."""
+    answers = []
+    for index, lane in enumerate(lanes):
+        path = folder / ("a" if index < len(lanes) / 2 else "b") / f"{index:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), index % 256, np.uint8)).save(path)
+        answers.append(Classified(path, Decision((("cup", 0.75),), lane, uncertain=index == 0)))
+    return answers
+
+
+def test_a_grid_of_many_images_stays_readable(store: ModelStore, tmp_path: Path, drawn: dict[str, Any]) -> None:
+    answers, decoder = write_answers(tmp_path / "set", ["unsorted"] * 400), decoder_of_eight_px()
+    write_grid = classified_output.write_grid
+    write_grid(tmp_path / "grid.png", answers, model="imagenet@1 (litert)", decoder=decoder)
+    assert drawn["title"] == "Predictions of imagenet@1 (litert): 36 of 400 images shown, evenly spread; lane: unsorted"
+    cells = drawn["cells"]
+    assert [cell.name for cell in (cells[0], cells[-1])] == ["a/000.png", "b/399.png"]
+    assert len({cell.name for cell in cells}) == 36
+    assert sum(cell.name.startswith("a/") for cell in cells) == 18
+    assert {cell.texts for cell in cells} == {("cup 0.75",)}
+    assert [cell.verdict for cell in cells] == ["uncertain"] + 35 * [""]
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.width < 1100
+        assert picture.height < 1400
+    write_grid(tmp_path / "grid.png", answers[:1], model="imagenet@1 (litert)", decoder=decoder)
+    assert drawn["title"] == "Predictions of imagenet@1 (litert): 1 image; lane: unsorted"
+
+
+def test_no_color_of_a_grid_stands_for_right_or_wrong(tmp_path: Path, drawn: dict[str, Any]) -> None:
+    answers = write_answers(tmp_path / "set", ["unsorted"] * 2)
+    classified_output.write_grid(tmp_path / "grid.png", answers, model="m@1", decoder=decoder_of_eight_px())
+    assert not {cell.color for cell in drawn["cells"]} & {image_grids._COLORS["right"], image_grids._COLORS["wrong"]}
+
+
+def test_each_image_of_a_grid_names_its_lane_if_there_are_several(tmp_path: Path, drawn: dict[str, Any]) -> None:
+    answers = write_answers(tmp_path / "set", ["left", "right"])
+    answers.append(Classified(Path("elsewhere.png"), error="no picture"))
+    classified_output.write_grid(tmp_path / "grid.png", answers, model="m@1", decoder=decoder_of_eight_px())
+    assert drawn["title"] == "Predictions of m@1: 3 images"
+    assert [cell.texts[-1] for cell in drawn["cells"]] == ["lane: left", "lane: right", "no picture"]
+    # No folder holds all of them.
+    assert [cell.name for cell in drawn["cells"]] == [str(answer.path) for answer in answers]
+
+
 def test_a_name_that_cannot_be_printed_is_written_in_codes(tmp_path: Path) -> None:
     path = tmp_path / b"latin1_\xfc\n\x1b.png".decode(errors="surrogateescape")
     answers = [Classified(path, error="no\npicture")]
-    decoder = ImageDecoder(8, "stretch", (), max_bytes=1, max_px=1, max_decode_bytes=1, max_decode_s=1)
+    decoder = decoder_of_eight_px()
     classified_output.write_csv(tmp_path / "a.csv", answers)
     classified_output.write_html(tmp_path / "a.html", answers, model="caps@1", decoder=decoder)
     classified_output.write_grid(tmp_path / "a.png", answers, model="caps@1", decoder=decoder)
