@@ -25,12 +25,28 @@ if TYPE_CHECKING:
 
 
 def import_classifier(
-    handle: Annotated[str, typer.Argument(help="a TF-Hub URL, or a .tar.gz or SavedModel folder")],
-    labels: Annotated[str, typer.Option(metavar="FILE|URL", help="names of its outputs, one per line, in their order")],
-    calibration: Annotated[
-        Path,
-        typer.Option(metavar="FOLDER|ZIP", help="images like those it will see; 200 are plenty, labels don't matter"),
+    handle: Annotated[
+        str,
+        typer.Argument(
+            help="wheel:efficientnet-lite0, -lite1 or -lite2, a TF-Hub URL, or a .tar.gz or SavedModel folder"
+        ),
     ],
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|URL|imagenet",
+            help="names of its outputs, one per line, in their order; `imagenet`: those that ship with Sortline "
+            "(default for wheel:)",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER|ZIP",
+            help="images like those it will see; 200 are plenty, labels don't matter (default: the bottle frames that "
+            "ship with Sortline)",
+        ),
+    ] = None,
     name: Annotated[str, typer.Option(help="model to publish a version of")] = "imagenet",
     lane: Annotated[
         list[str] | None,
@@ -42,14 +58,15 @@ def import_classifier(
     cache_dir: Annotated[Path | None, typer.Option("--cache-dir", help="folder of fetched modules")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Import a ready-made classifier, such as a TF-Hub module with ImageNet's labels; nothing is trained.
+    """Import a ready-made classifier, such as a network with ImageNet's 1,000 classes; nothing is trained.
 
     It is published like a trained model: `sortline classify --top 5` and the worker run it. Some of the images
     calibrate its int8 model; on the others, the int8 model is compared with the float model.
 
+    Example: sortline models import-classifier wheel:efficientnet-lite0
+
     Example: sortline models import-classifier https://tfhub.dev/google/tf2-preview/mobilenet_v2/classification/4
-    --labels https://storage.googleapis.com/download.tensorflow.org/data/ImageNetLabels.txt
-    --calibration producer/bottles
+    --labels imagenet --calibration PHOTOS/
     """
     from model_store.datasets.image_loading import DecodeSettings
     from model_store.publishing.import_classifier import ImportOptions

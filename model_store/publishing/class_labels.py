@@ -2,7 +2,7 @@
 
 In: a file or URL, and the number of outputs. Out: distinct names, usable as classes of a model, and notes on what was
 changed. `ImageNetLabels.txt`, the file for TF-Hub's classifiers, needs changes: it has 1,001 lines, of which the first
-is `background`, and it lists `crane` and `maillot` twice each.
+is `background`, and it lists `crane` and `maillot` twice each. Names of ImageNet's classes also ship with Sortline.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from shared.masking import masked
 from shared.regular_files import read_regular
 
 BACKGROUND = "background"
+# In place of a file: the names that ship with Sortline. class_names/README.md says where they are from.
+IMAGENET = "imagenet"
+_IMAGENET_FILE = Path(__file__).with_name("class_names") / "imagenet.txt"
 _IMAGENET_CLASSES = 1000
 # ImageNet's longest label, synonyms included, has 121 characters.
 _MAX_CHARACTERS = 200
@@ -35,13 +38,15 @@ class ClassLabels(NamedTuple):
 
 
 def read_labels(location: str, *, steps: ProgressSteps, insecure_http: bool = False) -> tuple[str, ...]:
-    """The lines of the file or URL `location`, without blank ones at the end.
+    """The lines of the file or URL `location`, without blank ones at the end; IMAGENET is the file that ships.
 
     Raises:
         BadSetting: the file can't be read, or a line can't be a name; says which. Or it is an http:// URL, and
             `insecure_http` is false.
         NotFound: the URL can't be downloaded.
     """
+    if location == IMAGENET:
+        return _lines(_IMAGENET_FILE, location)
     if location.lower().startswith(("http://", "https://")):
         if location.lower().startswith("http://") and not insecure_http:
             raise BadSetting(

@@ -2,7 +2,8 @@
 
 In: a handle, the names of its outputs, and images. Out: a bundle like any other, for `classify`, `evaluate` and the
 worker. Nothing is trained. The images calibrate the int8 model and measure the parity of the exports; their labels, if
-any, are ignored.
+any, are ignored. A classifier from the package index needs no names, as its classes are ImageNet's. Without images of
+the user's own, the frames that ship with Sortline take their place.
 
 Its classes are not those of a sorting line, so they have no lanes of their own: every bottle goes to `unsorted` unless
 a lane is given for its class. If any lane is given, uncertain bottles go to `manual`, as with other models.
@@ -31,7 +32,7 @@ from model_store.datasets.image_loading import DecodedSamples, DecodeSettings, d
 from model_store.export.exporter import export
 from model_store.export.parity import check_parity, choose_golden, measure_parity, predict_all
 from model_store.export.quantization import CALIBRATION_IMAGES
-from model_store.publishing.class_labels import ClassLabels, labels_for, read_labels
+from model_store.publishing.class_labels import IMAGENET, ClassLabels, labels_for, read_labels
 from model_store.publishing.publish import package_versions, sample_bits_info, write_manifest
 from model_store.publishing.train import check_writable
 from model_store.registry.store import ModelStore, copy_bundle
@@ -46,6 +47,8 @@ _MIN_IMAGES = 8
 # Some 100 images suffice to measure an agreement of 99 %; more only take longer.
 _PARITY_IMAGES = 128
 _SEED = 123
+# The bottle frames that ship with Sortline. Another package holds them, but only as files.
+_SHIPPED_FRAMES = Path(__file__).parents[2] / "producer" / "bottles"
 # The fingerprint of an empty dataset: the SHA-256 of nothing, because there are no (file digest, labels) pairs.
 _NO_IMAGES = hashlib.sha256().hexdigest()
 
@@ -54,12 +57,13 @@ _NO_IMAGES = hashlib.sha256().hexdigest()
 class ImportOptions:
     """What the user chose.
 
-    `labels` is a file or URL; `calibration` a folder or zip of images; `lanes` gives a lane to some of the classes.
+    `labels` is a file or URL, or IMAGENET; None: those of the handle, if it has its own. `calibration` is a folder or
+    zip of images; None: the frames that ship. `lanes` gives a lane to some of the classes.
     """
 
     handle: str
-    labels: str
-    calibration: Path
+    labels: str | None = None
+    calibration: Path | None = None
     name: str = "imagenet"
     lanes: Mapping[str, str] = field(default_factory=dict)
     promote: bool = True
@@ -98,29 +102,36 @@ def import_classifier(
     """Fetch the classifier, export it, check the exports against it, and publish it as a version.
 
     Raises:
-        BadSetting: the handle, the labels, a lane, the cache or the scratch folder is unusable.
+        BadSetting: the handle, the labels, a lane, the cache or the scratch folder is unusable, or the labels are
+            missing.
         NotFound: the module or the labels can't be fetched.
         BadBackbone: the module is not an image classifier, or can't be converted to LiteRT.
         BadDataset: fewer than 8 usable images.
         BadBundle: an export differs from the module; nothing is published.
     """
     steps = steps or ProgressSteps()
-    files = open_files(options.calibration)
-    lines = read_labels(options.labels, steps=steps, insecure_http=options.insecure_http)
+    location = _labels_of(options)
+    files = open_files(options.calibration or _SHIPPED_FRAMES)
+    lines = read_labels(location, steps=steps, insecure_http=options.insecure_http)
     check_writable(store, options.name, cache=cache)
     module = resolve_classifier(options.handle, cache=cache, steps=steps, insecure_http=options.insecure_http)
-    labels = labels_for(lines, outputs=module.feature_width, location=masked(options.labels))
+    labels = labels_for(lines, outputs=module.feature_width, location=masked(location))
     policy = policy_of(labels.names, options.lanes)
     images = _images(files, size_px=module.input_size_px, decode_settings=decode_settings, steps=steps)
     with scratch_folder("sortline-import-") as folder:
         parity, notes = _export(folder, module, labels, policy=policy, images=images, steps=steps)
-        manifest = _manifest(options, module, labels, policy=policy, images=images, parity=parity)
+        manifest = _manifest(options, module, labels, policy=policy, images=images, parity=parity, location=location)
         write_manifest(folder, manifest)
         with steps.step("Publishing"):
             path = store.publish(options.name, copy_bundle(folder, options.name), promote=options.promote)
     published = read_manifest(path)
     return ImportedClassifier(
-        path, published, module.gives, (*labels.notes, *notes), len(images.pictures.unreadable), steps.seconds
+        path,
+        published,
+        module.gives,
+        (*labels.notes, *_calibration_notes(options, images), *notes),
+        len(images.pictures.unreadable),
+        steps.seconds,
     )
 
 
@@ -153,6 +164,32 @@ def serving_module(layer: Any, *, size_px: int, softmax: bool) -> Any:
     module.layer = layer
     module.serve = tf.function(serve, input_signature=[tf.TensorSpec([None, size_px, size_px, 3], tf.uint8, "images")])
     return module
+
+
+def _labels_of(options: ImportOptions) -> str:
+    """Where the names of the classifier's outputs are.
+
+    Raises:
+        BadSetting: the user has named none, and the handle doesn't have its own.
+    """
+    if options.labels is not None:
+        return options.labels
+    # Every classifier from the package index is one of ImageNet's. `keras:` has none, and `resolve_classifier` says so.
+    if options.handle.partition(":")[0] in ("wheel", "keras"):
+        return IMAGENET
+    raise BadSetting(
+        f"{masked(options.handle)} doesn't say what its outputs are called. Give --labels FILE|URL, with one name per "
+        f"line in the order of the outputs, or --labels {IMAGENET} if they are ImageNet's classes in the usual order."
+    )
+
+
+def _calibration_notes(options: ImportOptions, images: _Images) -> tuple[str, ...]:
+    if options.calibration is not None:
+        return ()
+    return (
+        f"int8 was calibrated on {len(images.calibration)} of the rendered bottle frames that ship with Sortline. If "
+        "the model will see other images, give some of them with --calibration.",
+    )
 
 
 def _images(files: DatasetFiles, *, size_px: int, decode_settings: DecodeSettings, steps: ProgressSteps) -> _Images:
@@ -204,6 +241,7 @@ def _manifest(
     policy: Policy,
     images: _Images,
     parity: dict[str, float],
+    location: str,
 ) -> Manifest:
     """The manifest; the store fills in version and files. Nothing was trained: 0 epochs, 0 images, no metrics."""
     return Manifest(
@@ -224,7 +262,8 @@ def _manifest(
             settings={
                 "scores": module.gives,
                 "scaling": module.scaling,
-                "labels": options.labels,
+                "labels": masked(location),
+                "calibration": "shipped frames" if options.calibration is None else "images of the user",
                 "calibration_images": len(images.calibration),
                 "calibration_fingerprint": images.pictures.fingerprint,
             }

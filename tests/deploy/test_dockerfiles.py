@@ -167,7 +167,7 @@ def test_what_is_copied_installs_whole(tmp_path: Path) -> None:
         str(path.relative_to(PROJECT))
         for package in packages
         for path in (PROJECT / package).rglob("*")
-        if path.is_file() and path.suffix in {".py", ".pyi", ".lua", ".jpg", ".csv", ".typed"}
+        if path.is_file() and path.suffix in {".py", ".pyi", ".lua", ".jpg", ".csv", ".txt", ".torchvision", ".typed"}
     }
     missing = wanted - set(zipfile.ZipFile(wheel).namelist())
     assert not missing, sorted(missing)

