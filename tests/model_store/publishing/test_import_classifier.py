@@ -220,9 +220,7 @@ def test_the_shipped_names_fit_a_tf_hub_classifier(bench: Bench, module: Path) -
 
 
 def test_a_classifier_without_names_is_refused(bench: Bench, module: Path) -> None:
-    with pytest.raises(
-        BadSetting, match=r"doesn't say what its outputs are called.*--labels imagenet"
-    ):
+    with pytest.raises(BadSetting, match=r"doesn't say what its outputs are called.*--labels imagenet"):
         bench.run("models", "import-classifier", module)
     with pytest.raises(BadSetting, match="is a backbone without classes"):
         bench.run("models", "import-classifier", "keras:MobileNetV2", "--cache-dir", bench.root / "cache")
