@@ -48,8 +48,9 @@ class Architecture:
     takes (x - `offset`) / `scale` of pixels x from 0 to 255.
 
     The localizer, which finds the bottle, reads `localizer_layer`, at an eighth of the resolution. `teacher_layer`, at
-    a sixteenth, gives the labels that the localizer is fitted to. The mean of `feature_layer` goes to the head. The
-    layers after `localizer_layer` are the top layers.
+    a sixteenth, gives the labels that the localizer is fitted to. The mean of a layer goes to the head: of
+    `output_layer`, the last one, if the network stays as it is, and of `feature_layer` if it is fine-tuned. The layers
+    after `localizer_layer` are the top layers. `crops_bottle`: the fine-tuned network is better on crops of the bottle.
     """
 
     name: str
@@ -59,6 +60,8 @@ class Architecture:
     localizer_layer: str
     teacher_layer: str
     feature_layer: str
+    output_layer: str
+    crops_bottle: bool
     offset: float = 127.5
     scale: float = 127.5
 
@@ -84,6 +87,8 @@ ARCHITECTURES = (
         localizer_layer="block_6_expand_relu",
         teacher_layer="block_12_add",
         feature_layer="block_13_expand_relu",
+        output_layer="out_relu",
+        crops_bottle=True,
     ),
     Architecture(
         "InceptionV3",
@@ -93,6 +98,8 @@ ARCHITECTURES = (
         localizer_layer="mixed2",
         teacher_layer="mixed6",
         feature_layer="mixed7",
+        output_layer="mixed10",
+        crops_bottle=True,
     ),
     Architecture(
         "EfficientNet-Lite",
@@ -102,6 +109,8 @@ ARCHITECTURES = (
         localizer_layer="stage_4_block_1_expand_relu",
         teacher_layer="stage_5_block_2_add",
         feature_layer="top_relu",
+        output_layer="top_relu",
+        crops_bottle=False,
         offset=efficientnet_lite.PIXEL_OFFSET,
         scale=efficientnet_lite.PIXEL_SCALE,
     ),
@@ -122,11 +131,6 @@ class Network:
     def up_to(self, layer: str) -> Any:
         """A Keras model that outputs this layer's map, [N, h, w, channels]. It shares the graph's weights."""
         return import_keras().Model(self.graph.input, self.graph.get_layer(layer).output)
-
-    @property
-    def feature_width(self) -> int:
-        """Channels of the feature layer."""
-        return int(self.graph.get_layer(self.architecture.feature_layer).output.shape[-1])
 
     def clone(self, *, pretrained: bool = True) -> Network:
         """The same network with weights of its own: a copy, or random ones."""

@@ -199,7 +199,7 @@ def _checked(folder: Path, source: sources.Source) -> Backbone:
         gives=record.gives,
         trainable=record.trainable,
         license=source.wheel.license if source.wheel else None,
-        source=source.wheel.source if source.wheel else None,
+        source=source.origin,
     )
 
 

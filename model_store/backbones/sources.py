@@ -14,6 +14,7 @@ from pathlib import Path
 from model_store.backbones.download import check_sha256, download, fetch_module, is_archive
 from model_store.backbones.handles import NO_OPTIONS, HandleOptions, split_options
 from model_store.backbones.module_saving import save_module, unit_to_signed_unit
+from model_store.backbones.tuned_layers import SHIPPED, SUFFIX, read_tuned_layers
 from model_store.backbones.unpacking import SAVED_MODEL_FILE, unpack
 from model_store.backbones.wheels import WHEELS, Wheel, save_wheel
 from model_store.bundle.files import file_digests
@@ -54,7 +55,7 @@ _KERAS_NETWORKS = {
 class Source:
     """A parsed handle. `identity` changes when the content changes; `save` writes the SavedModel.
 
-    `wheel` is the package that it comes from, if it does.
+    `wheel` is the package that it comes from, if it does; `tuned_by` the name of the file that changed its layers.
     """
 
     handle: str
@@ -62,6 +63,14 @@ class Source:
     save: Callable[[Path, ProgressSteps], None]
     options: HandleOptions = NO_OPTIONS
     wheel: Wheel | None = None
+    tuned_by: str | None = None
+
+    @property
+    def origin(self) -> str | None:
+        """Where the weights come from, for people; None if that is not known."""
+        if self.wheel is None:
+            return None
+        return f"{self.wheel.source}; layers of {self.tuned_by}" if self.tuned_by else self.wheel.source
 
 
 def source_of(handle: str, *, insecure_http: bool = False) -> Source:
@@ -76,6 +85,8 @@ def source_of(handle: str, *, insecure_http: bool = False) -> Source:
         return _wheel_source(handle)
     if kind == "keras" and name in _KERAS_NETWORKS:
         return Source(handle, handle, lambda target, steps: _save_keras(name, target, steps))
+    if handle in SHIPPED:
+        return _tuned_source(handle, SHIPPED[handle])
     location, options = split_options(handle)
     if kind.lower() in ("http", "https"):
         # The handle is shown, and recorded in the cache and in bundles; the identity is only hashed.
@@ -92,7 +103,7 @@ def source_of(handle: str, *, insecure_http: bool = False) -> Source:
             lambda target, steps: fetch_module(location, target, steps, sha256=options.sha256),
             options,
         )
-    if not location or kind in ("wheel", "keras"):
+    if not location or kind in ("wheel", "keras", "tuned"):
         raise _unknown(handle)
     return _local_source(handle, expand_home(location, name="backbone"), options)
 
@@ -126,8 +137,36 @@ def _wheel_source(handle: str, *, with_classes: bool = False) -> Source:
     )
 
 
+def wheel_of(handle: str) -> str | None:
+    """The handle of the wheel that this handle's network comes from, tuned or not; None if it is from elsewhere."""
+    source = source_of(handle, insecure_http=True)
+    return next((name for name, wheel in WHEELS.items() if wheel is source.wheel), None)
+
+
+def _tuned_source(handle: str, path: Path) -> Source:
+    """A wheel's network with the layers of a file, identified by both contents."""
+    layers = read_tuned_layers(path)
+    wheel = WHEELS.get(layers.wheel)
+    if wheel is None or wheel.sha256 != layers.sha256:
+        raise BadBackbone(
+            f"{path} holds layers of {layers.wheel} ({layers.sha256[:12]}), which this release does not have. Make it "
+            "again: `sortline train --save-layers`."
+        )
+    return Source(
+        handle,
+        f"{layers.digest} {wheel.sha256}",
+        lambda target, steps: save_wheel(
+            layers.wheel, target, steps, change=lambda network: layers.apply(network, origin=str(path))
+        ),
+        wheel=wheel,
+        tuned_by=path.name,
+    )
+
+
 def _local_source(handle: str, path: Path, options: HandleOptions) -> Source:
     """A file or folder, identified by its content, so that a change of the original invalidates the cached copy."""
+    if path.is_file() and path.suffix == SUFFIX:
+        return _tuned_source(handle, path)
     if path.is_file() and is_archive(path.name):
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -156,9 +195,9 @@ def _identity(digest: str, options: HandleOptions) -> str:
 
 def _unknown(handle: str) -> BadSetting:
     return BadSetting(
-        f"backbone {masked(handle)!r} is neither {', '.join(WHEELS)}, keras:MobileNetV2, keras:InceptionV3, a TF-Hub "
-        f"URL, an existing .tar.gz, nor an existing folder with a {SAVED_MODEL_FILE}. Only the last three take options "
-        "after #."
+        f"backbone {masked(handle)!r} is neither {', '.join([*SHIPPED, *WHEELS])}, keras:MobileNetV2, "
+        f"keras:InceptionV3, a TF-Hub URL, an existing .tar.gz, an existing folder with a {SAVED_MODEL_FILE}, nor an "
+        f"existing {SUFFIX} of tuned layers. Only URLs, .tar.gz and folders take options after #."
     )
 
 

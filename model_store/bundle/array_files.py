@@ -24,14 +24,16 @@ from shared.zip_archive import TooLargeArchive, UnreadableMember, ZipArchive
 
 # Booleans, integers and floats: what Sortline writes. Objects would be pickles.
 _KINDS = "biuf"
-# Sortline writes at most three members. The directory is read as a whole, and takes ten times its size in memory.
+# Sortline writes at most some 400 members. The directory is read as a whole, and takes ten times its size in memory.
 _MAX_DIRECTORY_BYTES = 65_536
 # What zipfile raises for a damaged member.
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OverflowError, struct.error)
 
 
-def read_npz(file: io.BufferedReader, names: Collection[str], *, max_bytes: int) -> dict[str, NDArray[Any]]:
-    """The arrays `names` of a `.npz`; other members are not read.
+def read_npz(
+    file: io.BufferedReader, names: Collection[str] | None = None, *, max_bytes: int
+) -> dict[str, NDArray[Any]]:
+    """The arrays `names` of a `.npz`, or all; other members are not read.
 
     Args:
         file: opened for reading; it is closed here.
@@ -46,7 +48,7 @@ def read_npz(file: io.BufferedReader, names: Collection[str], *, max_bytes: int)
     try:
         with ZipArchive(file, max_directory_bytes=_MAX_DIRECTORY_BYTES) as archive:
             members = {member.filename: member for member in archive.members}
-            for name in names:
+            for name in _all_names(members) if names is None else names:
                 if (member := members.get(f"{name}.npy")) is None:
                     raise ValueError(f"it lacks the array {name}")
                 with archive.open(member) as stream:
@@ -59,6 +61,11 @@ def read_npz(file: io.BufferedReader, names: Collection[str], *, max_bytes: int)
     except _ZIP_ERRORS as error:
         raise ValueError(f"it is damaged: {error}") from error
     return found
+
+
+def _all_names(members: Collection[str]) -> list[str]:
+    """The names of arrays, without `.npy`; a member that is no array keeps its name, and is then missing."""
+    return [name.removesuffix(".npy") for name in members]
 
 
 def read_npy(file: IO[bytes], *, max_bytes: int) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -76,6 +77,12 @@ def train(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="images per step (default: 32 for the head, 16 for fine-tuning)")
     ] = None,
+    save_layers: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npz", help="also write the fine-tuned layers; later trainings start from --backbone FILE.npz"
+        ),
+    ] = None,
     insecure_http: InsecureHttpFlag = False,
     no_promote: Annotated[bool, typer.Option("--no-promote", help="publish without making it current")] = False,
     model_store: StoreFlag = None,
@@ -111,6 +118,7 @@ def train(
         seed=seed,
         learning_rate=learning_rate,
         batch_size=batch_size,
+        save_layers=save_layers,
         insecure_http=insecure_http,
         promote=decide_promotion(store, no_promote=no_promote),
     )

@@ -15,6 +15,7 @@ from model_store.backbones.resolve import Backbone, resolve_backbone
 from model_store.datasets.audit import DatasetReport
 from model_store.datasets.dataset import load_dataset, training_mode
 from model_store.datasets.image_loading import DecodeSettings
+from model_store.publishing.layers_file import check_save_layers, save_layers
 from model_store.publishing.publish import PublishedVersion, Training, publish
 from model_store.publishing.train_options import TrainOptions
 from model_store.registry.store import ModelStore
@@ -58,6 +59,7 @@ def train_and_publish(
     """
     steps = steps or ProgressSteps()
     objective = _check_options(options)
+    check_save_layers(options)
     dataset = load_dataset(path)
     check_regions(options.regions, dataset)
     mode = training_mode(dataset, options.mode)
@@ -81,6 +83,8 @@ def train_and_publish(
     )
     with _epoch_reporting(options.name, cache=cache, steps=steps) as on_epoch:
         model = _train(options, backbone, network, data, cache=cache, steps=steps, on_epoch=on_epoch)
+        if options.save_layers is not None:
+            save_layers(options.save_layers, backbone, model, cache=cache, steps=steps)
         validation = data.frames(data.split.validation)
         with steps.step("Calibrating, choosing thresholds"):
             logits = logits_of(model.head, extract_features(model.extractor, validation.images))

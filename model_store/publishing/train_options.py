@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from model_store.backbones.resolve import DEFAULT_HANDLE
 from model_store.bundle.policy import Mode
@@ -27,4 +28,5 @@ class TrainOptions:
     learning_rate: float | None = None  # of the fine-tuned layers, else of the head; None: the default
     batch_size: int | None = None  # None: the default
     promote: bool = True
+    save_layers: Path | None = None  # where to write the fine-tuned layers, to start later trainings from
     insecure_http: bool = False  # take a backbone from an http:// URL without a digest

@@ -119,18 +119,25 @@ def opaque_extractor(backbone: Backbone, *, trainable: bool = False) -> FeatureE
 
 
 def graph_extractor(
-    network: Network, *, localizer: ObjectLocalizer | None, localizer_network: Network | None = None
+    network: Network,
+    *,
+    localizer: ObjectLocalizer | None,
+    localizer_network: Network | None = None,
+    frozen: bool = False,
 ) -> FeatureExtractor:
-    """An extractor that averages the network's feature layer, for the detected bottle or for the full frame.
+    """An extractor that averages a layer of the network, for the detected bottle or for the full frame.
 
     Args:
         network: computes the features.
+        frozen: the network stays as it is, so the last layer is read. Features of an inner layer are better on frames
+            like those that the head learns from, and worse on frames from other belts.
         localizer: finds the bottle; None to use the full frame.
         localizer_network: the network that the localizer was fitted on, if it is not `network`.
     """
     tf = import_tensorflow()
     architecture = network.architecture
-    graph = network.up_to(architecture.feature_layer)
+    layer = architecture.output_layer if frozen else architecture.feature_layer
+    graph = network.up_to(layer)
 
     def feature_fn(pixels: Any, *, training: bool) -> Any:
         return tf.reduce_mean(graph(architecture.normalize(pixels), training=training), axis=[1, 2])
@@ -142,11 +149,11 @@ def graph_extractor(
         localizer_graph = (localizer_network or network).clone().up_to(architecture.localizer_layer)
     return FeatureExtractor(
         crop_size=FULL_FRAME_SIZE if localizer is None else UPRIGHT_SIZE,
-        feature_width=network.feature_width,
+        feature_width=int(graph.output.shape[-1]),
         feature_fn=feature_fn,
         variables=graph.trainable_variables,
         top_variables=[variable for variable in graph.trainable_variables if id(variable) not in lower],
-        digest=_digest(graph, architecture.feature_layer),
+        digest=_digest(graph, layer),
         network=network,
         localizer=localizer,
         localizer_graph=localizer_graph,

@@ -90,6 +90,11 @@ def feature_separability(features: Floats, targets: Floats, *, groups: Sequence[
     return float(np.mean(precisions)) if precisions else 0.0
 
 
+def is_frozen(options: TransferOptions, *, images: int) -> bool:
+    """Whether it is known before any measurement that no layers will be fine-tuned."""
+    return options.fine_tune == "none" or (options.fine_tune == "auto" and images < _FEW_IMAGES)
+
+
 def make_plan(
     separability: Mapping[Crop, float],
     *,

@@ -29,7 +29,7 @@ from model_store.training.fine_tuning import SETTINGS, FineTuneMethod, FineTuneS
 from model_store.training.head import Examples, Head, HeadSettings, Scaler, train_head
 from model_store.training.history import FINE_TUNING_PHASE, HEAD_PHASE, OnEpoch, Phase, PrintLine
 from model_store.training.object_localizer import ObjectLocalizer
-from model_store.training.plan import TransferOptions, TransferPlan, feature_separability, make_plan
+from model_store.training.plan import TransferOptions, TransferPlan, feature_separability, is_frozen, make_plan
 from shared.arrays import Floats
 from shared.errors import BadSetting
 from shared.progress import ignore
@@ -162,13 +162,15 @@ def _candidate_extractors(inputs: _Inputs) -> list[FeatureExtractor]:
         trainable = options.fine_tune in ("all", "auto") and backbone.trainable
         return [opaque_extractor(backbone, trainable=trainable)]
     extractors: list[FeatureExtractor] = []
-    if options.crop != "full":
+    frozen = is_frozen(options, images=len(frames))
+    crops_bottle = network.architecture.crops_bottle and not frozen
+    if options.crop == "detected" or (options.crop == "auto" and crops_bottle):
         total = min(len(frames), object_localizer.MAX_FRAMES)
         with inputs.steps.step("Learning to find the bottle", total=total) as on_progress:
             localizer = ObjectLocalizer.fit(network, frames, on_progress=on_progress)
-        extractors.append(graph_extractor(network, localizer=localizer))
+        extractors.append(graph_extractor(network, localizer=localizer, frozen=frozen))
     if options.crop != "detected":
-        extractors.append(graph_extractor(network, localizer=None))
+        extractors.append(graph_extractor(network, localizer=None, frozen=frozen))
     return extractors
 
 
