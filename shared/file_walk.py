@@ -7,6 +7,7 @@ paths. So no link is followed to a folder that was listed before, and a list has
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from shared.messages import note
 from shared.printable import printable
+from shared.progress import ignore
 
 # Of files and folders together: more than one command can use. It bounds the memory for their names.
 MAX_LISTED = 1_000_000
@@ -23,8 +25,18 @@ class TooManyFiles(OSError):
     """A folder holds more than may be listed."""
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a name begins with a dot."""
+    return name.startswith(".")
+
+
 def walk(
-    top: Path, *, on_error: Callable[[OSError], None], on_repeated: Callable[[str], None] = note
+    top: Path,
+    *,
+    on_error: Callable[[OSError], None],
+    on_repeated: Callable[[str], None] = note,
+    is_skipped: Callable[[str], bool] = is_hidden,
+    on_skipped: Callable[[Path], None] = ignore,
 ) -> Iterator[list[Path]]:
     """Yield the files of `top` and of each folder below it, in name order, as one list per folder.
 
@@ -36,8 +48,10 @@ def walk(
         on_error: called for each folder that can't be read, whose name is the error's `filename`, and for `top` if it
             holds more than MAX_LISTED, where the list ends. It may raise.
         on_repeated: called at the end with a sentence about the links that were not followed, if there are any.
+        is_skipped: whether a file or folder of this name is left out; a folder of such a name is not read.
+        on_skipped: called with each file and folder that is left out.
     """
-    visits = _Visits(top)
+    visits = _Visits(top, is_skipped)
     to_list = [top]
     found = 0
     while to_list:
@@ -45,11 +59,13 @@ def walk(
         try:
             if not visits.is_to_list(folder):
                 continue
-            folders, files = _entries(folder, limit=MAX_LISTED - found)
+            folders, files, skipped = _entries(folder, limit=MAX_LISTED - found, is_skipped=is_skipped)
         except OSError as error:
             on_error(error)
             continue
-        found += len(folders) + len(files)
+        found += len(folders) + len(files) + len(skipped)
+        for path in skipped:
+            on_skipped(path)
         yield files
         if found >= MAX_LISTED:
             why = f"it holds {MAX_LISTED:,} files and folders or more, and the rest is not listed; name its sub-folders"
@@ -69,6 +85,7 @@ class _Visits:
     """
 
     top: Path
+    is_skipped: Callable[[str], bool]
     repeated: int = 0
     _example: Path | None = None
     _seen: set[tuple[int, int]] = field(default_factory=set)
@@ -104,23 +121,25 @@ class _Visits:
             return False
         if not target.is_relative_to(top):
             return True
-        return any(part.startswith(".") for part in target.relative_to(top).parts)  # the walk skips hidden folders
+        return any(map(self.is_skipped, target.relative_to(top).parts))  # then the walk does not come to it
 
 
-def _entries(folder: Path, *, limit: int) -> tuple[list[Path], list[Path]]:
-    """The folders and the files in a folder, without hidden ones, in name order; no more than `limit`."""
+def _entries(
+    folder: Path, *, limit: int, is_skipped: Callable[[str], bool]
+) -> tuple[list[Path], list[Path], list[Path]]:
+    """The folders, the files, and what is skipped in a folder, each in name order; no more than `limit` together."""
     folders: list[Path] = []
     files: list[Path] = []
+    skipped: list[Path] = []
     with os.scandir(folder) as entries:
-        for entry in entries:
-            if len(folders) + len(files) >= limit:
-                break
-            if not entry.name.startswith("."):
-                (folders if _is_folder(entry) else files).append(folder / entry.name)
-    return sorted(folders, key=os.fspath), sorted(files, key=os.fspath)
+        for entry in itertools.islice(entries, limit):
+            kept = folders if is_folder(entry) else files
+            (skipped if is_skipped(entry.name) else kept).append(folder / entry.name)
+    return sorted(folders, key=os.fspath), sorted(files, key=os.fspath), sorted(skipped, key=os.fspath)
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one; False if that can't be found out, as for a link to itself."""
     try:
         return entry.is_dir()
     except OSError:  # whoever reads it will say why

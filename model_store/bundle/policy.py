@@ -87,6 +87,20 @@ class Policy(BaseModel):
             lanes={name: name.replace(" ", "-") for name in classes},
         )
 
+    def shared_lanes(self) -> list[str]:
+        """The lanes in which an ejector can't tell bottles apart, one phrase each: lanes of several classes, and those
+        of a class that also take doubtful or unsorted bottles.
+        """
+        names_by_lane: dict[str, list[str]] = {}
+        for name, lane in self.lanes.items():
+            names_by_lane.setdefault(lane, []).append(name)
+        also = {self.manual_lane: "uncertain bottles", self.unsorted_lane: "bottles that are not sorted"}
+        return [
+            f"the lane {lane!r} is for {' and '.join([*map(repr, names), *([also[lane]] if lane in also else [])])}"
+            for lane, names in names_by_lane.items()
+            if len(names) > 1 or lane in also
+        ]
+
     def mismatches(self, classes: Sequence[str]) -> list[str]:
         """The reasons why this policy can't decide for `classes`, one phrase each; empty when it fits.
 

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model_store.commands.options import EngineFlag, StoreFlag, load_labeled, open_model
+from model_store.commands.options import (
+    EngineFlag,
+    GoodClassFlag,
+    HeldOutFlag,
+    StoreFlag,
+    load_labeled,
+    open_model,
+)
 from model_store.commands.output import print_unused
 from shared.cli import JsonFlag, print_json
 from shared.messages import note
@@ -26,7 +33,8 @@ def compare(
     b: Annotated[str, typer.Argument(metavar="B", help="NAME or NAME@VERSION")],
     dataset: Annotated[Path, typer.Option("--dataset", help="labeled images to compare them on")],
     engine: EngineFlag = None,
-    held_out: Annotated[bool, typer.Option("--held-out", help="only the images that held_out.txt names")] = False,
+    held_out: HeldOutFlag = False,
+    good_class: GoodClassFlag = None,
     out: Annotated[Path | None, typer.Option("--out", help="write the differing images as CSV")] = None,
     html: Annotated[Path | None, typer.Option("--html", help="write a page with the differing images")] = None,
     model_store: StoreFlag = None,
@@ -39,9 +47,7 @@ def compare(
 
     Example: sortline models compare bottles@2 bottles@3 --dataset photographs --html differences.html
     """
-    from model_store.datasets.dataset import HELD_OUT_FILE
     from model_store.datasets.image_loading import DecodeSettings
-    from model_store.datasets.label_tables import CSV_FILE, JSONL_FILE
     from model_store.evaluation.compare import compare_versions
     from model_store.reports.comparison_output import warnings, write_csv, write_html
     from model_store.runtime.progress import show_progress
@@ -49,11 +55,11 @@ def compare(
     from shared.settings import load_settings
 
     settings = load_settings(engine=engine, model_store=model_store)
-    lists = (dataset / name for name in (CSV_FILE, JSONL_FILE, HELD_OUT_FILE))
-    check_output_files({"--out": out, "--html": html}, inputs=[dataset, *lists])
+    check_output_files({"--out": out, "--html": html}, inputs=[dataset])
+    data = load_labeled(dataset, held_out=held_out, good_class=good_class)
+    check_output_files({"--out": out, "--html": html}, inputs=data.lists)
     decode_settings = DecodeSettings.of(settings)
     models = [open_model(settings, spec) for spec in (a, b)]
-    data = load_labeled(dataset, held_out=held_out)
     with show_progress() as steps:
         found = compare_versions(
             data, *models, max_batch=settings.max_batch, decode_settings=decode_settings, steps=steps

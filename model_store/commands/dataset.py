@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from model_store.commands.options import DatasetArgument, GoodClassFlag
 from shared.cli import JsonFlag, print_json
 
 # Larger than the thumbnails that the audit compares, and small enough to decode quickly.
@@ -14,23 +15,20 @@ _SIZE_PX = 128
 
 
 def check_dataset(
-    dataset: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DATASET",
-            help="folder with one folder per class, or with labels.csv or labels.jsonl; or a zip of it",
-        ),
-    ],
+    dataset: DatasetArgument,
     mode: Annotated[
         Literal["single", "multi"] | None,
         typer.Option(help="as for train (default: multi if any image has several labels)"),
     ] = None,
+    good_class: GoodClassFlag = None,
     cache_dir: Annotated[
         Path | None, typer.Option("--cache-dir", help="folder for images that don't fit into memory")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Check a dataset: images per class, unreadable files, duplicates, labels that contradict each other.
+
+    Says how the folder is read too: splits (train, valid, test), names that are merged, files that are left out.
 
     Also finds copies that were re-encoded, resized, slightly relit, mirrored or turned. The exit code is 1 if the
     dataset can't be trained on.
@@ -45,7 +43,7 @@ def check_dataset(
     from shared.tables import plain_console
 
     settings = load_settings(cache_dir=cache_dir)
-    data = load_dataset(dataset)
+    data = load_dataset(dataset, good_class=good_class)
     chosen = training_mode(data, mode)
     usable = [sample for sample in data.samples if not sample.held_out]
     held_out = [sample for sample in data.samples if sample.held_out]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
-from model_store.commands.options import DatasetArgument, EngineFlag, ModelFlag, StoreFlag, load_labeled, open_model
+from model_store.commands.options import (
+    DatasetArgument,
+    EngineFlag,
+    GoodClassFlag,
+    HeldOutFlag,
+    ModelFlag,
+    StoreFlag,
+    load_labeled,
+    open_model,
+)
 from model_store.commands.output import print_metrics, print_unused
 from shared.cli import JsonFlag, print_json
 from shared.messages import note
@@ -16,14 +21,16 @@ def evaluate(
     dataset: DatasetArgument,
     model: ModelFlag = None,
     engine: EngineFlag = None,
-    held_out: Annotated[bool, typer.Option("--held-out", help="only the images that held_out.txt names")] = False,
+    held_out: HeldOutFlag = False,
+    good_class: GoodClassFlag = None,
     model_store: StoreFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure a published model on a labeled dataset.
 
     accuracy: share of the images whose most probable class is one of their labels. exact match: share of the images
-    with exactly the right labels. macro F1: mean F1 over the classes. ECE: expected calibration error.
+    with exactly the right labels. macro F1: mean F1 over the classes. ECE: expected calibration error. All labeled
+    images are measured, those of `train`, `valid` and `test` folders alike; --held-out measures those of `test`.
 
     Example: sortline evaluate producer/bottles --held-out --model bottles@3 --json
     """
@@ -33,7 +40,7 @@ def evaluate(
     from shared.settings import load_settings
 
     settings = load_settings(model=model, engine=engine, model_store=model_store)
-    data = load_labeled(dataset, held_out=held_out)
+    data = load_labeled(dataset, held_out=held_out, good_class=good_class)
     bundle, runner = open_model(settings)
     with show_progress() as steps:
         metrics = evaluate_dataset(

@@ -48,11 +48,21 @@ ModelArgument = Annotated[
         help="NAME is its current version; if left out, the setting `model` or the only model in the store is used",
     ),
 ]
-DatasetArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="DATASET", help="folder with one folder per class, or with labels.csv or labels.jsonl; or a zip of it"
+DATASET_HELP = (
+    "folder with one folder per class, or with labels.csv or labels.jsonl; or a zip of it. Folders train, valid and "
+    "test around them are splits"
+)
+DatasetArgument = Annotated[Path, typer.Argument(metavar="DATASET", help=DATASET_HELP)]
+GoodClassFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--good-class",
+        metavar="NAME",
+        help="the dataset's class of bottles without a defect, read as `good`; e.g. ok (default: good, in any case)",
     ),
+]
+HeldOutFlag = Annotated[
+    bool, typer.Option("--held-out", help="only the images that held_out.txt names, or that lie in test/")
 ]
 
 
@@ -107,17 +117,21 @@ def open_model(settings: Settings, spec: str | None = None) -> tuple[Bundle, Eng
     return bundle, engine
 
 
-def load_labeled(dataset: Path, *, held_out: bool) -> Dataset:
-    """The dataset at a path; with `held_out` only the images that its held_out.txt names."""
+def load_labeled(dataset: Path, *, held_out: bool, good_class: str | None = None) -> Dataset:
+    """The dataset at a path, and notes on how it was read; with `held_out` only the images that are held out."""
     from model_store.datasets.dataset import load_dataset
     from shared.errors import BadDataset
 
-    data = load_dataset(dataset)
+    data = load_dataset(dataset, good_class=good_class)
+    for line in data.reading.lines():
+        note(f"sortline: {dataset}: {line}")
     if not held_out:
         return data
     data = data.with_samples(sample for sample in data.samples if sample.held_out)
     if not data.samples:
-        raise BadDataset(f"{dataset} has no held_out.txt that names images. Leave out --held-out.")
+        raise BadDataset(
+            f"{dataset} holds out no image: it has no held_out.txt that names some, and no test/. Leave out --held-out."
+        )
     return data
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +13,7 @@ from model_store.commands.options import (
     DEFAULT_BACKBONE,
     CacheFlag,
     DatasetArgument,
+    GoodClassFlag,
     InsecureHttpFlag,
     StoreFlag,
     check_training_installed,
@@ -25,6 +26,7 @@ from shared.cli import JsonFlag, print_json
 from shared.messages import say
 
 if TYPE_CHECKING:
+    from model_store.datasets.audit import DatasetReport
     from model_store.publishing.publish import PublishedVersion
     from shared.images.crop_regions import Region
 
@@ -63,6 +65,7 @@ def train(
             help="part of the pictures to keep, as fractions, e.g. 0.1,0,0.9,1; once for each camera, or for all",
         ),
     ] = None,
+    good_class: GoodClassFlag = None,
     objective: Annotated[
         str, typer.Option(help="goal of the thresholds: f1, precision:0.98, recall:0.95, cost:5 or confidence:0.95")
     ] = "f1",
@@ -91,8 +94,8 @@ def train(
 ) -> None:
     """Train a model by transfer learning, evaluate it on a held-back fifth, and publish it as the next version.
 
-    First prints what is noteworthy about the dataset. Files named in the dataset's held_out.txt are used neither for
-    training nor for validation.
+    First prints what is noteworthy about the dataset. Files named in the dataset's held_out.txt, or in its folder
+    test/, are used neither for training nor for validation. A folder valid/ is used for validation in place of a fifth.
 
     Example: sortline train producer/bottles --name bottles
     """
@@ -119,10 +122,17 @@ def train(
         learning_rate=learning_rate,
         batch_size=batch_size,
         save_layers=save_layers,
+        good_class=good_class,
         insecure_http=insecure_http,
         promote=decide_promotion(store, no_promote=no_promote),
     )
+    reports: list[DatasetReport] = []
     with ended_by_sigterm(), show_progress() as steps:
+
+        def show(report: DatasetReport) -> None:
+            reports.append(report)
+            report.show(steps.console)
+
         trained = train_and_publish(
             dataset,
             options,
@@ -130,12 +140,12 @@ def train(
             cache=settings.cache_path,
             decode_settings=DecodeSettings.of(settings),
             steps=steps,
-            show=lambda report: report.show(steps.console),
+            show=show,
         )
     if options.promote:
         trained = replace(trained, notes=(*trained.notes, *missing_classes_notes(store, trained.manifest)))
     if as_json:
-        print_json(_trained_json(trained))
+        print_json(_trained_json(trained) | {"reading": asdict(reports[-1].reading)})
     else:
         _print_trained(trained, promoted=options.promote)
 
@@ -196,7 +206,7 @@ def _trained_json(trained: PublishedVersion) -> dict[str, Any]:
 def _print_trained(trained: PublishedVersion, *, promoted: bool) -> None:
     manifest, data = trained.manifest, trained.manifest.dataset
     print_unused([item.as_dict() for item in trained.unreadable], list(trained.unlabelled))
-    left_out = f"; {trained.held_out} left out of both by held_out.txt" if trained.held_out else ""
+    left_out = f"; {trained.held_out} held out" if trained.held_out else ""
     say(
         f"{manifest.mode}: trained on {data.train} images, validated on {data.validation} (seed "
         f"{manifest.training.seed}){left_out}"

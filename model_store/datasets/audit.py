@@ -10,6 +10,7 @@ How training treats images that show the same photograph (`model_store.datasets.
                            reported: a missing cap may be the only difference between two bottles in one pose, and
                            training learns most from such pairs
     one is held out        the others are not trained on: the held-out image must be new to the model
+    one is in the dataset's own validation split, and that is used: training images among them are not trained on
 
 `good` contradicts every defect. Different labels of one photograph also contradict each other if the labels of each
 image are complete, or if an image can only have one (`single`). They don't in a `multi` model if the dataset has a
@@ -26,11 +27,15 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import BaseModel, ConfigDict, PlainSerializer
 
 from model_store.bundle.policy import GOOD, Mode, Policy
-from model_store.datasets.dataset import HELD_OUT_FILE, Dataset, Sample, count_labels
+from model_store.datasets.dataset import Dataset, Sample, count_labels
 from model_store.datasets.image_loading import DecodedSamples
-from model_store.datasets.label_tables import LABEL_SEPARATOR
+from model_store.datasets.label_names import LABEL_SEPARATOR
 from model_store.datasets.near_duplicates import DuplicateKind, Duplicates, Pair, connected_groups, find_duplicates
+from model_store.datasets.reading import Reading
+from model_store.datasets.splitting import Split, given_split
+from model_store.datasets.validation_split import copies_of, validation_split
 from model_store.runtime.progress import ProgressSteps
+from shared.arrays import Indices
 from shared.printable import printable
 
 if TYPE_CHECKING:
@@ -87,8 +92,12 @@ class DatasetReport(_ReportModel):
 
     `groups` are files that show the same photograph, held-out ones included; `duplicates` are the pairs that connect
     them. `crowded` are files too similar to many others to tell copies from other bottles: of these, only identical
-    ones are in a group. `held_out_copies` maps each file that shows the photograph of a held-out file to that file.
+    ones are in a group. `held_out_copies` maps each file that shows the photograph of a held-out file to that file;
+    `validation_copies` the same for training files and those of the dataset's own validation split, if that is used.
     `excluded` are the files that must not be trained on: those copies, and the files of contradictions.
+
+    `reading`: how the layout and the names were understood. `validation`: the images of the dataset's own validation
+    split. `validation_refused`: why that is not used; None if it is, or if there is none.
     """
 
     path: _FileName
@@ -108,6 +117,10 @@ class DatasetReport(_ReportModel):
     crowded: tuple[_FileName, ...]
     conflicts: tuple[Conflict, ...]
     held_out_copies: dict[_FileName, _FileName]
+    validation_copies: dict[_FileName, _FileName]
+    validation: int
+    validation_refused: str | None
+    reading: Reading
     excluded: tuple[_FileName, ...]
 
     @property
@@ -118,17 +131,25 @@ class DatasetReport(_ReportModel):
     @property
     def lanes(self) -> dict[str, str]:
         """The lane that a model trained on this dataset gives to each class, by class."""
+        return self._policy.lanes
+
+    @property
+    def _policy(self) -> Policy:
         classes = {*self.per_class, GOOD} if self.mode == "multi" else {*self.per_class}
-        return Policy.default(sorted(classes), self.mode).lanes
+        return Policy.default(sorted(classes), self.mode)
 
     def groups_of(self, samples: Iterable[Sample]) -> list[int]:
         """A number per sample, equal for samples that show one photograph: the `groups` of `splitting.split`."""
         number_of = {name: number for number, names in enumerate(self.groups) for name in names}
         return [number_of.get(sample.name, len(self.groups) + index) for index, sample in enumerate(samples)]
 
+    def given_split(self, samples: Sequence[Sample], rows: Indices) -> Split | None:
+        """The rows of `samples` by the dataset's own splits; None if it has no validation split, or none to use."""
+        return given_split(samples, rows) if self.validation and self.validation_refused is None else None
+
     def warnings(self) -> list[str]:
         """Warnings to read before training, one or two sentences each; empty when there is nothing to warn about."""
-        return [text for text in (*self._warnings_of_labels(), *self._warnings_of_images()) if text]
+        return [*self.reading.lines(), *self._warnings_of_labels(), *self._warnings_of_images()]
 
     def show(self, console: Console) -> None:
         """Print the classes and the warnings, briefly."""
@@ -157,10 +178,10 @@ class DatasetReport(_ReportModel):
             shown = _shortened(counts, shown=_SHOWN_CLASSES, separator=", ")
             yield f"fewer than {FEW_IMAGES} images: {shown}. Their validation metrics will be imprecise."
         for names in _similar_names(self.per_class):
-            yield (
-                f"the names {', '.join(map(repr, names))} differ only in case, blanks and hyphens. If they mean the "
-                "same, give them one name."
-            )
+            shown = ", ".join(map(repr, names))
+            yield f"the names {shown} differ only in blanks and hyphens. If they mean the same, give them one name."
+        for text in self._policy.shared_lanes():
+            yield f"{text}. Rename the classes, or give their lanes other names in the setting `policies`."
         if odd := [lane for lane in self.lanes.values() if not _PLAIN_LANE.fullmatch(lane)]:
             yield (
                 f"lanes with other characters than letters, digits, `-` and `_`: {', '.join(odd)}. The ejector "
@@ -195,13 +216,20 @@ class DatasetReport(_ReportModel):
             conflicts = [_describe(one) for one in self.conflicts if one.excluded is excluded]
             if conflicts:
                 yield f"contradictory labels, {what}: {_shortened(conflicts)}"
-        if copies := [f"{name} = {held_out}" for name, held_out in self.held_out_copies.items()]:
-            yield f"not trained on, because {HELD_OUT_FILE} names the same photograph: {_shortened(copies)}"
+        yield from self._warnings_of_splits()
         if self.crowded:
             yield (
                 f"{len(self.crowded):,} images are too similar to many others to tell copies from other bottles: "
                 f"{_shortened(self.crowded)}. If they are copies, the validation metrics are too optimistic."
             )
+
+    def _warnings_of_splits(self) -> Iterable[str]:
+        if copies := [f"{name} = {held_out}" for name, held_out in self.held_out_copies.items()]:
+            yield f"not trained on, because the same photograph is held out: {_shortened(copies)}"
+        if copies := [f"{name} = {other}" for name, other in self.validation_copies.items()]:
+            yield f"not trained on, because the validation split has the same photograph: {_shortened(copies)}"
+        if self.validation_refused:
+            yield self.validation_refused
 
     def _unreadable_by_reason(self) -> list[str]:
         files: dict[str, list[str]] = {}
@@ -234,8 +262,10 @@ def audit_dataset(
     found = find_duplicates(arrays, steps=steps or ProgressSteps())
     groups = [[samples[number] for number in group] for group in connected_groups(pair[:2] for pair in found.pairs)]
     conflicts = _conflicts(samples, found, some_unknown=mode == "multi" and not dataset.complete)
-    copies = _held_out_copies(groups)
+    copies = copies_of(groups, is_original=lambda sample: sample.held_out)
     contradicting = {name for conflict in conflicts if conflict.excluded for name in conflict.labels}
+    given = validation_split(dataset, decoded.samples, groups, excluded={*copies, *contradicting}, mode=mode)
+    excluded = {*copies, *contradicting, *given.copies}
     return DatasetReport(
         path=str(dataset.files.path),
         mode=mode,
@@ -254,7 +284,11 @@ def audit_dataset(
         crowded=tuple(samples[number].name for number in found.crowded),
         conflicts=conflicts,
         held_out_copies=copies,
-        excluded=tuple(sorted({*copies, *contradicting} - {sample.name for sample in samples if sample.held_out})),
+        validation_copies=given.copies,
+        validation=sum(sample.validation for sample in decoded.samples),
+        validation_refused=given.refused,
+        reading=dataset.reading,
+        excluded=tuple(sorted(excluded - {sample.name for sample in samples if sample.held_out})),
     )
 
 
@@ -310,15 +344,6 @@ def _contradict(first: set[tuple[str, ...]], second: set[tuple[str, ...]], *, so
     """Whether any label set in `first` and any in `second` can't both be true of one photograph."""
     different = ((one, other) for one in first for other in second if one != other)
     return any(not some_unknown or GOOD in one or GOOD in other for one, other in different)
-
-
-def _held_out_copies(groups: Iterable[Sequence[Sample]]) -> dict[str, str]:
-    copies: dict[str, str] = {}
-    for group in groups:
-        held_out = next((sample.name for sample in group if sample.held_out), None)
-        if held_out is not None:
-            copies |= {sample.name: held_out for sample in group if not sample.held_out}
-    return copies
 
 
 def _similar_names(names: Iterable[str]) -> list[list[str]]:

@@ -1,10 +1,11 @@
 """Datasets for training and evaluation: their images and the labels of each image.
 
-In: a folder with a folder per class, or with `labels.csv` (header `filename,labels`; labels joined by `|`,
-`good` for none) or `labels.jsonl` (the same two fields; labels may be a list), or a zip of either.
+In: a folder with a folder per class, or with a table: `labels.csv` (header `filename,labels`; labels joined by `|`,
+`good` for none), `labels.jsonl` (the same two fields; labels may be a list) or one with a column of 0 and 1 per class;
+or a zip of either. Around the class folders, or around the tables, there may be `train`, `valid` and `test`.
 Out: a Dataset. No image is decoded here; `model_store.datasets.image_loading` does that.
 
-A third column or field, `camera`, may name the camera that took the image.
+A third column or field, `camera`, may name the camera that took the image, and another, `split`, its split.
 
 Complete and incomplete labels: a table states all labels of its images. Class folders do too if one of their names
 joins labels by `+`, as `no cap+disfigured` does, because then the author sorted every bottle by all its labels. Without
@@ -16,38 +17,40 @@ label applies, write a labels.csv.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Set
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-
-from pydantic import TypeAdapter, ValidationError
+from collections.abc import Iterable, Set
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from model_store.bundle.policy import GOOD, Mode
-from model_store.datasets.dataset_files import DatasetFiles, open_files
-from model_store.datasets.label_tables import COLUMNS, CSV_FILE, JSONL_FILE, LABEL_SEPARATOR, read_rows, read_text
+from model_store.datasets.dataset_files import HELD_OUT_FILE, DatasetFiles, is_image_name, open_files
+from model_store.datasets.file_lookup import FileLookup
+from model_store.datasets.given_splits import Part
+from model_store.datasets.label_names import (
+    check_contradiction,
+    class_names,
+    cleaned_labels,
+    is_like_good,
+)
+from model_store.datasets.label_tables import CSV_FILE, read_text
+from model_store.datasets.labeled_files import LabeledFile, LabeledFiles, read_labeled_files
+from model_store.datasets.reading import Reading
+from model_store.datasets.table_columns import COLUMNS
 from shared.errors import BadDataset
 from shared.printable import printable
-from shared.schemas import NAME_RULE, Name
-
-HELD_OUT_FILE = "held_out.txt"
-FOLDER_SEPARATOR = "+"
-# Only used to tell images from other files in a folder; the format of an image is detected from its bytes.
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-
-_CAMERA: TypeAdapter[str] = TypeAdapter(Name)
 
 
 @dataclass(frozen=True)
 class Sample:
     """One image file, its true labels, sorted, and the camera that took it, if the dataset names it.
 
-    `held_out`: must never be used for training or validation.
+    `held_out`: must never be used for training or validation. `validation`: lies in the dataset's own validation split.
     """
 
     name: str
     labels: tuple[str, ...]
     held_out: bool = False
     camera: str | None = None
+    validation: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,9 @@ class Dataset:
 
     `classes` are sorted; `samples` are sorted by name. `unlabelled` are the `printable` names of image files that the
     labels file doesn't name, or that lie outside the class folders: they are reported, but not used. `complete`: every
-    label that applies to an image is stated; otherwise labels that are not stated may apply too.
+    label that applies to an image is stated; otherwise labels that are not stated may apply too. `reading`: how its
+    layout and its names were understood. `lists`: the files that its labels and held-out images were read from.
+    `good_class`: the user has said which class means `good`.
     """
 
     files: DatasetFiles
@@ -64,6 +69,9 @@ class Dataset:
     samples: tuple[Sample, ...]
     unlabelled: tuple[str, ...] = ()
     complete: bool = True
+    reading: Reading = field(default_factory=Reading)
+    lists: tuple[Path, ...] = ()
+    good_class: str | None = None
 
     def classes_for(self, mode: Mode) -> tuple[str, ...]:
         """The classes of a model of this mode, sorted: `multi` always has `good`, which means: no defect applies."""
@@ -97,24 +105,30 @@ class Dataset:
         return replace(self, samples=tuple(samples))
 
 
-def load_dataset(path: Path) -> Dataset:
-    """Read the file names and labels of a dataset.
+def load_dataset(path: Path, *, good_class: str | None = None) -> Dataset:
+    """Read the file names and labels of a dataset. `good_class`: the class that is read as `good`, as `good` is.
 
     Raises:
-        BadDataset: there are no labeled images, the labels file is wrong (the message names the line), or a file that
-            it names is missing.
+        BadDataset: there are no labeled images, the labels file is wrong (the message names the line), a file that it
+            names is missing, or no class is called `good_class`.
     """
     files = open_files(path)
-    tables = [name for name in (CSV_FILE, JSONL_FILE) if name in files.names]
-    if len(tables) > 1:
-        raise BadDataset(f"{path} has both {CSV_FILE} and {JSONL_FILE}: remove one.")
-    dataset = _from_table(files, tables[0]) if tables else _from_class_folders(files)
-    if not dataset.samples:
-        raise BadDataset(
-            f"{path} has no labeled images: give one folder per class, or {CSV_FILE} with the header "
-            f"{','.join(COLUMNS)}."
-        )
-    return dataset.with_samples(_marked_held_out(files, dataset.samples))
+    labeled = read_labeled_files(files)
+    if not labeled.files:
+        raise BadDataset(_no_images(path, labeled))
+    named = _Named.of(labeled, good_class=good_class)
+    held_out = _held_out_names(files, {one.name for one in labeled.files})
+    samples = tuple(_sample(one, labels, held_out) for one, labels in zip(labeled.files, named.labels, strict=True))
+    return Dataset(
+        files,
+        classes=named.classes,
+        samples=samples,
+        unlabelled=_unlabelled(files, {sample.name for sample in samples}),
+        complete=labeled.complete,
+        reading=_reading(files, labeled, samples, named, good_class=good_class),
+        lists=tuple(files.path / files.root / name for name in _list_names(files, labeled)),
+        good_class=good_class,
+    )
 
 
 def training_mode(dataset: Dataset, chosen: Mode | None) -> Mode:
@@ -150,11 +164,23 @@ def check_trainable(dataset: Dataset, samples: Iterable[Sample], mode: Mode) -> 
         if count < 2:
             noun = "image" if count == 1 else "images"
             raise BadDataset(
-                f"{path}: class {name!r} has {count} usable {noun} outside {HELD_OUT_FILE}; at least 2 are needed, "
+                f"{path}: class {name!r} has {count} usable {noun} outside what is held out; at least 2 are needed, "
                 "one to train on and one to validate with. Add images, or remove the class."
             )
     if mode == "multi":
+        _check_good(dataset)
         _check_absences(dataset, used)
+
+
+def _check_good(dataset: Dataset) -> None:
+    """Refuse to learn a class called `ok` as a defect, unless the user has said what `good` is called."""
+    if GOOD not in dataset.classes and dataset.reading.like_good:
+        name = dataset.reading.like_good[0]
+        raise BadDataset(
+            f"{dataset.files.path}: {name!r} seems to mean that a bottle has no defect, but a `multi` model would "
+            f"learn it as one, as no class is called `{GOOD}`. Give --good-class {name!r} if it means `{GOOD}`, or "
+            f"--good-class {GOOD} if it is a defect."
+        )
 
 
 def _check_absences(dataset: Dataset, samples: Iterable[Sample]) -> None:
@@ -181,88 +207,107 @@ def count_labels(samples: Iterable[Sample], classes: Iterable[str]) -> dict[str,
     return {name: counts[name] for name in classes}
 
 
-def _from_class_folders(files: DatasetFiles) -> Dataset:
-    tops = {name.partition("/")[0] for name in files.names if "/" in name} | set(files.empty_folders)
-    labels = {top: _folder_labels(top, files.path) for top in tops}
-    samples = [Sample(name, labels[name.partition("/")[0]]) for name in files.names if "/" in name]
-    return Dataset(
-        files,
-        classes=tuple(sorted({label for names in labels.values() for label in names})),
-        samples=tuple(samples),
-        unlabelled=_unlabelled(files, {one.name for one in samples}),
-        complete=any(FOLDER_SEPARATOR in top for top in tops),
+@dataclass(frozen=True)
+class _Named:
+    """The labels of each labeled file under the names of the classes, all classes, and which names were merged."""
+
+    labels: list[tuple[str, ...]]
+    classes: tuple[str, ...]
+    merged: dict[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, labeled: LabeledFiles, *, good_class: str | None) -> _Named:
+        """Give all names that are one in `label_names.comparable` one name."""
+        written: dict[str, set[str]] = {}  # by cleaned name, where it was written otherwise
+        cleaned = [_cleaned(one.labels, one.location, written) for one in labeled.files]
+        counts = Counter(name for names in cleaned for name in names)
+        counts.update({name: 0 for labels, location in labeled.empty for name in _cleaned(labels, location, written)})
+        found = class_names(counts, good_class=good_class)
+        labels = [tuple(sorted({found.name_of[name] for name in names})) for names in cleaned]
+        for one, names in zip(labeled.files, labels, strict=True):
+            check_contradiction(names, location=one.location)
+        merged = {name: set(names) for name, names in found.merged.items()}
+        for name, forms in written.items():
+            merged.setdefault(found.name_of[name], {name}).update(forms)
+        return cls(
+            labels,
+            classes=tuple(sorted(set(found.name_of.values()))),
+            merged={name: tuple(sorted(names)) for name, names in sorted(merged.items())},
+        )
+
+
+def _cleaned(labels: tuple[str, ...], location: str, written: dict[str, set[str]]) -> tuple[str, ...]:
+    names = cleaned_labels(labels, location=location)
+    if len(labels) == len(names) == 1:
+        raw, name = labels[0] if ", folder " in location else labels[0].strip(), names[0]
+        if raw != name:
+            written.setdefault(name, set()).add(raw)
+    return names
+
+
+def _sample(one: LabeledFile, labels: tuple[str, ...], held_out: Set[str]) -> Sample:
+    return Sample(
+        one.name,
+        labels,
+        held_out=one.name in held_out or one.part == "test",
+        camera=one.camera,
+        validation=one.part == "validation" and one.name not in held_out,
     )
 
 
-def _folder_labels(folder: str, path: Path) -> tuple[str, ...]:
-    return _checked_labels(folder.split(FOLDER_SEPARATOR), location=f"{path}, folder {folder!r}")
-
-
-def _from_table(files: DatasetFiles, table: str) -> Dataset:
-    location = f"{files.path}/{table}"
-    samples: dict[str, Sample] = {}
-    known = set(files.names)
-    for line, row in read_rows(files, table):
-        name = PurePosixPath(row.filename.strip()).as_posix()
-        line_location = f"{location}, line {line}"
-        if name not in known:
-            raise BadDataset(f"{line_location}: file {name!r} does not exist. Add it, or remove the line.")
-        if name in samples:
-            raise BadDataset(f"{line_location}: file {name!r} is listed twice. Join its labels by `|`.")
-        samples[name] = Sample(
-            name, _checked_labels(row.labels, location=line_location), camera=_checked_camera(row.camera, line_location)
+def _reading(
+    files: DatasetFiles,
+    labeled: LabeledFiles,
+    samples: tuple[Sample, ...],
+    named: _Named,
+    *,
+    good_class: str | None,
+) -> Reading:
+    splits: Counter[Part] = Counter()
+    if any(one.part for one in labeled.files):
+        splits.update(
+            "test" if sample.held_out else "validation" if sample.validation else "train" for sample in samples
         )
-    classes = sorted({label for sample in samples.values() for label in sample.labels})
-    ordered = tuple(samples[name] for name in sorted(samples))
-    return Dataset(files, tuple(classes), ordered, _unlabelled(files, samples.keys()))
+    return Reading(
+        wrapper=files.root.rstrip("/"),
+        splits=dict(splits),
+        merged=named.merged,
+        like_good=() if good_class is not None else tuple(name for name in named.classes if is_like_good(name)),
+        left_out=files.left_out,
+        remarks=tuple(labeled.remarks),
+    )
+
+
+def _list_names(files: DatasetFiles, labeled: LabeledFiles) -> list[str]:
+    return [*labeled.tables, *(name for name in files.names if name.casefold() == HELD_OUT_FILE)]
+
+
+def _no_images(path: Path, labeled: LabeledFiles) -> str:
+    told = f" {printable(labeled.remarks[0])}." if labeled.remarks else ""
+    return (
+        f"{path} has no labeled images: give one folder per class, or {CSV_FILE} with the header {','.join(COLUMNS)}."
+        f"{told}"
+    )
 
 
 def _unlabelled(files: DatasetFiles, labeled: Set[str]) -> tuple[str, ...]:
-    others = (name for name in files.names if name not in labeled)
-    return tuple(printable(name) for name in others if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES)
+    return tuple(printable(name) for name in files.names if name not in labeled and is_image_name(name))
 
 
-def _checked_labels(labels: list[str], *, location: str) -> tuple[str, ...]:
-    if not any(label.strip() for label in labels):
-        raise BadDataset(f"{location}: no label: write `{GOOD}` where no defect applies.")
-    cleaned = sorted({_checked_label(label, location) for label in labels})
-    if GOOD in cleaned and len(cleaned) > 1:
-        defects = " and ".join(repr(label) for label in cleaned if label != GOOD)
-        raise BadDataset(f"{location}: `{GOOD}` stands beside {defects}, but `{GOOD}` means that no defect applies.")
-    return tuple(cleaned)
+def _held_out_names(files: DatasetFiles, labeled: Set[str]) -> set[str]:
+    """The files that held_out.txt names; its own name may have capitals, and its names any form that a table's have.
 
-
-def _checked_label(label: str, location: str) -> str:
-    name = label.strip()
-    if not name:
-        raise BadDataset(f"{location}: an empty label beside others: remove it, or the separator before or after it.")
-    if FOLDER_SEPARATOR in name:
+    Raises:
+        BadDataset: one of them is not labeled.
+    """
+    lists = [name for name in files.names if name.casefold() == HELD_OUT_FILE]
+    lookup = FileLookup(files)
+    lines = (line.partition("#")[0].strip() for name in lists for line in read_text(files, name).splitlines())
+    found = {line: lookup.find(line) for line in lines if line}
+    held_out = {name for name in found.values() if name is not None}
+    if missing := sorted(line for line, name in found.items() if name not in labeled):
         raise BadDataset(
-            f"{location}: {name[:80]!r} can't be a label: `{FOLDER_SEPARATOR}` joins the labels of a folder. Join "
-            f"the labels in a table by `{LABEL_SEPARATOR}`, or rename the label."
-        )
-    if not name.isprintable() or len(name) > 64 or LABEL_SEPARATOR in name:
-        raise BadDataset(f"{location}: {label[:80]!r} can't be a label: 1 to 64 printable characters, no `|`.")
-    return name
-
-
-def _checked_camera(camera: str | None, location: str) -> str | None:
-    """A camera's name must be valid in a job too, so that the two can be compared."""
-    name = (camera or "").strip()
-    try:
-        return _CAMERA.validate_python(name) if name else None
-    except ValidationError as error:
-        raise BadDataset(f"{location}: {name[:80]!r} can't be a camera's name: {NAME_RULE}.") from error
-
-
-def _marked_held_out(files: DatasetFiles, samples: tuple[Sample, ...]) -> Iterator[Sample]:
-    held_out: set[str] = set()
-    if HELD_OUT_FILE in files.names:
-        lines = (line.partition("#")[0].strip() for line in read_text(files, HELD_OUT_FILE).splitlines())
-        held_out = {line for line in lines if line}
-    if missing := sorted(held_out - {sample.name for sample in samples}):
-        raise BadDataset(
-            f"{files.path}/{HELD_OUT_FILE} names {missing[0]!r}, which is not a labeled image of the dataset "
+            f"{files.path}/{lists[0]} names {missing[0]!r}, which is not a labeled image of the dataset "
             f"({len(missing)} such in all): correct it."
         )
-    return (replace(sample, held_out=sample.name in held_out) for sample in samples)
+    return held_out

@@ -2,20 +2,25 @@
 
 Names are relative, with `/`, and read as UTF-8 in any locale, as labels.csv is. In a folder, links are followed. Only
 regular files are read, and only members of a zip that `shared.zip_archive` reads; each up to a limit.
+
+Folders that only wrap the dataset, as in `bottles.zip` with `bottles/good/` and `bottles/no cap/`, are looked through:
+names are relative to the innermost of them. Hidden files and those of the system are left out, and counted.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from model_store.datasets.system_files import LeftOut, is_left_out, left_out_part
 from shared.errors import BadDataset, BadImage
 from shared.file_kind import FileKind, kind_of
-from shared.file_walk import walk
+from shared.file_walk import is_folder, walk
 from shared.printable import printable
 from shared.regular_files import TooLarge, open_regular, read_regular
 from shared.zip_archive import TooLargeArchive, UnreadableMember, ZipArchive
@@ -23,6 +28,14 @@ from shared.zip_archive import TooLargeArchive, UnreadableMember, ZipArchive
 # Enough for the labels of a million files; what is made of them takes five times as much memory. Images have a limit of
 # their own.
 MAX_FILE_BYTES = 50_000_000
+# Only used to tell images from other files in a folder; the format of an image is detected from its bytes.
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl"})
+TABLE_STEMS = ("labels", "_classes")  # the latter is written by tools that export several labels an image
+HELD_OUT_FILE = "held_out.txt"
+# Archives of archives' folders wrap a dataset in perhaps four folders.
+_MAX_WRAPPERS = 16
+_DRIVE = re.compile(r"[A-Za-z]:")
 
 
 class DatasetFiles(Protocol):
@@ -33,12 +46,20 @@ class DatasetFiles(Protocol):
         """The path that the user gave."""
 
     @property
+    def root(self) -> str:
+        """The folders that only wrap the dataset, with a `/` at the end; empty if none do."""
+
+    @property
     def names(self) -> tuple[str, ...]:
-        """Every file except hidden ones, sorted."""
+        """Every file except those that are left out, sorted, relative to `root`."""
 
     @property
     def empty_folders(self) -> tuple[str, ...]:
-        """Folders at the top level that hold no file."""
+        """Folders of the first and second level that hold no file, relative to `root`."""
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many files and folders were left out, by kind."""
 
     def read(self, name: str, *, max_bytes: int = MAX_FILE_BYTES) -> bytes:
         """A file's bytes.
@@ -74,11 +95,13 @@ def open_files(path: Path) -> DatasetFiles:
 @dataclass(frozen=True)
 class _Folder:
     path: Path
+    root: str
     names: tuple[str, ...]
     empty_folders: tuple[str, ...]
+    left_out: dict[str, int]
 
     def read(self, name: str, *, max_bytes: int = MAX_FILE_BYTES) -> bytes:
-        file = self.path / os.fsdecode(name.encode("utf-8", "surrogateescape"))
+        file = self.path / os.fsdecode((self.root + name).encode("utf-8", "surrogateescape"))
         try:
             return read_regular(file, max_bytes=max_bytes)
         except TooLarge as error:
@@ -90,8 +113,10 @@ class _Folder:
 @dataclass(frozen=True)
 class _Zip:
     path: Path
+    root: str
     names: tuple[str, ...]
     empty_folders: tuple[str, ...]
+    left_out: dict[str, int]
     archive: ZipArchive
     members: dict[str, zipfile.ZipInfo]  # by name; of several of one name, the last
 
@@ -107,12 +132,69 @@ class _Zip:
         return data
 
 
+def is_image_name(name: str) -> bool:
+    """Whether the name is that of an image."""
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_table_name(name: str) -> bool:
+    """Whether a file of this name holds labels: `labels.csv`, `.tsv` or `.jsonl`, or `_classes.csv`, in any case."""
+    path = PurePosixPath(name.casefold())
+    return path.suffix in TABLE_SUFFIXES and path.stem in TABLE_STEMS
+
+
+def wrapping_folders(names: Collection[str], empty_folders: Collection[str]) -> str:
+    """The folders around everything, with a `/` at the end, or "".
+
+    A folder that holds images itself is a class, not a wrapper, unless a table of labels lies beside them. Notes such
+    as a README may lie beside a wrapper.
+    """
+    root = ""
+    for _ in range(_MAX_WRAPPERS):
+        inside = [name.removeprefix(root) for name in names if name.startswith(root)]
+        here = [name for name in inside if "/" not in name]
+        tops = {name.partition("/")[0] for name in inside if "/" in name}
+        tops |= {name.removeprefix(root).partition("/")[0] for name in empty_folders if name.startswith(root)}
+        if len(tops) != 1 or any(is_image_name(name) or _is_list(name) for name in here):
+            break
+        top = f"{tops.pop()}/"
+        below = [name.removeprefix(top) for name in inside if name.startswith(top)]
+        directly = [name for name in below if "/" not in name]
+        is_class = any(map(is_image_name, directly)) or len(directly) == len(below)
+        if is_class and not any(map(is_table_name, directly)):
+            break
+        root += top
+    return root
+
+
+def _is_list(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in TABLE_SUFFIXES or name.casefold() == HELD_OUT_FILE
+
+
 def _folder(path: Path) -> _Folder:
     names: list[str] = []
-    for files in walk(path, on_error=_raise):
+    left_out = LeftOut()
+    for files in walk(path, on_error=_raise, is_skipped=is_left_out, on_skipped=lambda one: left_out.add(one.name)):
         names += [_as_utf8(file.relative_to(path).as_posix()) for file in files]
-    tops = {_as_utf8(entry.name) for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
-    return _Folder(path, tuple(sorted(names)), _without_files(tops, names))
+    root = wrapping_folders(names, _subfolders(path, ""))
+    within = sorted(name.removeprefix(root) for name in names if name.startswith(root))
+    return _Folder(path, root, tuple(within), _without_files(_subfolders(path, root), within), left_out.counts())
+
+
+def _subfolders(path: Path, root: str) -> set[str]:
+    """The folders of the first and second level below `root`, relative to it."""
+    found: set[str] = set()
+    level = [""]
+    for _ in range(2):
+        level = [f"{above}{name}" for above in level for name in _folders_in(path, root + above)]
+        found |= set(level)
+        level = [f"{name}/" for name in level]
+    return found
+
+
+def _folders_in(path: Path, folder: str) -> list[str]:
+    with os.scandir(path / os.fsdecode(folder.encode("utf-8", "surrogateescape"))) as entries:
+        return [_as_utf8(entry.name) for entry in entries if not is_left_out(entry.name) and is_folder(entry)]
 
 
 def _as_utf8(name: str) -> str:
@@ -135,41 +217,48 @@ def _zip(path: Path) -> _Zip:
         raise BadDataset(f"dataset {path} is too large a zip: {error}.") from error
     except zipfile.BadZipFile as error:
         raise BadDataset(f"dataset {path} is a damaged zip: {error}. Create it again.") from error
+    left_out = LeftOut()
+    members: dict[str, zipfile.ZipInfo] = {}
+    folders: set[str] = set()
     for info in archive.members:
-        _check_member(path, info.filename)
-    kept = [info for info in archive.members if not _is_hidden(info.filename)]
-    members = {info.filename: info for info in kept if not info.is_dir()}
-    root = _common_root(list(members))
-    tops = {info.filename.removeprefix(root).split("/")[0] for info in kept if info.is_dir()} - {""}
-    members = {name.removeprefix(root): members[name] for name in sorted(members)}
-    return _Zip(path, tuple(members), _without_files(tops, members), archive, members)
+        name = _member_name(path, info.filename)
+        if (part := left_out_part(name)) is not None:
+            left_out.add(part)
+        elif name.endswith("/"):
+            folders.add(name.rstrip("/"))
+        else:
+            members[name] = info
+    root = wrapping_folders(members, folders)
+    within = {name.removeprefix(root): members[name] for name in sorted(members) if name.startswith(root)}
+    tops = {name.removeprefix(root) for name in folders if name.startswith(root) and name + "/" != root}
+    empty = _without_files({"/".join(name.split("/")[:2]) for name in tops}, within)
+    return _Zip(path, root, tuple(within), empty, left_out.counts(), archive, within)
 
 
-def _common_root(names: list[str]) -> str:
-    """The folder that wraps everything, or "". A single class folder doesn't count: it holds only image files."""
-    tops = {name.split("/")[0] for name in names}
-    if len(tops) != 1 or all(name.count("/") == 1 and not _is_label_table(name) for name in names):
-        return ""
-    return f"{tops.pop()}/"
+def _member_name(path: Path, written: str) -> str:
+    """A member's name with `/`. Some programs of Windows write a back slash.
+
+    Raises:
+        BadDataset: the name leads out of the folder that the zip would be unpacked into.
+    """
+    name = written.replace("\\", "/")
+    if name.startswith("/"):
+        why = "it begins with a slash"
+    elif ".." in name.split("/"):
+        why = "`..` is the folder above"
+    elif _DRIVE.match(name):
+        why = "it begins with a drive"
+    else:
+        return PurePosixPath(name).as_posix() + ("/" if name.endswith("/") else "")
+    raise BadDataset(
+        f"dataset {path} has a member {written!r} that leads outside the zip, as {why}: create the zip again, with "
+        "names relative to the dataset's folder."
+    )
 
 
-def _is_label_table(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in (".csv", ".jsonl")
-
-
-def _is_hidden(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return any(part.startswith(".") for part in parts) or "__MACOSX" in parts
-
-
-def _without_files(tops: set[str], names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(tops - {name.split("/")[0] for name in names}))
-
-
-def _check_member(path: Path, name: str) -> None:
-    parts = PurePosixPath(name).parts
-    if name.startswith("/") or "\\" in name or ".." in parts or (parts and ":" in parts[0]):
-        raise BadDataset(f"dataset {path} has a member {name!r} that leads outside the zip: create the zip again.")
+def _without_files(folders: Iterable[str], names: Collection[str]) -> tuple[str, ...]:
+    filled = {"/".join(name.split("/")[:depth]) for name in names for depth in (1, 2) if name.count("/") >= depth}
+    return tuple(sorted(set(folders) - filled))
 
 
 def _too_large(name: str, *, max_bytes: int) -> BadImage:

@@ -1,99 +1,212 @@
-"""The tables that hold a dataset's labels (`labels.csv`, `labels.jsonl`). In: a dataset's files. Out: rows as written.
+"""The tables that hold a dataset's labels (`labels.csv`, `labels.jsonl`, `_classes.csv`).
 
-This module checks only the format of a row; `model_store.datasets.dataset` checks names, labels and cameras.
+In: a dataset's files. Out: rows as written. Tables are read as people and tools make them: separated by commas,
+semicolons or tabs, in UTF-8 or UTF-16, under the columns' usual names (`table_columns`), with the labels of an image in
+one cell (`label_cells`) or a column per class.
+
+This module checks the format of a row; `model_store.datasets.labeled_files` checks names, labels and cameras.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
+from model_store.bundle.policy import GOOD
 from model_store.datasets.dataset_files import DatasetFiles
+from model_store.datasets.given_splits import Part, part_of
+from model_store.datasets.label_cells import LabelCells, check_single
+from model_store.datasets.label_names import comparable, is_like_good
+from model_store.datasets.table_columns import WRONG_FIELDS, Columns, find_columns, wrong_header
 from shared.csv_files import unmarked
 from shared.errors import BadDataset, BadImage
+from shared.printable import printable
 
 CSV_FILE = "labels.csv"
 JSONL_FILE = "labels.jsonl"
-COLUMNS = ("filename", "labels")
-CAMERA_COLUMN = "camera"
-LABEL_SEPARATOR = "|"
+
+_SEPARATORS = (",", ";", "\t")
+_SEPARATOR_LINE = "sep="  # a first line that spreadsheets write for themselves
+_HEADER_CHARACTERS = 100_000
+_ON, _OFF = ("1", "1.0", "true"), ("", "0", "0.0", "false")
 
 
 class LabelRow(NamedTuple):
-    """One line of a table, as written."""
+    """One line of a table, as written. No labels: the table has a column per class, and all are 0."""
 
     filename: str
     labels: list[str]
-    camera: str | None
+    camera: str | None = None
+    part: Part | None = None
 
 
-def read_rows(files: DatasetFiles, table: str) -> Iterator[tuple[int, LabelRow]]:
-    """The rows of `table`, CSV_FILE or JSONL_FILE, each with the number of its line.
+class LabelTable:
+    """A table among a dataset's files. What is worth telling is known when all rows have been read."""
 
-    Raises:
-        BadDataset: the file can't be read, or a line is not in this format; the message names the line.
-    """
-    location = f"{files.path}/{table}"
-    return _csv_rows(files, location) if table == CSV_FILE else _jsonl_rows(files, location)
+    def __init__(self, files: DatasetFiles, name: str) -> None:
+        self.name = name
+        self.location = f"{files.path}/{files.root}{name}"
+        self._files = files
+        self._is_json = PurePosixPath(name).suffix.casefold() == ".jsonl"
+        self._cells = LabelCells()
+        self._columns: dict[tuple[str, ...], Columns] = {}
+        self._counts: Counter[str] = Counter()
 
+    def rows(self) -> Iterator[tuple[str, LabelRow]]:
+        """The rows, each with its location, for messages.
 
-def _csv_rows(files: DatasetFiles, location: str) -> Iterator[tuple[int, LabelRow]]:
-    reader = csv.DictReader(io.StringIO(read_text(files, CSV_FILE), newline=""))
-    columns = [name.strip() for name in reader.fieldnames or []]
-    if sorted(columns) not in (sorted(COLUMNS), sorted((*COLUMNS, CAMERA_COLUMN))):
-        raise BadDataset(
-            f"{location} begins with {','.join(columns)!r}, but should begin with {','.join(COLUMNS)!r}, or with "
-            f"{','.join((*COLUMNS, CAMERA_COLUMN))!r}: correct the first line."
-        )
-    reader.fieldnames = columns
-    try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise BadDataset(
-                    f"{location}, line {reader.line_num}: should be `{','.join(columns)}`; quote names with commas."
-                )
-            labels = unmarked(row["labels"]).split(LABEL_SEPARATOR)
-            yield reader.line_num, LabelRow(unmarked(row["filename"]), labels, row.get(CAMERA_COLUMN))
-    except csv.Error as error:
-        raise BadDataset(f"{location}, line {reader.line_num}: {error}.") from error
+        Raises:
+            BadDataset: the file can't be read, or a line is not in this format; the message names the line.
+        """
+        for number, fields in self._json_lines() if self._is_json else self._csv_lines():
+            location = f"{self.location}, line {number}"
+            yield location, self._row(fields, location)
 
+    def describe(self) -> Iterable[str]:
+        """Sentences about how the table was read."""
+        for what, count in self._cells.joined_by.items():
+            yield f"{self.name}: {count:,} rows have several labels as {what}; each is read as a label of its own"
+        if ignored := sorted({name for columns in self._columns.values() for name in columns.not_read}):
+            shown = ", ".join(repr(name) if name.strip() else "one without a name" for name in ignored[:10])
+            yield f"{self.name}: columns that are not read: {printable(shown)}"
+        for what, count in self._counts.items():
+            yield f"{self.name}: {what}: {count:,} lines"
 
-def _jsonl_rows(files: DatasetFiles, location: str) -> Iterator[tuple[int, LabelRow]]:
-    # Line by line, as a list of all lines would take three times the file's size in memory.
-    for number, line in enumerate(io.StringIO(read_text(files, JSONL_FILE), newline=None), start=1):
-        if not line.strip():
-            continue
+    def _csv_lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        text, skipped = self._csv_text()
+        header, separator = _header(text)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
         try:
-            row: Any = json.loads(line)
-        except (ValueError, RecursionError) as error:  # RecursionError: brackets within brackets
-            raise BadDataset(f"{location}, line {number} is not JSON: {error}.") from error
-        if not isinstance(row, dict) or sorted(row.keys() - {CAMERA_COLUMN}) != sorted(COLUMNS):
-            raise BadDataset(
-                f"{location}, line {number}: should be an object with the fields {' and '.join(COLUMNS)}; it may "
-                f"have {CAMERA_COLUMN}."
-            )
-        filename, labels, camera = row["filename"], row["labels"], row.get(CAMERA_COLUMN)
-        if isinstance(labels, str):
-            labels = labels.split(LABEL_SEPARATOR)
-        if not isinstance(filename, str) or not isinstance(labels, list) or not all(isinstance(x, str) for x in labels):
-            raise BadDataset(
-                f"{location}, line {number}: filename should be a string, and labels a string or a list of strings."
-            )
+            next(reader, None)
+            self._columns_of(tuple(header))
+            for cells in reader:
+                number = reader.line_num + skipped
+                if not any(cell.strip() for cell in cells):
+                    self._counts["empty, skipped"] += bool(cells)  # a spreadsheet's line of commas
+                    continue
+                while len(cells) > len(header) and not cells[-1].strip():
+                    cells.pop()
+                if len(cells) != len(header):
+                    raise BadDataset(
+                        f"{self.location}, line {number}: should be `{separator.join(header)}`; quote names with "
+                        f"{'commas' if separator == ',' else f'`{separator}`'}."
+                    )
+                yield number, dict(zip(header, cells, strict=True))
+        except csv.Error as error:
+            raise BadDataset(f"{self.location}, line {reader.line_num + skipped}: {error}.") from error
+
+    def _csv_text(self) -> tuple[str, int]:
+        """The text, and how many lines in front of the header were left out."""
+        text = read_text(self._files, self.name)
+        first, _, rest = text.partition("\n")
+        return (rest, 1) if first.strip().casefold().startswith(_SEPARATOR_LINE) else (text, 0)
+
+    def _json_lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        # Line by line, as a list of all lines would take three times the file's size in memory.
+        for number, line in enumerate(io.StringIO(read_text(self._files, self.name), newline=None), start=1):
+            if not line.strip():
+                continue
+            try:
+                row: Any = json.loads(line)
+            except (ValueError, RecursionError) as error:  # RecursionError: brackets within brackets
+                raise BadDataset(f"{self.location}, line {number} is not JSON: {error}.") from error
+            if not isinstance(row, dict):
+                raise BadDataset(f"{self.location}, line {number}: {WRONG_FIELDS}")
+            yield number, row
+
+    def _columns_of(self, names: tuple[str, ...], *, location: str = "") -> Columns:
+        """The columns of a header, or of the fields of a JSON line, most of which have the same."""
+        if names not in self._columns:
+            self._columns[names] = find_columns(names, location=location or self.location, is_json=self._is_json)
+        return self._columns[names]
+
+    def _row(self, fields: Mapping[str, Any], location: str) -> LabelRow:
+        columns = self._columns_of(tuple(fields), location=location)
+        filename, camera = fields[columns.file], fields[columns.camera] if columns.camera else None
+        if not isinstance(filename, str):
+            raise BadDataset(f"{location}: {WRONG_FIELDS}")
         if camera is not None and not isinstance(camera, str):
+            raise BadDataset(f"{location}: camera {camera!r} should be a string, or null if it isn't known.")
+        if columns.labels is None:
+            labels = self._labels_by_class(fields, columns, location=location)
+        else:
+            labels = self._labels(fields[columns.labels], location=location)
+        part = _part(fields[columns.split], location=location) if columns.split else None
+        return LabelRow(unmarked(filename), labels, camera, part)
+
+    def _labels(self, value: object, *, location: str) -> list[str]:
+        if isinstance(value, str):
+            return self._cells.split(unmarked(value), location=location)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise BadDataset(f"{location}: filename should be a string, and labels a string or a list of strings.")
+        check_single(value, location=location)
+        return value or [""]
+
+    def _labels_by_class(self, fields: Mapping[str, Any], columns: Columns, *, location: str) -> list[str]:
+        """The labels of a row with a column per class."""
+        flags = {name: str(fields[name]).strip().casefold() for name in columns.classes}
+        if not any(flag in _ON or flag in _OFF for flag in flags.values()):
+            where = location if self._is_json else self.location
+            raise BadDataset(wrong_header(tuple(fields), location=where, is_json=self._is_json))
+        if odd := [(name, flag) for name, flag in flags.items() if flag not in (*_ON, *_OFF)]:
             raise BadDataset(
-                f"{location}, line {number}: camera {camera!r} should be a string, or null if it isn't known."
+                f"{location}: the column {odd[0][0][:80]!r} has {odd[0][1][:80]!r}, but the columns of classes hold 0 "
+                "or 1. Correct it, or remove the column. If one column holds the labels, call it `labels`."
             )
-        yield number, LabelRow(filename, labels, camera)
+        found = [name for name, flag in flags.items() if flag in _ON]
+        if not found and not any(_is_good(name) for name in columns.classes):
+            self._counts[f"without a 1, read as `{GOOD}`"] += 1
+            return [GOOD]
+        return found
+
+    def classes(self) -> set[str]:
+        """The columns of classes, used or not."""
+        return {name.strip() for columns in self._columns.values() for name in columns.classes}
+
+
+def _is_good(name: str) -> bool:
+    return comparable(name) == GOOD or is_like_good(name)
+
+
+def _part(value: object, *, location: str) -> Part | None:
+    word = value.strip() if isinstance(value, str) else ""
+    if not word:
+        return None
+    if (part := part_of(word)) is None:
+        raise BadDataset(f"{location}: {word[:80]!r} is no split: write train, valid or test.")
+    return part
+
+
+def _header(text: str) -> tuple[list[str], str]:
+    """The names of the columns, and what separates them: the separator that gives a header which can be read."""
+    found: list[tuple[list[str], str]] = []
+    for separator in _SEPARATORS:
+        lines = io.StringIO(text[:_HEADER_CHARACTERS], newline="")
+        try:
+            cells = next(
+                csv.reader(lines, delimiter=separator, skipinitialspace=True),
+                [],
+            )
+        except csv.Error:
+            continue
+        found.append(([cell.strip() for cell in cells], separator))
+    return max(found, key=lambda one: len(one[0]), default=([], ","))
 
 
 def read_text(files: DatasetFiles, name: str) -> str:
-    """The text of one of the dataset's files; raises BadDataset if it can't be read or is not UTF-8."""
+    """The text of one of the dataset's files; raises BadDataset if it can't be read, or is neither UTF-8 nor UTF-16."""
     try:
-        return files.read(name).decode("utf-8-sig")
+        data = files.read(name)
     except BadImage as error:
         raise BadDataset(f"{files.path}: {error}") from error
+    is_utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode("utf-16" if is_utf_16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadDataset(f"{files.path}/{name} is not UTF-8 text: {error}. Save it as UTF-8.") from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -83,6 +83,20 @@ def split(
         train=_members(unit for number, unit in enumerate(units) if number not in validation),
         validation=_members(units[number] for number in validation),
     )
+
+
+class HasPart(Protocol):
+    """A sample that may lie in the dataset's own validation split."""
+
+    @property
+    def validation(self) -> bool:
+        """Whether it does."""
+
+
+def given_split(samples: Sequence[HasPart], rows: Indices) -> Split:
+    """Split these rows of `samples` as the dataset itself does."""
+    is_validation = np.array([samples[row].validation for row in rows], bool)
+    return Split(train=rows[~is_validation], validation=rows[is_validation])
 
 
 def _facts(labels: Sequence[tuple[str, ...]], absent: Sequence[Collection[str]]) -> list[set[tuple[str, bool]]]:

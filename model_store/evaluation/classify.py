@@ -19,7 +19,7 @@ import numpy as np
 from model_store.bundle.files import Bundle
 from model_store.bundle.policy import Decision, decide
 from model_store.bundle.preprocessing import ImageDecoder, decoder_of
-from model_store.datasets.dataset import IMAGE_SUFFIXES
+from model_store.datasets.dataset_files import IMAGE_SUFFIXES
 from shared.errors import BadImage, BadInput
 from shared.file_kind import FileKind, kind_of
 from shared.file_walk import TooManyFiles, walk

@@ -26,8 +26,8 @@ from model_store.bundle.golden import write_golden
 from model_store.bundle.int8_gate import default_cpu_engine
 from model_store.bundle.manifest import BackboneInfo, DatasetInfo, Manifest, TrainingInfo
 from model_store.bundle.policy import Policy
-from model_store.datasets.dataset import IMAGE_SUFFIXES, Sample
-from model_store.datasets.dataset_files import DatasetFiles, open_files
+from model_store.datasets.dataset import Sample
+from model_store.datasets.dataset_files import IMAGE_SUFFIXES, DatasetFiles, open_files
 from model_store.datasets.image_loading import DecodedSamples, DecodeSettings, decode_samples
 from model_store.export.exporter import export
 from model_store.export.parity import check_parity, choose_golden, measure_parity, predict_all

@@ -60,7 +60,7 @@ def train_and_publish(
     steps = steps or ProgressSteps()
     objective = _check_options(options)
     check_save_layers(options)
-    dataset = load_dataset(path)
+    dataset = load_dataset(path, good_class=options.good_class)
     check_regions(options.regions, dataset)
     mode = training_mode(dataset, options.mode)
     objective.check(mode)

@@ -14,7 +14,7 @@ from shared.images.crop_regions import Region
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What the user chose. `mode` None: `multi` if any image has several labels."""
+    """What the user chose. `mode` None: `multi` if any image has several labels. `good_class` is read as `good`."""
 
     name: str = "bottles"
     mode: Mode | None = None
@@ -27,6 +27,7 @@ class TrainOptions:
     seed: int = 123
     learning_rate: float | None = None  # of the fine-tuned layers, else of the head; None: the default
     batch_size: int | None = None  # None: the default
+    good_class: str | None = None
     promote: bool = True
     save_layers: Path | None = None  # where to write the fine-tuned layers, to start later trainings from
     insecure_http: bool = False  # take a backbone from an http:// URL without a digest

@@ -89,7 +89,7 @@ class PreparedData:
         excluded, samples = set(report.excluded), pictures.samples
         rows = np.array([index for index, sample in enumerate(samples) if sample.name not in excluded], np.intp)
         check_trainable(dataset, [samples[index] for index in rows], mode)
-        parts = _split(dataset, report, samples, rows, seed=seed)
+        parts = report.given_split(samples, rows) or _split(dataset, report, samples, rows, seed=seed)
         return cls(
             dataset=dataset,
             report=report,

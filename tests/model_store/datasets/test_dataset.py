@@ -247,7 +247,7 @@ def test_a_zip_that_leads_outside_is_refused(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("file,labels\na.png,good\n", r"begins with 'file,labels', but should begin with 'filename,labels'"),
+        ("source,labels\na.png,good\n", r"begins with 'source,labels', but should begin with 'filename,labels'"),
         ("filename,labels\nz.png,good\n", r"line 2: file 'z.png' does not exist"),
         ("filename,labels\na.png,good\na.png,no cap\n", "line 3: file 'a.png' is listed twice"),
         ("filename,labels\na.png,\n", "line 2: no label: write `good` where no defect applies"),
@@ -256,7 +256,7 @@ def test_a_zip_that_leads_outside_is_refused(tmp_path: Path, name: str) -> None:
         ("filename,labels\na.png,good|no cap\n", "`good` stands beside 'no cap'"),
         ("filename,labels\na.png\n", "line 2: should be `filename,labels`"),
         ("filename,labels\n", "has no labeled images"),
-        ("filename,labels,weight\na.png,good,3\n", r"begins with 'filename,labels,weight', .*'filename,labels,camera'"),
+        ("filename,weight\na.png,3\n", r"begins with 'filename,weight', .*'filename,labels,camera'"),
         ("filename,labels,camera\na.png,good\n", "line 2: should be `filename,labels,camera`"),
         ("filename,labels,camera\na.png,good,top left\n", "line 2: 'top left' can't be a camera's name"),
         ("filename,labels\na.png,no cap+pigmented\n", r"line 2: 'no cap\+pigmented' can't be a label: `\+` joins"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from model_store.datasets.dataset import load_dataset
+from model_store.datasets.dataset_files import wrapping_folders
 from model_store.datasets.image_loading import DecodedSamples, DecodeSettings, decode_samples
 from shared import file_walk, zip_archive
 from shared.errors import BadDataset
@@ -17,6 +18,7 @@ from tests.irregular_files import make_irregular_files, make_sparse_file
 from tests.model_store.tiny_backbone import SIZE_PX, picture, write_class_folders
 
 pytestmark = pytest.mark.timeout(60)  # a pipe that is opened waits for ever
+HIDDEN = "hidden (a name that begins with a dot)"
 SETTINGS = DecodeSettings(max_bytes=1_000_000)
 
 
@@ -135,3 +137,104 @@ def test_of_several_members_of_one_name_the_last_is_read(tmp_path: Path) -> None
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr("good/a.png", picture("good", 7))
     assert load_dataset(path).files.read("good/a.png") == picture("good", 7)
+
+
+LEFT_OUT = {
+    "good/@eaDir/0.png": "@eaDir",
+    "$RECYCLE.BIN/1.png": "$RECYCLE.BIN",
+    "__MACOSX/good/2.png": "__MACOSX",
+    "System Volume Information/3.png": "System Volume Information",
+    "#recycle/4.png": "#recycle",
+    "lost+found/5.png": "lost+found",
+    "good/Thumbs.db": "Thumbs.db",
+    "desktop.ini": "desktop.ini",
+    ".thumbnails/6.png": HIDDEN,
+    "good/._0.png": HIDDEN,
+}
+
+
+@pytest.mark.parametrize("is_zip", [False, True])
+@pytest.mark.parametrize("wrapper", ["", "bottles/", "a/b c/d/"])
+def test_what_the_system_puts_there_is_left_out_and_counted(tmp_path: Path, wrapper: str, is_zip: bool) -> None:
+    names = [f"{wrapper}{name}" for name in (*LEFT_OUT, "good/0.png", "no cap/1.png")]
+    for name in names:
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).write_bytes(picture("good", 0))
+    path = zip_of(tmp_path / "set", names) if is_zip else tmp_path / "set"
+    dataset = load_dataset(path)
+    assert [sample.name for sample in dataset.samples] == ["good/0.png", "no cap/1.png"]
+    assert dataset.classes == ("good", "no cap")
+    assert dataset.reading.wrapper == wrapper.rstrip("/")
+    assert dataset.reading.left_out == {**dict.fromkeys(LEFT_OUT.values(), 1), HIDDEN: 2}
+    told = "\n".join(dataset.reading.lines())
+    assert "@eaDir 1" in told
+    assert bool(wrapper) == (f"read in the folder {wrapper.rstrip('/')}, which holds everything else" in told)
+
+
+def zip_of(folder: Path, names: list[str], *, separator: str = "/") -> Path:
+    """A zip of these files, written with another separator."""
+    with zipfile.ZipFile(folder.with_suffix(".zip"), "w") as archive:
+        for name in names:
+            info = zipfile.ZipInfo("x")
+            info.filename = name.replace("/", separator)
+            archive.writestr(info, (folder / name).read_bytes())
+    return folder.with_suffix(".zip")
+
+
+def test_a_folder_of_the_system_that_may_not_be_read_does_not_matter(tmp_path: Path) -> None:
+    folder = write_class_folders(tmp_path / "set", per_class=1)
+    (folder / "System Volume Information").mkdir(mode=0o000)
+    assert len(load_dataset(folder).samples) == 3
+
+
+@pytest.mark.parametrize("wrapper", ["", "set/"])
+def test_a_zip_with_back_slashes_is_read_like_its_folder(tmp_path: Path, wrapper: str) -> None:
+    folder = write_class_folders(tmp_path / wrapper / "set", per_class=2)
+    top = tmp_path / "set"
+    names = sorted(file.relative_to(top).as_posix() for file in top.rglob("*.png"))
+    dataset, expected = load_dataset(zip_of(top, names, separator="\\")), load_dataset(folder)
+    assert (dataset.samples, dataset.classes) == (expected.samples, expected.classes)
+    assert decode(dataset.files.path).fingerprint == decode(folder).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("/etc/x.png", "it begins with a slash"),
+        ("\\etc\\x.png", "it begins with a slash"),
+        ("\\\\server\\x.png", "it begins with a slash"),
+        ("good/../../x.png", "`..` is the folder above"),
+        ("good\\..\\..\\x.png", "`..` is the folder above"),
+        ("C:/x.png", "it begins with a drive"),
+        ("c:\\x.png", "it begins with a drive"),
+        ("__MACOSX/../../x.png", "`..` is the folder above"),
+    ],
+)
+def test_a_zip_that_leads_outside_is_refused_with_the_reason(tmp_path: Path, name: str, reason: str) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        info = zipfile.ZipInfo("x")
+        info.filename = name
+        archive.writestr(info, b"x")
+    with pytest.raises(BadDataset, match=f"that leads outside the zip, as {reason}"):
+        load_dataset(tmp_path / "set.zip")
+
+
+@pytest.mark.parametrize(
+    ("names", "folders", "root"),
+    [
+        (["a/good/1.png", "a/bad/2.png"], [], "a/"),
+        (["a/b/good/1.png", "a/b/bad/2.png", "a/README.md", "set.yaml"], [], "a/b/"),
+        (["good/1.png", "good/old/2.png"], [], ""),  # a class, and a folder in it
+        (["good/1.dat"], [], ""),
+        (["good/day 1/1.png", "good/day 2/2.png"], ["bad"], ""),  # an empty class beside it
+        (["a/1.png", "a/labels.csv"], [], "a/"),
+        (["a/good/1.png", "a/bad/2.png", "labels.csv"], [], ""),
+        (["a/good/1.png", "a/bad/2.png", "3.png"], [], ""),
+        (["a/good/1.png", "a/bad/2.png", "Held_out.txt"], [], ""),
+        (["/".join("x" * 30) + "/good/1.png", "/".join("x" * 30) + "/bad/2.png"], [], "x/" * 16),
+        ([], [], ""),
+        ([], ["a", "a/b"], ""),
+    ],
+)
+def test_folders_that_wrap_a_dataset(names: list[str], folders: list[str], root: str) -> None:
+    assert wrapping_folders(names, folders) == root
