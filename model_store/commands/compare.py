@@ -60,6 +60,7 @@ def compare(
     check_output_files({"--out": out, "--html": html}, inputs=data.lists)
     decode_settings = DecodeSettings.of(settings)
     models = [open_model(settings, spec) for spec in (a, b)]
+    data = data.named_like([name for bundle, _ in models for name in bundle.manifest.classes])
     with show_progress() as steps:
         found = compare_versions(
             data, *models, max_batch=settings.max_batch, decode_settings=decode_settings, steps=steps

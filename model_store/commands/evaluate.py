@@ -42,6 +42,7 @@ def evaluate(
     settings = load_settings(model=model, engine=engine, model_store=model_store)
     data = load_labeled(dataset, held_out=held_out, good_class=good_class)
     bundle, runner = open_model(settings)
+    data = data.named_like(bundle.manifest.classes)
     with show_progress() as steps:
         metrics = evaluate_dataset(
             data, bundle, runner, max_batch=settings.max_batch, decode_settings=DecodeSettings.of(settings), steps=steps

@@ -17,7 +17,7 @@ label applies, write a labels.csv.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Set
+from collections.abc import Collection, Iterable, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from model_store.datasets.label_names import (
     check_contradiction,
     class_names,
     cleaned_labels,
+    comparable,
     is_like_good,
 )
 from model_store.datasets.label_tables import CSV_FILE, read_text
@@ -100,6 +101,22 @@ class Dataset:
         kept = f"; {held_out:,} more are held out" if held_out else ""
         return f"{self.files.path}: {len(usable):,} images to check and to learn from: {counts}{kept}"
 
+    def named_like(self, classes: Collection[str]) -> Dataset:
+        """The same dataset with the names of these classes, e.g. a model's `no cap` for its own `No-Cap`."""
+        by_form = {comparable(name): name for name in classes}
+        name_of = {
+            name: name if name in classes else by_form.get(comparable(name), name)
+            for name in (*self.classes, *(label for sample in self.samples for label in sample.labels))
+        }
+        return replace(
+            self,
+            classes=tuple(sorted({name_of[name] for name in self.classes})),
+            samples=tuple(
+                replace(sample, labels=tuple(sorted({name_of[name] for name in sample.labels})))
+                for sample in self.samples
+            ),
+        )
+
     def with_samples(self, samples: Iterable[Sample]) -> Dataset:
         """The same dataset with other samples."""
         return replace(self, samples=tuple(samples))
@@ -115,7 +132,7 @@ def load_dataset(path: Path, *, good_class: str | None = None) -> Dataset:
     files = open_files(path)
     labeled = read_labeled_files(files)
     if not labeled.files:
-        raise BadDataset(_no_images(path, labeled))
+        raise BadDataset(_no_images(files, labeled))
     named = _Named.of(labeled, good_class=good_class)
     held_out = _held_out_names(files, {one.name for one in labeled.files})
     samples = tuple(_sample(one, labels, held_out) for one, labels in zip(labeled.files, named.labels, strict=True))
@@ -282,11 +299,13 @@ def _list_names(files: DatasetFiles, labeled: LabeledFiles) -> list[str]:
     return [*labeled.tables, *(name for name in files.names if name.casefold() == HELD_OUT_FILE)]
 
 
-def _no_images(path: Path, labeled: LabeledFiles) -> str:
-    told = f" {printable(labeled.remarks[0])}." if labeled.remarks else ""
+def _no_images(files: DatasetFiles, labeled: LabeledFiles) -> str:
+    archives = [name for name in files.names if name.lower().endswith((".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"))]
+    told = f" It holds {printable(archives[0])}: unpack it, and give that." if archives else ""
+    told += f" {printable(labeled.remarks[0])}." if labeled.remarks else ""
     return (
-        f"{path} has no labeled images: give one folder per class, or {CSV_FILE} with the header {','.join(COLUMNS)}."
-        f"{told}"
+        f"{files.path} has no labeled images: give one folder per class, or {CSV_FILE} with the header "
+        f"{','.join(COLUMNS)}.{told}"
     )
 
 

@@ -25,7 +25,7 @@ class LabelCells:
     """Splits the cells of one table, and counts those that were joined by something other than `|`."""
 
     def __init__(self) -> None:
-        self.joined_by: dict[str, int] = {}  # cells by what joined their labels, without `|`
+        self.joined_by: dict[str, int] = {}  # cells by how they hold their labels, without `|`
         self._first: dict[str, str] = {}  # where each of these, and `|`, came first
 
     def split(self, cell: str, *, location: str) -> list[str]:
@@ -39,7 +39,7 @@ class LabelCells:
         if len(text) > _MAX_CELL_CHARACTERS:
             raise BadDataset(f"{location}: {len(text):,} characters in the labels of one image. Correct the line.")
         if text[:1] in ("[", "(", "{") and text[-1:] in ("]", ")", "}"):
-            self._count("a list")
+            self._count("in a list")
             return _list_items(text, location=location)
         found = [separator for separator in (LABEL_SEPARATOR, *_OTHER_SEPARATORS) if separator in text]
         if not found:
@@ -49,7 +49,7 @@ class LabelCells:
         if len(self._first) > 1:
             self._raise_several(text, location)
         if found != [LABEL_SEPARATOR]:
-            self._count(f"`{found[0]}`")
+            self._count(f"joined by `{found[0]}`")
         return text.split(found[0])
 
     def _count(self, what: str) -> None:

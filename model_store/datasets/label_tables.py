@@ -71,12 +71,12 @@ class LabelTable:
     def describe(self) -> Iterable[str]:
         """Sentences about how the table was read."""
         for what, count in self._cells.joined_by.items():
-            yield f"{self.name}: {count:,} rows have several labels as {what}; each is read as a label of its own"
+            yield f"{self.name}: labels {what} are read as several labels ({count:,} {'row' if count == 1 else 'rows'})"
         if ignored := sorted({name for columns in self._columns.values() for name in columns.not_read}):
             shown = ", ".join(repr(name) if name.strip() else "one without a name" for name in ignored[:10])
             yield f"{self.name}: columns that are not read: {printable(shown)}"
         for what, count in self._counts.items():
-            yield f"{self.name}: {what}: {count:,} lines"
+            yield f"{self.name}: {count:,} {'row' if count == 1 else 'rows'} {what}"
 
     def _csv_lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
         text, skipped = self._csv_text()
@@ -88,7 +88,7 @@ class LabelTable:
             for cells in reader:
                 number = reader.line_num + skipped
                 if not any(cell.strip() for cell in cells):
-                    self._counts["empty, skipped"] += bool(cells)  # a spreadsheet's line of commas
+                    self._counts["without anything, skipped"] += bool(cells)  # a spreadsheet's line of commas
                     continue
                 while len(cells) > len(header) and not cells[-1].strip():
                     cells.pop()

@@ -151,7 +151,7 @@ class _TableReader:
         """Sentences about files that were found otherwise than written, and about rows that come twice."""
         yield from (f"{self._table.name}: {text}" for text in self._lookup.describe())
         if self._repeated:
-            yield f"{self._table.name}: {self._repeated:,} lines repeat an earlier one, and count once"
+            yield f"{self._table.name}: rows that repeat an earlier one, and count once: {self._repeated:,}"
 
     def _add(self, one: LabeledFile) -> None:
         earlier = self._found.setdefault(one.name, one)
@@ -164,7 +164,7 @@ class _TableReader:
     def _raise_missing(self) -> None:
         location, name = self._missing[0]
         more = len(self._missing) - 1
-        others = f" {more:,} more lines name files that are not there." if more else ""
+        others = f" ({more + 1:,} such lines in all.)" if more else ""
         raise BadDataset(
             f"{location}: file {name!r} does not exist. Add it, or remove the line. Names are relative to the "
             f"dataset's folder.{others}"

@@ -192,6 +192,19 @@ def test_an_invalid_policy_is_refused(fields: dict[str, Any]) -> None:
         changed(MULTI, **fields)
 
 
+@pytest.mark.parametrize(
+    ("classes", "shared"),
+    [
+        (("good", "no cap", "bent"), []),
+        (("good", "no cap", "no-cap"), ["the lane 'no-cap' is for 'no cap' and 'no-cap'"]),
+        (("good", "manual"), ["the lane 'manual' is for 'manual' and uncertain bottles"]),
+        (("unsorted", "good"), ["the lane 'unsorted' is for 'unsorted' and bottles that are not sorted"]),
+    ],
+)
+def test_lanes_of_several_classes_are_named(classes: tuple[str, ...], shared: list[str]) -> None:
+    assert Policy.default(classes, "single").shared_lanes() == shared
+
+
 def test_mismatches_name_what_is_missing_and_what_is_misspelt() -> None:
     assert MULTI.mismatches(CLASSES) == []
     policy = changed(

@@ -132,6 +132,14 @@ def test_names_that_may_mean_the_same_are_told(tmp_path: Path) -> None:
     assert "'cap'," not in text.partition("the names")[2]
 
 
+def test_lanes_that_classes_share_are_told(tmp_path: Path) -> None:
+    names = ("cap !", "cap-!", "manual")
+    rows = {f"{number}.jpg": (frame(number), names[number % 3]) for number in range(6)}
+    text = shown(report_of(write(tmp_path / "set", rows)))
+    assert "the lane 'cap-!' is for 'cap !' and 'cap-!'. Rename the classes, or give their lanes other names" in text
+    assert "the lane 'manual' is for 'manual' and uncertain bottles" in text
+
+
 def test_images_that_were_read_at_different_bits_are_told(tmp_path: Path) -> None:
     """A picture without a white spot at 12 bits may have one at 10."""
     rows = {f"{number}.png": (png_16(frame(number), bits=bits), "good") for number, bits in enumerate((12, 12, 10))}

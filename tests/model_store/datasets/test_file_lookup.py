@@ -73,7 +73,7 @@ def test_all_names_that_are_not_there_are_told_at_once(tmp_path: Path, file: str
         "labels.jsonl": "".join(json.dumps({"filename": name, "labels": "good"}) + "\n" for name in names),
     }
     (write_images(tmp_path, "a.png") / file).write_text(rows[file])
-    with pytest.raises(BadDataset, match=r"'y\.png' does not exist. .* 1 more lines name files that are not there"):
+    with pytest.raises(BadDataset, match=r"'y\.png' does not exist. .* \(2 such lines in all\.\)"):
         load_dataset(tmp_path)
 
 
@@ -81,7 +81,7 @@ def test_the_same_line_twice_counts_once_and_is_told(tmp_path: Path) -> None:
     (write_images(tmp_path, "a.png") / "labels.csv").write_text("filename,labels\na.png,good\nA.png,good\na.png,good\n")
     dataset = load_dataset(tmp_path)
     assert [sample.name for sample in dataset.samples] == ["a.png"]
-    assert "labels.csv: 2 lines repeat an earlier one, and count once" in dataset.reading.lines()
+    assert "labels.csv: rows that repeat an earlier one, and count once: 2" in dataset.reading.lines()
     (tmp_path / "labels.csv").write_text("filename,labels\na.png,good\nA.PNG,no cap\n")
     with pytest.raises(BadDataset, match=r"line 3: file 'a\.png' is listed twice"):
         load_dataset(tmp_path)

@@ -109,6 +109,14 @@ def test_ok_is_never_a_defect_without_a_word(tmp_path: Path) -> None:
     assert defect.reading.like_good == ()
 
 
+def test_a_dataset_takes_the_names_of_a_models_classes(tmp_path: Path) -> None:
+    dataset = load_dataset(write_folders(tmp_path, "Good", "NO-CAP+bent", "odd"))
+    named = dataset.named_like(["Good", "no cap", "bent"])
+    assert named.classes == ("Good", "bent", "no cap", "odd")
+    assert [sample.labels for sample in named.samples] == [("Good",), ("bent", "no cap"), ("odd",)]
+    assert dataset.named_like(["good", "NO-CAP", "no cap"]).classes == dataset.classes
+
+
 def test_a_comma_in_a_folders_name_is_told(tmp_path: Path) -> None:
     dataset = load_dataset(write_folders(tmp_path, "no cap, bent", "good"))
     assert dataset.classes == ("good", "no cap, bent")

@@ -106,12 +106,12 @@ def test_tables_are_read_as_they_are_written(tmp_path: Path, name: str, encoding
     ("name", "told"),
     [
         ("commas", ""),
-        ("semicolons, as in Europe", "labels.csv: 1 rows have several labels as `,`"),
-        ("semicolons join labels", "labels.csv: 1 rows have several labels as `;`"),
-        ("lists of Python", "labels.csv: 3 rows have several labels as a list"),
+        ("semicolons, as in Europe", "labels.csv: labels joined by `,` are read as several labels (1 row)"),
+        ("semicolons join labels", "labels.csv: labels joined by `;` are read as several labels (1 row)"),
+        ("lists of Python", "labels.csv: labels in a list are read as several labels (3 rows)"),
         ("an annotation tool", "columns that are not read: 'id'"),
-        ("an index, and empty columns", "labels.csv: empty, skipped: 1 lines"),
-        ("a column per defect", "labels.csv: without a 1, read as `good`: 1 lines"),
+        ("an index, and empty columns", "labels.csv: 1 row without anything, skipped"),
+        ("a column per defect", "labels.csv: 1 row without a 1, read as `good`"),
         ("JSON, other fields", "labels.jsonl: columns that are not read: 'score'"),
     ],
 )
