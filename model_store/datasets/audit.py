@@ -117,11 +117,11 @@ class DatasetReport(_ReportModel):
     crowded: tuple[_FileName, ...]
     conflicts: tuple[Conflict, ...]
     held_out_copies: dict[_FileName, _FileName]
-    validation_copies: dict[_FileName, _FileName]
-    validation: int
-    validation_refused: str | None
-    reading: Reading
     excluded: tuple[_FileName, ...]
+    validation_copies: dict[_FileName, _FileName] = {}
+    validation: int = 0
+    validation_refused: str | None = None
+    reading: Reading = Reading()
 
     @property
     def rare_classes(self) -> dict[str, int]:

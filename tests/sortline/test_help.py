@@ -38,7 +38,7 @@ def test_the_help_fits_80_columns(path: tuple[str, ...]) -> None:
 
 
 def test_the_lines_of_a_paragraph_are_joined() -> None:
-    words = "folder test/, are used neither for training nor for validation. A folder"
+    words = "dataset's held_out.txt, or in its folder test/, are used neither for training"
     assert any(line.strip() == words for line in help_of("train").splitlines())
 
 
