@@ -286,12 +286,12 @@ def _reading(
             "test" if sample.held_out else "validation" if sample.validation else "train" for sample in samples
         )
     return Reading(
-        wrapper=files.root.rstrip("/"),
+        wrapper=printable(files.root.rstrip("/")),
         splits=dict(splits),
         merged=named.merged,
         like_good=() if good_class is not None else tuple(name for name in named.classes if is_like_good(name)),
         left_out=files.left_out,
-        remarks=tuple(labeled.remarks),
+        remarks=tuple(map(printable, labeled.remarks)),
     )
 
 

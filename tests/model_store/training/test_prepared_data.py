@@ -15,7 +15,7 @@ from model_store.runtime.progress import ProgressSteps
 from model_store.training.prepared_data import PreparedData, check_regions, frame_sizes
 from shared.errors import BadSetting
 from shared.images.crop_regions import Region
-from tests.model_store.tiny_backbone import SIZE_PX, write_labeled
+from tests.model_store.tiny_backbone import SIZE_PX, picture, write_labeled
 
 CAMERAS = {"a.png": "top", "b.png": "side", "c.png": "", "d.png": "spare"}
 PART = Region(0, 0, 0.5, 1)
@@ -95,3 +95,27 @@ def test_every_split_keeps_copies_together_and_contradictions_out(tmp_path: Path
             for part in parts:
                 assert {index + 12 for index in (2, 4, 6, 8, 10) if index in part} == {*part} & {14, 16, 18, 20, 22}
     np.testing.assert_array_equal(data.split_rows(rows, seed=1).train, data.split.train)
+
+
+def test_the_datasets_own_splits_are_used_and_what_is_in_test_is_in_neither(tmp_path: Path) -> None:
+    for split, count in (("train", 4), ("valid", 2), ("test", 2)):
+        for label in ("good", "no cap"):
+            rows = {f"{split}-{number}.png": label for number in range(count)}
+            write_labeled(tmp_path / "set" / split / label, rows).joinpath("labels.csv").unlink()
+    for number, file in enumerate(sorted((tmp_path / "set").rglob("*.png"))):
+        file.write_bytes(picture(file.parent.name, 100 + number))
+    data = PreparedData.prepare(
+        load_dataset(tmp_path / "set"),
+        "single",
+        backbone=Backbone(handle="none", path=tmp_path, sha256="0" * 64, input_size_px=SIZE_PX, feature_width=8),
+        network=None,
+        regions={},
+        decode_settings=DecodeSettings(),
+        seed=1,
+        cache=tmp_path,
+        steps=ProgressSteps(),
+    )
+    used = [{sample.name.partition("/")[0] for sample in data.samples(rows)} for rows in data.split]
+    assert used == [{"train"}, {"valid"}]
+    assert {sample.name.partition("/")[0] for sample in data.held_out.samples} == {"test"}
+    assert (len(data.split.train) + len(data.report.validation_copies), len(data.split.validation)) == (8, 4)
