@@ -56,10 +56,8 @@ class Reading:
             # Names that differ only in Unicode's form look the same, so these are written in codes.
             others = [ascii(one) if normalize("NFC", one) == name else repr(one) for one in written if one != name]
             shown = f"{', '.join(others[:_SHOWN])} {'is' if len(others) == 1 else 'are'}"
-            lines.append(
-                f"one class: {shown} read as {name!r}. Names of different classes must differ in more than case, "
-                "blanks and hyphens"
-            )
+            mend = "" if name == GOOD else ". To keep them apart, give them names that differ in a letter"
+            lines.append(f"one class: {shown} read as {name!r}{mend}")
         return lines
 
     def _like_good_line(self) -> str:
