@@ -1,4 +1,4 @@
-"""`sortline bench`.
+"""`sortline bench`, and `sortline bench render-pairs`, which makes datasets to measure models with.
 
 The file has one long function, because typer takes a command's flags and their help from the parameters of a function,
 and its help from the docstring: each flag and each benchmark is listed here once, and nowhere else.
@@ -7,12 +7,13 @@ and its help from the docstring: each flag and each benchmark is listed here onc
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from bench.engines import KINDS
-from shared.cli import ARGUMENTS_ARE_PUBLIC, JsonFlag
+from shared.cli import ARGUMENTS_ARE_PUBLIC, JsonFlag, print_json
 
 BENCHMARKS = (
     "engine",
@@ -36,9 +37,64 @@ USUAL = ("engine", "line", "queue", "latency")
 _SINGLE_PANEL = "Options of single benchmarks"
 
 
+RENDER_PAIRS = "render-pairs"
+
+
+class _Bench(TyperCommand):
+    """`bench`, whose first argument may also be the name of a command of its own.
+
+    A group of commands would not do: `bench line queue` would be taken for a command `line`.
+    """
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        if args[:1] == [RENDER_PAIRS]:
+            return _render_command().make_context(f"{info_name} {RENDER_PAIRS}", args[1:], parent=parent, **extra)
+        return super().make_context(info_name, args, parent=parent, **extra)
+
+
 def add_to(app: typer.Typer) -> None:
     """Add `bench`."""
-    app.command("bench")(bench)
+    app.command("bench", cls=_Bench)(bench)
+
+
+def _render_command() -> Any:
+    app = typer.Typer(add_completion=False)
+    app.command(RENDER_PAIRS)(render_pairs)
+    return typer.main.get_command(app)
+
+
+def render_pairs(
+    out: Annotated[Path, typer.Argument(help="a new or empty folder")],
+    pairs: Annotated[str, typer.Option(help="which pairs, separated by commas")] = "belt,light,camera",
+    learn: Annotated[int, typer.Option(min=1, help="frames to learn from, in each pair")] = 340,
+    judge: Annotated[int, typer.Option(min=1, help="frames to judge by, in each pair")] = 420,
+    seed: Annotated[int, typer.Option(min=0, help="the same seed gives the same frames")] = 17,
+    as_json: JsonFlag = False,
+) -> None:
+    """Render pairs of labeled bottle datasets that show other belts, lights, bottles and cameras than each other.
+
+    A model that was trained on OUT/PAIR/learn and is evaluated on OUT/PAIR/judge shows what it knows about bottles, and
+    not about one belt. The labels are those of the demo's frames; each defect has a probability of 0.3.
+
+    `belt`: other belts, with litter and rails. `light`: colored, low, harsh or dim lamps, glare, noise. `camera`: other
+    heights and angles, motion blur, exposure, and more standing bottles. The bottles' shapes differ in all pairs.
+
+    Takes a third of a second a frame.
+
+    Example: sortline bench render-pairs shifted --pairs belt,light
+    """
+    from bench.rendering.datasets import check_out, chosen_pairs, print_rendered
+    from bench.rendering.datasets import render_pairs as render
+    from shared.progress import show_status
+
+    chosen = chosen_pairs(pairs)
+    check_out(out)
+    with show_status("frames") as on_progress:
+        rendered = render(out, chosen, learn=learn, judge=judge, seed=seed, on_progress=on_progress)
+    if as_json:
+        print_json(rendered)
+    else:
+        print_rendered(rendered)
 
 
 def bench(
@@ -153,6 +209,8 @@ def bench(
     `policies`: share in time beside fixed batches and first in, first out, in virtual time.
 
     `shed`: processor time of an image that expires, and of one that is refused, by a full queue or by its deadline.
+
+    `sortline bench render-pairs --help`: renders datasets to measure models with, and measures nothing itself.
 
     Example: sortline bench line latency --rounds 3
     """
