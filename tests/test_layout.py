@@ -47,7 +47,7 @@ LAYERS = {
         ("commands",),
     ),
     "worker": (("parent",), ("state",), ("observe",), ("rq", "models"), ("steps",), ("canary", "archive"), (OWN,)),
-    "bench": (("engines", "measuring"), ("contenders", "output"), ("peers",), ("benchmarks",), (OWN,)),
+    "bench": (("engines", "measuring", "rendering"), ("contenders", "output"), ("peers",), ("benchmarks",), (OWN,)),
     "torture": (("server", "history", "corpus"), ("plant",), ("forging", "fuzzing"), ("campaigns",), (OWN,)),
 }
 # These take seconds to import or hundreds of MB, or are absent if only the core is installed.

@@ -159,7 +159,8 @@ def belt_colors(name: str, palette: Palette, choices: Choices, places: tuple[Val
     turned_x = np.cos(angle) * x + np.sin(angle) * y + shift_x
     turned_y = np.cos(angle) * y - np.sin(angle) * x + shift_y
     factor = np.clip(pattern(turned_x.astype(np.float32), turned_y.astype(np.float32)), 0.05, 3)
-    return np.clip(factor[..., None] * palette.pick(choices), 0, 1).astype(np.float32)
+    colored: Values = np.clip(factor[..., None] * palette.pick(choices), 0, 1)
+    return colored.astype(np.float32)
 
 
 def add_stains(belt: Values, choices: Choices, places: tuple[Values, Values], *, amount: float) -> Values:

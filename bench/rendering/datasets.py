@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.rendering.domains import PAIRS, Domain
-from bench.rendering.frames import DEFECTS, draw_frame, pick_defects
+from bench.rendering.frames import draw_frame
 from bench.rendering.random_choices import Choices, digest
+from bench.rendering.scenes import DEFECTS, pick_defects
 from shared.csv_files import CsvWriter
 from shared.errors import BadSetting
 from shared.output_files import check_output_folder

@@ -221,7 +221,8 @@ def on_belt(lighting: Lighting, x: Values, y: Values) -> Values:
     level = 1 + lighting.falloff[0] * (x - 0.5) * 2 + lighting.falloff[1] * (y - 0.5) * 2
     spot_x, spot_y, strength = lighting.spot
     level = level + strength * np.exp(-((x - spot_x) ** 2 + (y - spot_y) ** 2) / 0.08)
-    return np.clip(level, 0.1, None)[..., None].astype(np.float32) * diffuse(lighting, up)[0]
+    fallen: Values = np.clip(level, 0.1, None)[..., None] * diffuse(lighting, up)[0]
+    return fallen.astype(np.float32)
 
 
 def _frame(toward: Values, turn: float) -> tuple[Values, Values]:

@@ -48,9 +48,10 @@ def sample_smooth(texture: Values, x: Values, y: Values) -> Values:
     down, right = (rows - row).astype(np.float32), (columns - column).astype(np.float32)
     row, column = row % TILE_PX, column % TILE_PX
     next_row, next_column = (row + 1) % TILE_PX, (column + 1) % TILE_PX
-    upper = texture[row, column] * (1 - right) + texture[row, next_column] * right
-    lower = texture[next_row, column] * (1 - right) + texture[next_row, next_column] * right
-    return upper * (1 - down) + lower * down
+    upper: Values = texture[row, column] * (1 - right) + texture[row, next_column] * right
+    lower: Values = texture[next_row, column] * (1 - right) + texture[next_row, next_column] * right
+    mixed: Values = upper * (1 - down) + lower * down
+    return mixed
 
 
 def resized(picture: Values, size_px: int, how: Image.Resampling = Image.Resampling.BILINEAR) -> Values:

@@ -19,6 +19,8 @@ from bench.rendering.view import View, Visible
 
 # PET: a refractive index of 1.57 mirrors 5 % at right angles.
 _MIRRORED_STRAIGHT = 0.05
+# The share of the light that reaches a bottle's inner side.
+_INSIDE = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +54,14 @@ def shade(
     """The picture [size, size, 3] with a bottle on it. `normals` are the surface's in camera space."""
     front, back = _toward_camera(normals[visible.front]), _toward_camera(normals[visible.back])
     material = surface.material[visible.front]
-    inside = normals[visible.front][:, 2] < 0
-    light = _plastic(picture, view, visible, surface, (front, back), look=look, lighting=lighting)
+    inside = normals[visible.front][:, 2] < 0  # seen through the mouth of an open bottle
+    light = _plastic(picture, view, visible, surface, (front, back), inside=inside, look=look, lighting=lighting)
     world = view.to_world(front)
     fallen = diffuse(lighting, world)
     mirror, fresnel = mirrored(lighting, view.to_world(_reflected(front))), _fresnel(front)
     if look.strip is not None:
         print_color = _print_at(look.strip, surface, visible.front)
-        dull = print_color * fallen * np.where(inside, 0.45, 1.0)[:, None]
+        dull = print_color * fallen * np.where(inside, _INSIDE, 1.0)[:, None]
         light = np.where((material == STRIP)[:, None], dull + look.strip.gloss * fresnel * mirror, light)
     if look.cap is not None:
         cap, share = look.cap, 1 - look.cap.clear
@@ -77,6 +79,7 @@ def _plastic(
     surface: Surface,
     normals: tuple[Values, Values],
     *,
+    inside: Values,
     look: Look,
     lighting: Lighting,
 ) -> Values:
@@ -96,13 +99,9 @@ def _plastic(
     near = _fresnel(front) * mirrored(lighting, view.to_world(_reflected(front)))
     far_wall = _fresnel(back) * mirrored(lighting, view.to_world(_reflected(back * (-1, -1, 1))))
     through = passed * (behind * (1 - plastic.haze) + far_wall) + plastic.haze * fallen * 0.5
-    shell = plastic.opaque * fallen * np.where(normals_inside(surface, visible), 0.4, 1.0)[:, None]
-    return (1 - plastic.cover) * through + plastic.cover * shell + near
-
-
-def normals_inside(surface: Surface, visible: Visible) -> Values:
-    """Where the nearest point is far down the neck's inside: the open mouth of a bottle, which is dark."""
-    return (surface.material[visible.front] != CAP) & (surface.height[visible.front] > 0.999)
+    shell = plastic.opaque * fallen * np.where(inside, _INSIDE, 1.0)[:, None]
+    light: Values = (1 - plastic.cover) * through + plastic.cover * shell + near
+    return light
 
 
 def _behind(picture: Values, view: View, visible: Visible, front: Values, back: Values) -> Values:
@@ -112,14 +111,16 @@ def _behind(picture: Values, view: View, visible: Visible, front: Values, back: 
     last = view.size_px - 1
     rows = np.clip(visible.rows + shift[:, 1], 0, last).astype(np.int32)
     columns = np.clip(visible.columns + shift[:, 0], 0, last).astype(np.int32)
-    return picture[rows, columns]
+    shifted: Values = picture[rows, columns]
+    return shifted
 
 
 def _print_at(strip: Strip, surface: Surface, points: Values) -> Values:
     rows, columns = strip.print.shape[:2]
     down = np.clip(surface.down[points] * rows, 0, rows - 1).astype(np.int32)
     across = np.clip(surface.across[points] * columns, 0, columns - 1).astype(np.int32)
-    return strip.print[down, across]
+    printed: Values = strip.print[down, across]
+    return printed
 
 
 def _toward_camera(normals: Values) -> Values:

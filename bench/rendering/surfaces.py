@@ -89,7 +89,8 @@ def _relief(shape: Shape, height: Values, angle: Values, choices: Choices) -> Va
     above = noise.smooth_step(height, 1 - NECK_LENGTH + 0.012, 1 - NECK_LENGTH + 0.02)
     thread = 0.07 * above * np.cos(2 * np.pi * (height - 1) / 0.02 + angle)
     ring = 0.28 * np.exp(-(((height - 1 + NECK_LENGTH - 0.004) / 0.006) ** 2))
-    return (1 + ribs + flutes + foot + wall + thread + ring).astype(np.float32)
+    relief: Values = 1 + ribs + flutes + foot + wall + thread + ring
+    return relief.astype(np.float32)
 
 
 def _bump(height: Values, center: float, width: float) -> Values:

@@ -1,4 +1,4 @@
-"""The type of the arrays here. Pictures and points are float32; numpy makes some results float64, which does no harm."""
+"""The type of the arrays here. Pictures and points are float32; numpy makes float64 of some, which does no harm."""
 
 from __future__ import annotations
 
