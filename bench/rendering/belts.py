@@ -212,4 +212,4 @@ def wall_colors(palette: Palette, choices: Choices, size_px: int, *, shapes: int
     image = image.filter(ImageFilter.GaussianBlur(choices.between((1.5, 4))))
     large = image.resize((size_px, size_px), Image.Resampling.BICUBIC)
     slope = np.linspace(choices.between((0.7, 1.2)), choices.between((0.7, 1.2)), size_px, dtype=np.float32)
-    return (np.asarray(large, np.float32) / 255) ** colors.GAMMA * slope[None, :, None]
+    return colors.light_of(np.asarray(large)) * slope[None, :, None]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
-from bench.rendering.colors import GAMMA
+from bench.rendering.colors import GAMMA, light_of
 from bench.rendering.noise import resized
 from bench.rendering.random_choices import Choices, Range
 from bench.rendering.values import Values
@@ -75,7 +75,7 @@ def _blurred(light: Values, radius_px: float) -> Values:
         return light
     screen = (np.clip(light, 0, 1) ** (1 / GAMMA) * 255 + 0.5).astype(np.uint8)
     image = Image.fromarray(screen).filter(ImageFilter.GaussianBlur(radius_px))
-    return (np.asarray(image, np.float32) / 255) ** GAMMA
+    return light_of(np.asarray(image))
 
 
 def _sensor_noise(light: Values, camera: Camera, choices: Choices) -> Values:

@@ -9,8 +9,11 @@ import numpy as np
 
 from bench.rendering.random_choices import Choices, Range
 from bench.rendering.values import Values
+from shared.images.arrays import Pixels
 
 GAMMA = 2.2
+# The linear light of each value of a byte.
+_LIGHT_OF_BYTES = ((np.arange(256) / 255) ** GAMMA).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,12 @@ DEEP = Palette(ANY_HUE, (0.7, 0.95), (0.2, 0.45))
 def linear(hue: float, saturation: float, value: float) -> Values:
     """The linear light of a color that is given as on a screen."""
     return np.asarray(colorsys.hsv_to_rgb(hue % 1.0, saturation, value), np.float32) ** GAMMA
+
+
+def light_of(pixels: Pixels) -> Values:
+    """The linear light of 8-bit pixels."""
+    light: Values = _LIGHT_OF_BYTES[pixels]
+    return light
 
 
 def on_screen(light: Values) -> tuple[int, int, int]:

@@ -16,6 +16,8 @@ from bench.rendering.random_choices import Choices, Range
 from bench.rendering.values import Values
 
 Move = Callable[[Values], Values]
+# The directions, around the axis, that the camera sees: `poses` turns the bottle's y axis toward it.
+_SEEN = (0.1, np.pi - 0.1)
 KINDS = ("dents", "crush", "twist", "crumple", "bend")
 
 
@@ -62,11 +64,11 @@ def _dents(choices: Choices, strength: float, radius: float) -> Move:
     dents = [
         (
             choices.between((0.15, 0.75)),
-            choices.between((0, 2 * np.pi)),
-            radius * choices.between((0.45, 0.95)),
-            radius * (0.25 + 0.5 * strength) * choices.between((0.6, 1.1)),
+            choices.between(_SEEN),
+            radius * choices.between((0.5, 0.95)),
+            radius * (0.25 + 0.5 * strength) * choices.between((0.7, 1.1)),
         )
-        for _ in range(choices.whole(1, 2 + round(4 * strength)))
+        for _ in range(choices.whole(2, 2 + round(4 * strength)))
     ]
 
     def move(positions: Values) -> Values:
@@ -86,7 +88,7 @@ def _crush(choices: Choices, strength: float, radius: float) -> Move:
     presses = [
         (
             choices.between((0.15, 0.8)),
-            choices.between((0, 2 * np.pi)),
+            choices.between(_SEEN),
             choices.between((0.08, 0.25)),
             choices.between((-0.35, 0.35)),
             radius * (0.8 - 0.75 * strength * choices.between((0.6, 1.0))),
@@ -164,7 +166,7 @@ def _bend(choices: Choices, strength: float) -> Move:
     height = choices.between((0.25, 0.7))
     length = choices.between((0.05, 0.2))
     angle = (0.15 + 0.7 * strength) * choices.between((0.7, 1.1)) * choices.one_of((-1, 1))
-    # Mostly in the plane that the camera sees; a bend toward the belt can't happen.
+    # Across what the camera sees; a bend toward the belt can't happen.
     direction = choices.between((-0.5, 0.5))
 
     def move(positions: Values) -> Values:

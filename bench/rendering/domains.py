@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bench.rendering.camera import Camera
-from bench.rendering.colors import ANY_HUE, BLACK, GRAY, PALE, VIVID, WHITE, Palette
+from bench.rendering.colors import ANY_HUE, BLACK, GRAY, VIVID, WHITE, Palette
 from bench.rendering.random_choices import Range
 
 # The probability of each defect, as in the frames that the project ships.
@@ -37,20 +37,20 @@ class Domain:
     lying_tilt: Range = (0.0, 0.35)
     standing_tilt: Range = (1.15, 1.42)
     # The bottle's height as a share of the picture's.
-    size: Range = (0.5, 0.85)
+    size: Range = (0.58, 0.9)
     cap_palettes: tuple[Palette, ...] = (VIVID, VIVID, WHITE, BLACK)
     # Probability of a cap of the belt's color, and of clear plastic.
-    camouflaged_caps: float = 0.08
-    clear_caps: float = 0.08
-    cap_height: Range = (0.05, 0.085)
-    severity: Range = (0.15, 1.0)
-    strip_height: Range = (0.5, 1.0)
-    torn: float = 0.15
+    camouflaged_caps: float = 0.04
+    clear_caps: float = 0.04
+    cap_height: Range = (0.06, 0.095)
+    severity: Range = (0.45, 1.0)
+    strip_height: Range = (0.65, 1.0)
+    torn: float = 0.08
     # Probability that clear plastic has a tint, and a rest of colored content: neither is pigment.
-    tinted: float = 0.2
-    content: float = 0.06
+    tinted: float = 0.12
+    content: float = 0.03
     # Probability that pigmented plastic lets some light pass.
-    translucent: float = 0.35
+    translucent: float = 0.3
     stains: Range = (0.0, 0.6)
     rails: float = 0.15
     litter: tuple[int, int] = (0, 1)
@@ -75,35 +75,35 @@ _LIGHT = Palette(ANY_HUE, (0.0, 0.12), (0.65, 0.9))
 _FIRST = ("water", "soda", "longneck", "hourglass", "carafe", "stepped")
 _SECOND = ("square", "grip", "dome", "flask", "barrel", "slim")
 _NOISY = Camera(
-    exposure=(0.7, 1.3),
-    read_noise=(0.005, 0.015),
-    shot_noise=(0.002, 0.006),
-    blur_px=(0.4, 1.0),
-    motion_px=(0.0, 3.0),
+    exposure=(0.8, 1.3),
+    read_noise=(0.004, 0.01),
+    shot_noise=(0.001, 0.004),
+    blur_px=(0.4, 0.9),
+    motion_px=(0.0, 2.0),
     vignette=(0.1, 0.4),
-    cast=(-0.12, 0.12),
-    quality=(60, 80),
+    cast=(-0.07, 0.07),
+    quality=(65, 82),
 )
 
 PAIRS = {
     "belt": Pair(
         learn=Domain(
             families=_FIRST,
-            belts=("rubber", "fabric", "worn"),
-            belt_palettes=(*_DULL, _GREEN, _BLUE),
-            rigs=("tubes", "softbox", "rows"),
+            belts=("rubber", "fabric", "worn", "stripes"),
+            belt_palettes=(*_DULL, _GREEN, _BLUE, _PURPLE),
+            rigs=("tubes", "softbox", "rows", "low side"),
             camera=Camera(),
         ),
         judge=Domain(
             families=_SECOND,
             belts=("grid", "slats", "steel", "bricks", "studs", "wire"),
-            belt_palettes=(_LIGHT, BLACK, _OCHER, _PURPLE, _RED),
+            belt_palettes=(_LIGHT, BLACK, GRAY, _OCHER, _GREEN, _RED),
             rigs=("window", "ring"),
             camera=Camera(exposure=(0.8, 1.3), motion_px=(0.0, 2.0), quality=(70, 85), saturation=(0.7, 1.0)),
-            size=(0.45, 0.8),
-            rails=0.3,
-            litter=(0, 3),
-            stains=(0.0, 0.9),
+            size=(0.52, 0.85),
+            rails=0.25,
+            litter=(0, 2),
+            stains=(0.0, 0.8),
         ),
     ),
     "light": Pair(
@@ -111,16 +111,16 @@ PAIRS = {
             families=("square", "dome", "flask", "water", "slim", "stepped"),
             belts=("rubber", "stripes", "bricks", "steel"),
             belt_palettes=(*_DULL, _PURPLE, _BLUE),
-            rigs=("tubes", "softbox", "ring"),
-            camera=Camera(quality=(85, 95)),
+            rigs=("tubes", "softbox", "ring", "rows"),
+            camera=Camera(quality=(80, 92)),
         ),
         judge=Domain(
             families=("soda", "longneck", "hourglass", "carafe", "grip", "barrel"),
             belts=("fabric", "worn", "chevrons", "rollers"),
-            belt_palettes=(GRAY, _GREEN, _OCHER, _BLUE, BLACK),
+            belt_palettes=(*_DULL, _GREEN, _OCHER, _BLUE),
             rigs=("low side", "amber", "two colors", "spots", "glare", "dim green"),
             camera=_NOISY,
-            size=(0.48, 0.85),
+            size=(0.55, 0.88),
         ),
     ),
     "camera": Pair(
@@ -129,27 +129,27 @@ PAIRS = {
             belts=("fabric", "grid", "rubber", "slats"),
             belt_palettes=(*_DULL, _GREEN, _OCHER),
             rigs=("rows", "window", "softbox"),
-            camera=Camera(motion_px=(0.0, 1.0)),
-            standing=0.15,
-            size=(0.6, 0.9),
+            camera=Camera(motion_px=(0.0, 1.5)),
+            standing=0.25,
+            size=(0.58, 0.92),
         ),
         judge=Domain(
             families=("longneck", "slim", "dome", "flask", "hourglass", "stepped"),
             belts=("worn", "stripes", "studs", "steel"),
-            belt_palettes=(GRAY, _LIGHT, _BLUE, _RED, PALE),
+            belt_palettes=(*_DULL, _LIGHT, _BLUE, _RED),
             rigs=("tubes", "glare", "low side"),
             camera=Camera(
-                exposure=(0.65, 1.6),
-                blur_px=(0.5, 1.3),
-                motion_px=(0.5, 5.0),
-                vignette=(0.1, 0.5),
-                contrast=(0.75, 1.2),
-                quality=(50, 75),
+                exposure=(0.75, 1.4),
+                blur_px=(0.5, 1.1),
+                motion_px=(0.5, 3.0),
+                vignette=(0.1, 0.45),
+                contrast=(0.85, 1.15),
+                quality=(60, 80),
             ),
-            standing=0.6,
-            lying_tilt=(0.0, 0.7),
-            standing_tilt=(1.0, 1.45),
-            size=(0.4, 0.75),
+            standing=0.5,
+            lying_tilt=(0.0, 0.55),
+            standing_tilt=(1.05, 1.45),
+            size=(0.5, 0.78),
         ),
     ),
 }

@@ -47,8 +47,8 @@ class Rig:
     veil: Range = (0.0, 0.0)
 
 
-COOL, WARM, AMBER = (0.92, 0.98, 1.08), (1.12, 1.0, 0.8), (1.3, 0.95, 0.5)
-GREENISH, BLUE, PINK = (0.85, 1.1, 0.9), (0.6, 0.8, 1.4), (1.2, 0.8, 1.05)
+COOL, WARM, AMBER = (0.95, 0.99, 1.05), (1.08, 1.0, 0.88), (1.15, 0.98, 0.72)
+GREENISH, BLUE, PINK = (0.92, 1.05, 0.94), (0.8, 0.92, 1.2), (1.12, 0.92, 1.04)
 
 RIGS = {
     "tubes": Rig(
@@ -90,11 +90,11 @@ RIGS = {
     ),
     "low side": Rig(
         lamps=(Lamp((1.6, 0.3, 0.6), (0.2, 0.7), 0.2, 9.0, WARM), Lamp((-0.8, 0.2, 1.0), (0.1, 0.3), 0.0, 1.5, COOL)),
-        ambient=0.22,
+        ambient=0.34,
         ambient_color=COOL,
         shadow=(0.5, 0.85),
         softness=(0.01, 0.05),
-        falloff=(0.4, 0.8),
+        falloff=(0.3, 0.6),
     ),
     "amber": Rig(
         lamps=(
@@ -117,22 +117,22 @@ RIGS = {
             Lamp((0.6, -0.6, 1.0), (0.09, 0.09), 0.0, 25.0),
             Lamp((-0.7, 0.1, 1.0), (0.07, 0.07), 0.0, 25.0, WARM),
         ),
-        ambient=0.2,
+        ambient=0.34,
         shadow=(0.5, 0.9),
         softness=(0.005, 0.02),
         spot=(0.3, 0.8),
         veil=(0.0, 0.06),
     ),
     "glare": Rig(
-        lamps=(Lamp((0.0, -0.5, 0.8), (0.5, 0.25), 0.0, 14.0), Lamp((0.5, 0.5, 1.0), (0.2, 0.6), 0.8, 7.0, COOL)),
+        lamps=(Lamp((0.0, -0.5, 0.8), (0.4, 0.22), 0.0, 9.0), Lamp((0.5, 0.5, 1.0), (0.2, 0.6), 0.8, 7.0, COOL)),
         ambient=0.45,
-        veil=(0.06, 0.22),
+        veil=(0.03, 0.12),
         spot=(0.2, 0.7),
         falloff=(0.2, 0.6),
     ),
     "dim green": Rig(
         lamps=(Lamp((0.4, 0.5, 1.0), (0.05, 0.9), 0.7, 7.0, GREENISH),),
-        ambient=0.25,
+        ambient=0.34,
         ambient_color=GREENISH,
         shadow=(0.4, 0.7),
     ),

@@ -9,6 +9,8 @@ from bench.rendering.random_choices import Choices
 from bench.rendering.values import Values
 
 TILE_PX = 256
+# Noise of more cells has a value of its own for each pixel.
+_FINE = 100
 
 
 def tile(choices: Choices, cells: int, *, octaves: int = 1) -> Values:
@@ -16,8 +18,9 @@ def tile(choices: Choices, cells: int, *, octaves: int = 1) -> Values:
     total = np.zeros((TILE_PX, TILE_PX), np.float32)
     weight = 1.0
     for _ in range(octaves):
-        grid = choices.generator.uniform(-1, 1, (cells, cells)).astype(np.float32)
-        total += weight * _enlarged(grid)
+        if cells > _FINE:
+            return total + weight * choices.generator.uniform(-1, 1, total.shape).astype(np.float32)
+        total += weight * _enlarged(choices.generator.uniform(-1, 1, (cells, cells)).astype(np.float32))
         weight *= 0.55
         cells = min(cells * 2, TILE_PX)
     return total

@@ -51,4 +51,6 @@ def pick_pose(domain: Domain, choices: Choices, *, drawn_px: int) -> Pose:
     else:
         y = drawn_px / 2 + choices.between((-0.8, 0.8)) * room
     tilt = choices.between(domain.standing_tilt if standing else domain.lying_tilt)
-    return Pose(View(drawn_px, tilt, scale, (x, y)), standing, choices.between((0, 2 * np.pi)))
+    # A standing bottle shows its y side, as a lying one does: a dent at its back would not be seen.
+    angle = choices.between((-0.5, 0.5) if standing else (0, 2 * np.pi))
+    return Pose(View(drawn_px, tilt, scale, (x, y)), standing, angle)

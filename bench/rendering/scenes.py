@@ -67,11 +67,11 @@ def pick_scene(domain: Domain, defects: frozenset[str], choices: Choices, *, dra
 
 def _pick_plastic(domain: Domain, choices: Choices, *, pigmented: bool) -> Plastic:
     """Clear plastic, which may have a tint or a rest of colored content; or pigmented plastic."""
-    haze = choices.between((0.01, 0.08))
+    haze = choices.between((0.03, 0.11))
     content_height = choices.between((0.05, 0.3)) if choices.happens(domain.content) else 0.0
-    content = colors.PALE.pick(choices) ** 0.8
-    clear: Values = np.full(3, choices.between((0.8, 0.93)), np.float32)
-    tint = colors.PALE.pick(choices) ** 0.35
+    content = colors.PALE.pick(choices) ** 0.6
+    clear: Values = np.full(3, choices.between((0.74, 0.9)), np.float32)
+    tint = colors.PALE.pick(choices) ** 0.25
     if choices.happens(domain.tinted):
         clear = clear * tint
     if not pigmented:
@@ -79,8 +79,8 @@ def _pick_plastic(domain: Domain, choices: Choices, *, pigmented: bool) -> Plast
     own = choices.stream("pigment")
     if own.happens(domain.translucent):
         color = own.one_of((colors.DEEP, _BROWN, colors.VIVID)).pick(own)
-        return Plastic(np.clip(color, 0.02, 1) ** 0.9, color, own.between((0.05, 0.35)), haze, 0.0, content)
-    palette = own.one_of((colors.VIVID, colors.VIVID, colors.WHITE, colors.BLACK, colors.DEEP, colors.GRAY))
+        return Plastic(np.clip(color, 0.02, 1) ** 0.9, color, own.between((0.15, 0.45)), haze, 0.0, content)
+    palette = own.one_of((colors.VIVID, colors.VIVID, colors.VIVID, colors.WHITE, colors.BLACK, colors.DEEP))
     return Plastic(clear, palette.pick(own), own.between((0.92, 1.0)), haze, 0.0, content)
 
 
@@ -97,7 +97,7 @@ def _pick_cap(domain: Domain, camouflage: Values, choices: Choices) -> Cap:
     return Cap(
         color=color,
         height=choices.between(domain.cap_height),
-        overlap=choices.between((1.12, 1.3)),
+        overlap=choices.between((1.15, 1.35)),
         ridges=choices.whole(20, 48),
         clear=clear,
         dome=choices.one_of((0.0, 0.0, 0.3, 0.7)),

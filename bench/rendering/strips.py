@@ -57,7 +57,7 @@ def pick_strip(choices: Choices, *, within: Range, height: Range, torn: float) -
     low, high = within
     length = (high - low) * choices.between(height)
     bottom = choices.between((low, max(low, high - length)))
-    wraps = 1.0 if choices.happens(0.7) else choices.between((0.55, 0.9))
+    wraps = 1.0 if choices.happens(0.8) else choices.between((0.7, 0.9))
     tear = noise.tile(choices, choices.whole(4, 12), octaves=3)
     depth = choices.between((0.1, 0.5)) if choices.happens(torn) else 0.0
 
@@ -90,7 +90,7 @@ def _print(choices: Choices, *, ratio: float) -> Values:
     for panel in range(panels):
         _draw_panel(draw, choices.stream("panel"), (panel * _WIDTH_PX // panels, height))
     _draw_bar_code(draw, choices, height)
-    return ((np.asarray(image, np.float32) / 255) ** colors.GAMMA)[:, ::-1]
+    return colors.light_of(np.asarray(image))[:, ::-1]
 
 
 def _any_color(choices: Choices) -> tuple[int, int, int]:

@@ -147,8 +147,8 @@ def _surface(
     """A grid of positions [rows, columns, 3] as a list of points. Columns go round, rows away from the base."""
     along = np.gradient(positions, axis=0)
     round_about = np.roll(positions, -1, axis=1) - np.roll(positions, 1, axis=1)
-    normals = np.cross(round_about, along)
-    normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-9)
+    normals = _crossed(round_about, along)
+    normals /= np.maximum(np.sqrt((normals * normals).sum(axis=-1, keepdims=True)), 1e-9)
     nothing = np.zeros(material.shape, np.float32)
     return Surface(
         positions.reshape(-1, 3),
@@ -158,3 +158,10 @@ def _surface(
         (nothing if down is None else down).reshape(-1),
         height.reshape(-1),
     )
+
+
+def _crossed(first: Values, second: Values) -> Values:
+    """The cross product; numpy's own takes twice as long."""
+    a, b, c = (first[..., axis] for axis in range(3))
+    d, e, f = (second[..., axis] for axis in range(3))
+    return np.stack([b * f - c * e, c * d - a * f, a * e - b * d], axis=-1)
