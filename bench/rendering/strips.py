@@ -58,6 +58,9 @@ def pick_strip(choices: Choices, *, within: Range, height: Range, torn: float) -
     length = (high - low) * choices.between(height)
     bottom = choices.between((low, max(low, high - length)))
     wraps = 1.0 if choices.happens(0.8) else choices.between((0.7, 0.9))
+    turn = choices.between((0, 2 * np.pi))
+    if wraps < 1:  # the gap is at the back, seen from the camera (`poses`), or a little to a side
+        turn = -0.5 * np.pi - np.pi * (1 + wraps) + choices.between((-1.0, 1.0))
     tear = noise.tile(choices, choices.whole(4, 12), octaves=3)
     depth = choices.between((0.1, 0.5)) if choices.happens(torn) else 0.0
 
@@ -70,7 +73,7 @@ def pick_strip(choices: Choices, *, within: Range, height: Range, torn: float) -
         print=_print(choices.stream("print"), ratio=length / 0.95),
         bottom=bottom,
         top=bottom + length,
-        turn=choices.between((0, 2 * np.pi)),
+        turn=turn,
         wraps=wraps,
         slant=choices.between((-0.01, 0.01)),
         torn=torn_in,
