@@ -40,7 +40,7 @@ def _stripes(choices: Choices) -> Pattern:
 
 
 def _grid(choices: Choices) -> Pattern:
-    width, depth, grain = choices.between((7, 14)), choices.between((0.3, 0.7)), _grain(choices, 0.1)
+    width, depth, grain = choices.between((7, 14)), choices.between((0.2, 0.55)), _grain(choices, 0.1)
 
     def pattern(x: Values, y: Values) -> Values:
         hole = (np.abs((x * width) % 1 - 0.5) < 0.28) & (np.abs((y * width) % 1 - 0.5) < 0.28)
@@ -118,7 +118,7 @@ def _wire(choices: Choices) -> Pattern:
 
     def pattern(x: Values, y: Values) -> Values:
         first, second = np.abs(np.sin(width * (x + y))), np.abs(np.sin(width * (x - y)))
-        return np.where(np.maximum(first, second) > 0.93, 1.5, 0.5) * grain(x, y)
+        return np.where(np.maximum(first, second) > 0.93, 1.35, 0.65) * grain(x, y)
 
     return pattern
 

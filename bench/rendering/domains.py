@@ -43,7 +43,7 @@ class Domain:
     camouflaged_caps: float = 0.04
     clear_caps: float = 0.04
     cap_height: Range = (0.06, 0.095)
-    severity: Range = (0.45, 1.0)
+    severity: Range = (0.6, 1.0)
     strip_height: Range = (0.65, 1.0)
     torn: float = 0.08
     # Probability that clear plastic has a tint, and a rest of colored content: neither is pigment.
@@ -52,8 +52,8 @@ class Domain:
     # Probability that pigmented plastic lets some light pass.
     translucent: float = 0.3
     stains: Range = (0.0, 0.6)
-    rails: float = 0.15
-    litter: tuple[int, int] = (0, 1)
+    rails: float = 0.2
+    litter: tuple[int, int] = (0, 2)
     wall_shapes: tuple[int, int] = (0, 5)
 
 
@@ -75,12 +75,12 @@ _LIGHT = Palette(ANY_HUE, (0.0, 0.12), (0.65, 0.9))
 _FIRST = ("water", "soda", "longneck", "hourglass", "carafe", "stepped")
 _SECOND = ("square", "grip", "dome", "flask", "barrel", "slim")
 _NOISY = Camera(
-    exposure=(0.8, 1.3),
-    read_noise=(0.004, 0.01),
-    shot_noise=(0.001, 0.004),
+    exposure=(0.9, 1.3),
+    read_noise=(0.003, 0.008),
+    shot_noise=(0.001, 0.003),
     blur_px=(0.4, 0.9),
-    motion_px=(0.0, 2.0),
-    vignette=(0.1, 0.4),
+    motion_px=(0.0, 1.5),
+    vignette=(0.1, 0.35),
     cast=(-0.07, 0.07),
     quality=(65, 82),
 )
@@ -90,28 +90,28 @@ PAIRS = {
         learn=Domain(
             families=_FIRST,
             belts=("rubber", "fabric", "worn", "stripes"),
-            belt_palettes=(*_DULL, _GREEN, _BLUE, _PURPLE),
+            belt_palettes=(*_DULL, _GREEN, _BLUE, _PURPLE, _LIGHT),
             rigs=("tubes", "softbox", "rows", "low side"),
             camera=Camera(),
         ),
         judge=Domain(
             families=_SECOND,
             belts=("grid", "slats", "steel", "bricks", "studs", "wire"),
-            belt_palettes=(_LIGHT, BLACK, GRAY, _OCHER, _GREEN, _RED),
+            belt_palettes=(_LIGHT, *_DULL, _OCHER, _GREEN, _RED),
             rigs=("window", "ring"),
-            camera=Camera(exposure=(0.8, 1.3), motion_px=(0.0, 2.0), quality=(70, 85), saturation=(0.7, 1.0)),
+            camera=Camera(exposure=(0.9, 1.3), motion_px=(0.0, 2.0), quality=(75, 88), saturation=(0.8, 1.05)),
             size=(0.52, 0.85),
-            rails=0.25,
-            litter=(0, 2),
-            stains=(0.0, 0.8),
+            rails=0.3,
+            litter=(0, 3),
+            stains=(0.0, 0.7),
         ),
     ),
     "light": Pair(
         learn=Domain(
             families=("square", "dome", "flask", "water", "slim", "stepped"),
             belts=("rubber", "stripes", "bricks", "steel"),
-            belt_palettes=(*_DULL, _PURPLE, _BLUE),
-            rigs=("tubes", "softbox", "ring", "rows"),
+            belt_palettes=(*_DULL, _PURPLE, _BLUE, _LIGHT),
+            rigs=("tubes", "softbox", "ring", "rows", "window"),
             camera=Camera(quality=(80, 92)),
         ),
         judge=Domain(
@@ -127,29 +127,29 @@ PAIRS = {
         learn=Domain(
             families=("soda", "grip", "square", "water", "carafe", "barrel"),
             belts=("fabric", "grid", "rubber", "slats"),
-            belt_palettes=(*_DULL, _GREEN, _OCHER),
+            belt_palettes=(*_DULL, _GREEN, _OCHER, _BLUE),
             rigs=("rows", "window", "softbox"),
             camera=Camera(motion_px=(0.0, 1.5)),
-            standing=0.25,
+            standing=0.3,
             size=(0.58, 0.92),
         ),
         judge=Domain(
             families=("longneck", "slim", "dome", "flask", "hourglass", "stepped"),
             belts=("worn", "stripes", "studs", "steel"),
             belt_palettes=(*_DULL, _LIGHT, _BLUE, _RED),
-            rigs=("tubes", "glare", "low side"),
+            rigs=("tubes", "ring", "low side"),
             camera=Camera(
-                exposure=(0.75, 1.4),
-                blur_px=(0.5, 1.1),
-                motion_px=(0.5, 3.0),
-                vignette=(0.1, 0.45),
-                contrast=(0.85, 1.15),
-                quality=(60, 80),
+                exposure=(0.8, 1.35),
+                blur_px=(0.5, 0.9),
+                motion_px=(0.5, 2.5),
+                vignette=(0.1, 0.4),
+                contrast=(0.9, 1.12),
+                quality=(65, 82),
             ),
-            standing=0.5,
-            lying_tilt=(0.0, 0.55),
+            standing=0.45,
+            lying_tilt=(0.0, 0.5),
             standing_tilt=(1.05, 1.45),
-            size=(0.5, 0.78),
+            size=(0.52, 0.8),
         ),
     ),
 }
