@@ -68,6 +68,10 @@ def render_pairs(
     pairs: Annotated[str, typer.Option(help="which pairs, separated by commas")] = "belt,light,camera",
     learn: Annotated[int, typer.Option(min=1, help="frames to learn from, in each pair")] = 340,
     judge: Annotated[int, typer.Option(min=1, help="frames to judge by, in each pair")] = 420,
+    mixed: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="instead of pairs, one dataset of N frames of all their belts and lamps"),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="the same seed gives the same frames")] = 17,
     as_json: JsonFlag = False,
 ) -> None:
@@ -79,22 +83,26 @@ def render_pairs(
     `belt`: other belts, with litter and rails. `light`: colored, low, harsh or dim lamps, glare, noise. `camera`: other
     heights and angles, motion blur, exposure, and more standing bottles. The bottles' shapes differ in all pairs.
 
+    `--mixed N` renders other frames of all of them into OUT, to tune a network on.
+
     A frame takes 0.15 s of a core.
 
     Example: sortline bench render-pairs shifted --pairs belt,light
     """
-    from bench.rendering.datasets import check_out, chosen_pairs, print_rendered
-    from bench.rendering.datasets import render_pairs as render
+    from bench.rendering import datasets
     from shared.progress import show_status
 
-    chosen = chosen_pairs(pairs)
-    check_out(out)
+    chosen = datasets.chosen_pairs(pairs)
+    datasets.check_out(out)
     with show_status("frames") as on_progress:
-        rendered = render(out, chosen, learn=learn, judge=judge, seed=seed, on_progress=on_progress)
+        if mixed is not None:
+            rendered = datasets.render_mixed(out, chosen, count=mixed, seed=seed, on_progress=on_progress)
+        else:
+            rendered = datasets.render_pairs(out, chosen, learn=learn, judge=judge, seed=seed, on_progress=on_progress)
     if as_json:
         print_json(rendered)
     else:
-        print_rendered(rendered)
+        datasets.print_rendered(rendered)
 
 
 def bench(

@@ -1,5 +1,7 @@
 """Writes shifted pairs of datasets: `<pair>/learn/` and `<pair>/judge/`, each with its frames and a `labels.csv`.
 
+Or one dataset of all their belts, lamps, bottles and cameras, to tune a network on (`render_mixed`).
+
 The same seed gives the same bytes with the same versions of numpy and Pillow. A frame depends on the seed, its pair,
 its part and its number, and not on how many others there are.
 """
@@ -62,7 +64,14 @@ def render_pairs(
         "seed": seed,
         "pairs": {
             pair: {
-                part: _render(out / pair / part, f"{pair}/{part}", counts[part], seed=seed, on_progress=on_progress)
+                part: _render(
+                    out / pair / part,
+                    f"{pair}/{part}",
+                    (_domain(pair, part),),
+                    count=counts[part],
+                    seed=seed,
+                    on_progress=on_progress,
+                )
                 for part in PARTS
             }
             for pair in pairs
@@ -70,12 +79,26 @@ def render_pairs(
     }
 
 
+def render_mixed(
+    out: Path, pairs: Sequence[str], *, count: int, seed: int, on_progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """Write one dataset into `out`, which `check_out` has made; its frames show the pairs' domains in turn.
+
+    None of them is a frame of a pair, with whatever seed.
+
+    Returns:
+        {"seed": …, "mixed": {"folder", "frames", "labels": {label: frames}}}, for JSON.
+    """
+    domains = [_domain(pair, part) for pair in pairs for part in PARTS]
+    return {"seed": seed, "mixed": _render(out, "mixed", domains, count=count, seed=seed, on_progress=on_progress)}
+
+
 def print_rendered(rendered: dict[str, Any]) -> None:
-    """A table of what `render_pairs` has returned."""
+    """A table of what `render_pairs` or `render_mixed` has returned."""
+    datasets = [part for parts in rendered.get("pairs", {}).values() for part in parts.values()]
+    datasets += [rendered["mixed"]] if "mixed" in rendered else []
     rows = [
-        [part["folder"], str(part["frames"]), *(str(count) for count in part["labels"].values())]
-        for parts in rendered["pairs"].values()
-        for part in parts.values()
+        [part["folder"], str(part["frames"]), *(str(count) for count in part["labels"].values())] for part in datasets
     ]
     print_table(plain_console(), ("folder", "frames", *DEFECTS, GOOD), rows, title="rendered", text=(0,))
 
@@ -85,18 +108,29 @@ def frame_choices(name: str, index: int, *, seed: int) -> Choices:
     return Choices([seed, digest(name), index])
 
 
-def _render(folder: Path, name: str, count: int, *, seed: int, on_progress: Callable[[str], None]) -> dict[str, Any]:
-    """Write one part. Its table comes last, so that a folder with a table is complete."""
-    pair, part = name.split("/")
+def _domain(pair: str, part: str) -> Domain:
     domain: Domain = getattr(PAIRS[pair], part)
-    folder.mkdir(parents=True)
+    return domain
+
+
+def _render(
+    folder: Path,
+    name: str,
+    domains: Sequence[Domain],
+    *,
+    count: int,
+    seed: int,
+    on_progress: Callable[[str], None],
+) -> dict[str, Any]:
+    """Write one dataset. Its table comes last, so that a folder with a table is complete."""
+    folder.mkdir(parents=True, exist_ok=True)
     rows, totals = [], Counter[str]()
     for index in range(count):
         choices = frame_choices(name, index, seed=seed)
         defects = pick_defects(choices.stream("defects"))
         labels = [defect for defect in DEFECTS if defect in defects] or [GOOD]
-        file = f"{pair}_{part}_{index:04d}.jpg"
-        (folder / file).write_bytes(draw_frame(domain, defects, choices))
+        file = f"{name.replace('/', '_')}_{index:04d}.jpg"
+        (folder / file).write_bytes(draw_frame(domains[index % len(domains)], defects, choices))
         rows.append({"filename": file, "labels": "|".join(labels)})
         totals.update(labels)
         on_progress(f"{name}: {index + 1} of {count} frames")

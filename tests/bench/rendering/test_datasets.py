@@ -43,6 +43,24 @@ def test_the_same_seed_gives_the_same_bytes_however_many_frames(tmp_path: Path) 
     assert few["belt/learn/belt_learn_0000.jpg"] != other["belt/learn/belt_learn_0000.jpg"]
 
 
+def test_a_mixed_dataset_shows_all_domains_in_turn_and_no_frame_of_a_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = []
+    monkeypatch.setattr(datasets, "draw_frame", lambda domain, *_: shown.append(domain) or b"not looked at")
+    done = render(tmp_path / "out", "--mixed", "14", "--pairs", "light,belt", "--json")
+    assert done.exit_code == 0, done.output
+    domains = [PAIRS["light"].learn, PAIRS["light"].judge, PAIRS["belt"].learn, PAIRS["belt"].judge]
+    assert shown == (domains * 4)[:14]
+    written = json.loads(done.stdout)["mixed"]
+    samples = load_dataset(tmp_path / "out").samples
+    assert len(samples) == written["frames"] == 14
+    assert Counter(label for sample in samples for label in sample.labels) == written["labels"]
+    names = ["mixed", *(f"{pair}/{part}" for pair in PAIRS for part in PARTS)]
+    assert len({str(frame_choices(name, 0, seed=17).between((0, 1))) for name in names}) == len(names)
+    assert "rendered" in render(tmp_path / "table", "--mixed", "2").stdout
+
+
 def test_the_folders_load_as_datasets_with_the_labels_that_json_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
