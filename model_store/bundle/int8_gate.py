@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-# int8 must lead to the same labels as fp32 on at least this share of the images, and may lose at most this much macro
-# F1. The comparison is of labels, not of the most probable class, because a result states labels, and they choose the
-# lane. In `multi` the most probable class may not even be one of the labels, because a defect may have a low threshold.
+# int8 must lead to the same labels as fp32 on at least this share of the compared images, and may lose at most this
+# much macro F1 on them. Views of images count as images: a few images can't show a share of 99 %. The comparison is of
+# labels, not of the most probable class, because a result states labels, and they choose the lane. In `multi` the most
+# probable class may not even be one of the labels, because a defect may have a low threshold.
 INT8_AGREEMENT = 0.99
 INT8_MACRO_F1_LOSS = 0.005
 
@@ -27,7 +28,7 @@ def int8_refusal_reason(parity: Mapping[str, float]) -> str | None:
     Args:
         parity: what `export.parity.measure_parity` returned.
     """
-    images = f"the {parity['images']:.0f} compared images"
+    images = f"the {parity['images'] + parity.get('views', 0):.0f} compared images"
     agreement = parity["int8_labels_agreement"]
     if not agreement >= INT8_AGREEMENT:
         return (

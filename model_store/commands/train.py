@@ -234,8 +234,10 @@ def _print_trained(trained: PublishedVersion, *, promoted: bool) -> None:
         f"SavedModel differs by at most {parity['saved_model_max_difference']:.1e}, "
         f"LiteRT fp32 by {parity['fp32_max_difference']:.1e}"
     )
+    views = f" and {parity['views']:.0f} views of them" if "views" in parity else ""
     say(
-        f"int8 on the same images: the same most probable class as fp32 on {parity['int8_class_agreement']:.1%}, "
+        f"int8 on the same images{views}: "
+        f"the same most probable class as fp32 on {parity['int8_class_agreement']:.1%}, "
         f"the same decided labels on {parity['int8_labels_agreement']:.1%}"
     )
     if manifest.calibration is not None and manifest.calibration.is_applied:

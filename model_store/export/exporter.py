@@ -11,7 +11,7 @@ from typing import Any
 
 from model_store.bundle.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
 from model_store.bundle.policy import GOOD
-from model_store.export import bias_correction, quantization
+from model_store.export import bias_correction, equalization, quantization
 from model_store.runtime.native_output import quiet_native
 from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.tensorflow_imports import import_tensorflow
@@ -50,15 +50,19 @@ def export(module: Any, folder: Path, *, calibration: Pixels, steps: ProgressSte
         tf.saved_model.save(module, saved_model, signatures={"serving_default": module.serve})
     with steps.step("Exporting LiteRT fp32"), quiet_native():
         (folder / FP32_FILE).write_bytes(tf.lite.TFLiteConverter.from_saved_model(saved_model).convert())
-    with steps.step("Exporting LiteRT int8", total=len(calibration)) as on_progress, quiet_native():
-        kept_float = quantization.sensitive_operators(folder / FP32_FILE)
-        quantized = quantization.to_int8(
-            saved_model, calibration=calibration, kept_float=kept_float, on_progress=on_progress
-        )
-    with steps.step("Correcting the int8 biases", total=len(calibration)) as on_progress, quiet_native():
-        fp32 = (folder / FP32_FILE).read_bytes()
-        corrected = bias_correction.correct_biases(quantized, fp32=fp32, images=calibration, on_progress=on_progress)
-        (folder / INT8_FILE).write_bytes(corrected)
+    (folder / INT8_FILE).write_bytes(_int8(saved_model, folder / FP32_FILE, images=calibration, steps=steps))
+
+
+def _int8(saved_model: str, fp32_file: Path, *, images: Pixels, steps: ProgressSteps) -> bytes:
+    """The int8 model, measured on these training images."""
+    kept_float = quantization.sensitive_operators(fp32_file)
+    with steps.step("Exporting LiteRT int8", total=len(images)) as on_progress, quiet_native():
+        ranged = quantization.measure_ranges(saved_model, calibration=images, on_progress=on_progress)
+    with steps.step("Equalizing the channels", total=len(images)) as on_progress, quiet_native():
+        equalized = equalization.equalize(ranged, images=images, on_progress=on_progress)
+        quantized = quantization.to_int8(equalized, kept_float=kept_float)
+    with steps.step("Correcting the int8 biases", total=len(images)) as on_progress, quiet_native():
+        return bias_correction.correct_biases(quantized, fp32=equalized, images=images, on_progress=on_progress)
 
 
 def _probabilities(tf: Any, logits: Any, head: Head) -> Any:

@@ -41,6 +41,9 @@ _LOGIT_SHARE = 0.005
 # Probabilities closer to 0 or 1 than this have no exact logits in float32, and such differences don't matter.
 _MIN_PROBABILITY = 1e-4
 GOLDEN_IMAGES = 16
+# int8 is compared with fp32 on at least this many images, views included. Whether the labels are the same on 99 % can't
+# be told from the five images that a dataset of 24 leaves: there, one label that rounding decides would be 20 %.
+COMPARED_IMAGES = 400
 _BATCH_SIZE = 16
 
 
@@ -53,30 +56,57 @@ class ExportPredictions(NamedTuple):
     int8: Floats
 
 
+class ViewPredictions(NamedTuple):
+    """The LiteRT models' probabilities of views of the N images, each float32 [M, C]; view i is of image i % N."""
+
+    fp32: Floats
+    int8: Floats
+
+
 def predict_all(module: Any, folder: Path, images: Pixels, *, classes_count: int) -> ExportPredictions:
     """Run the trained module and each exported file on the images."""
-    size_px, cores = images.shape[1], usable_cores()
-
-    def litert(file: str, name: Literal["litert", "litert-fp32"]) -> Engine:
-        path = folder / file
-        with open_bundle_file(path) as opened:
-            content = opened.read()
-        return LiteRTEngine(
-            content, name=name, input_size_px=size_px, classes_count=classes_count, threads=cores, location=path
-        )
-
+    size_px = images.shape[1]
     with quiet_native():
         saved_model: Engine = TensorFlowEngine(
             folder / SAVED_MODEL_DIR,
             input_size_px=size_px,
             classes_count=classes_count,
-            threads=cores,
+            threads=usable_cores(),
             max_batch=_BATCH_SIZE,
         )
-        engines = saved_model, litert(FP32_FILE, "litert-fp32"), litert(INT8_FILE, "litert")
+        engines = saved_model, *_litert_engines(folder, size_px=size_px, classes_count=classes_count)
         exported = [in_batches(engine.predict, images, size=_BATCH_SIZE) for engine in engines]
         trained = in_batches(lambda batch: module.serve(batch)["probabilities"], images, size=_BATCH_SIZE)
     return ExportPredictions(trained, *exported)
+
+
+def predict_views(folder: Path, views: Pixels, *, classes_count: int) -> ViewPredictions:
+    """Run the exported LiteRT files on views (`image_views.views_of`), of which there may be none."""
+    if not len(views):
+        none = np.empty((0, classes_count), np.float32)
+        return ViewPredictions(none, none)
+    with quiet_native():
+        engines = _litert_engines(folder, size_px=views.shape[1], classes_count=classes_count)
+        return ViewPredictions(*(in_batches(engine.predict, views, size=_BATCH_SIZE) for engine in engines))
+
+
+def _litert_engines(folder: Path, *, size_px: int, classes_count: int) -> tuple[Engine, Engine]:
+    """The engines of fp32 and int8."""
+
+    def engine(file: str, name: Literal["litert", "litert-fp32"]) -> Engine:
+        path = folder / file
+        with open_bundle_file(path) as opened:
+            content = opened.read()
+        return LiteRTEngine(
+            content,
+            name=name,
+            input_size_px=size_px,
+            classes_count=classes_count,
+            threads=usable_cores(),
+            location=path,
+        )
+
+    return engine(FP32_FILE, "litert-fp32"), engine(INT8_FILE, "litert")
 
 
 def measure_parity(
@@ -85,17 +115,20 @@ def measure_parity(
     classes: tuple[str, ...],
     mode: Mode,
     policy: Policy,
+    views: ViewPredictions | None = None,
     labels: Sequence[tuple[str, ...]] | None = None,
     label_mask: Bools | None = None,
 ) -> dict[str, float]:
     """The metrics of `manifest.parity`.
 
-    `…_max_difference` is the largest difference of any probability from the trained model's. The others compare int8
-    with fp32: `int8_class_agreement` is the share of images with the same most probable class, `int8_labels_agreement`
+    `images` counts the images, and `views` the views, if any. `…_max_difference` is the largest difference of any
+    probability from the trained model's, on the images. The others compare int8 with fp32, on images and views:
+    `int8_class_agreement` is the share of images with the same most probable class, `int8_labels_agreement`
     the share with the same decided labels, and `int8_sure_disagreement` the share with different labels although
     neither of the two is uncertain. `fp32_macro_f1` and `int8_macro_f1` are there if the true labels are given.
 
     Args:
+        views: of the N images: they have the same labels.
         labels: the true labels of the N images.
         label_mask: bool [N, C], as for `evaluation.metrics.score`.
 
@@ -103,16 +136,24 @@ def measure_parity(
         BadBundle: an export's answers contain values that are not numbers.
     """
     for name in ("saved_model", "fp32", "int8"):
-        if not np.isfinite(getattr(predictions, name)).all():
+        of_views = getattr(views, name, np.empty(0))
+        if not (np.isfinite(getattr(predictions, name)).all() and np.isfinite(of_views).all()):
             raise _differs_error(name, float("nan"), "not a number")
     metrics: dict[str, float] = {"images": len(predictions.trained)} | _differences(predictions)
+    compared = ViewPredictions(predictions.fp32, predictions.int8)
+    rows = np.arange(len(predictions.trained))
+    if views is not None and len(views.fp32):
+        metrics["views"] = len(views.fp32)
+        compared = ViewPredictions(*(np.concatenate(pair) for pair in zip(compared, views, strict=True)))
+        rows = np.resize(rows, len(rows) + len(views.fp32))
     # Without true labels only the decisions are compared; whether they are right is not used.
-    truth = labels if labels is not None else [()] * len(predictions.trained)
+    truth = [labels[row] if labels is not None else () for row in rows]
+    known = None if label_mask is None else label_mask[rows]
     fp32, int8 = (
-        score(probabilities, truth, classes=classes, mode=mode, policy=policy, label_mask=label_mask)
-        for probabilities in (predictions.fp32, predictions.int8)
+        score(probabilities, truth, classes=classes, mode=mode, policy=policy, label_mask=known)
+        for probabilities in compared
     )
-    same_class = predictions.int8.argmax(axis=1) == predictions.fp32.argmax(axis=1)
+    same_class = compared.int8.argmax(axis=1) == compared.fp32.argmax(axis=1)
     same_labels = (int8.decided == fp32.decided).all(axis=1)
     metrics["int8_class_agreement"] = float(same_class.mean())
     metrics["int8_labels_agreement"] = float(same_labels.mean())

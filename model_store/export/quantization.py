@@ -12,7 +12,6 @@ steps of 1/256. These figures were measured before `bias_correction`, which adds
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,23 +52,22 @@ def sensitive_operators(fp32_file: Path) -> list[str]:
     return [names[index] for operator in (*stem, *head) for index in operator["outputs"]]
 
 
-def to_int8(saved_model: str, *, calibration: Pixels, kept_float: list[str], on_progress: OnProgress) -> bytes:
-    """Quantize the model, with activation ranges measured on `calibration`, training images uint8 [N, S, S, 3]."""
+def measure_ranges(saved_model: str, *, calibration: Pixels, on_progress: OnProgress) -> bytes:
+    """The model as float LiteRT, with the ranges of its maps on `calibration`, training images uint8 [N, S, S, 3]."""
     tf = import_tensorflow()
     converter = tf.lite.TFLiteConverter.from_saved_model(saved_model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: _one_by_one(calibration, on_progress)
-    if not kept_float:
-        return bytes(converter.convert())
-    with warnings.catch_warnings():
-        # The debugger uses TensorFlow's own interpreter, which warns that it is deprecated.
-        warnings.simplefilter("ignore", UserWarning)
-        debugger = tf.lite.experimental.QuantizationDebugger(
-            converter=converter,
-            debug_dataset=lambda: _one_by_one(calibration, on_progress),
-            debug_options=tf.lite.experimental.QuantizationDebugOptions(denylisted_nodes=kept_float),
-        )
-        return bytes(debugger.get_nondebug_quantized_model())
+    # TensorFlow's QuantizationDebugger sets this too. Its public functions would quantize once more, for nothing.
+    converter._experimental_calibrate_only = True
+    return bytes(converter.convert())
+
+
+def to_int8(ranged: bytes, *, kept_float: list[str]) -> bytes:
+    """Quantize a model that `measure_ranges` returned, except for the operators `kept_float`."""
+    from tensorflow.lite.python.convert import mlir_quantize
+
+    return bytes(mlir_quantize(ranged, denylisted_nodes=kept_float or None))
 
 
 def _one_by_one(images: Pixels, on_progress: OnProgress) -> Iterator[list[Any]]:

@@ -42,7 +42,16 @@ from model_store.datasets.image_loading import DecodedSamples, Unreadable
 from model_store.datasets.lazy_images import LazySubset
 from model_store.evaluation.metrics import ScoredPredictions, compute_metrics
 from model_store.export.exporter import export, serving_module
-from model_store.export.parity import ExportPredictions, check_parity, choose_golden, measure_parity, predict_all
+from model_store.export.image_views import filled_up, views_of
+from model_store.export.parity import (
+    COMPARED_IMAGES,
+    ExportPredictions,
+    check_parity,
+    choose_golden,
+    measure_parity,
+    predict_all,
+    predict_views,
+)
 from model_store.export.quantization import CALIBRATION_IMAGES
 from model_store.publishing.train_options import TrainOptions
 from model_store.registry.store import ModelStore, copy_bundle
@@ -175,17 +184,20 @@ def _export(folder: Path, training: Training, *, steps: ProgressSteps) -> _Expor
     module = serving_module(
         training.model.extractor, training.model.head, decisions.calibration, size_px=images.shape[1]
     )
-    export(module, folder, calibration=images[spread_over(data.split.train, CALIBRATION_IMAGES)], steps=steps)
+    seed, measured_on = training.options.seed, images[spread_over(data.split.train, CALIBRATION_IMAGES)]
+    export(module, folder, calibration=filled_up(measured_on, CALIBRATION_IMAGES, seed=seed), steps=steps)
     rows = data.split.validation
     unseen = np.concatenate([images[rows], data.held_out.images])
     samples = [*data.samples(rows), *data.held_out.samples]
     with steps.step("Comparing the exports with the trained model"):
         predictions = predict_all(module, folder, unseen, classes_count=len(classes))
+        views = views_of(unseen, max(0, COMPARED_IMAGES - len(unseen)), seed=seed)
         measured = measure_parity(
             predictions,
             classes=classes,
             mode=data.mode,
             policy=decisions.policy,
+            views=predict_views(folder, views, classes_count=len(classes)),
             labels=[sample.labels for sample in samples],
             label_mask=data.label_mask(samples),
         )

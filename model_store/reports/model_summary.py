@@ -39,6 +39,7 @@ _PARITY_TITLES = {
     "saved_model_max_difference": "SavedModel: largest difference of a probability",
     "fp32_max_difference": "fp32: largest difference of a probability",
     "int8_max_difference": "int8: largest difference of a probability",
+    "views": "int8: compared on so many views of the images too",
     "int8_class_agreement": "int8: same most probable class as fp32",
     "int8_labels_agreement": "int8: same decided labels as fp32",
     "int8_sure_disagreement": "int8: other labels than fp32, both sure",
@@ -195,6 +196,8 @@ def _exports(manifest: Manifest) -> tuple[tuple[str, str], ...]:
         title = _PARITY_TITLES.get(name, name.replace("_", " "))
         if name == "images":
             shown.append((title, _compared_images(round(value), validation=manifest.dataset.validation)))
+        elif name == "views":
+            shown.append((title, f"{value:,.0f}"))
         elif name.endswith("difference"):
             shown.append((title, f"{value:.1e}"))
         else:

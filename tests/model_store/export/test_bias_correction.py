@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model_store.export.bias_correction import correct_biases
-from model_store.export.quantization import to_int8
+from model_store.export.quantization import measure_ranges, to_int8
 from model_store.runtime.tensorflow_imports import import_tensorflow, quiet_native
 
 pytestmark = pytest.mark.training
@@ -41,7 +41,8 @@ def convert(layer: Any, folder: Any) -> tuple[bytes, bytes]:
     with quiet_native():
         tf.saved_model.save(module, str(folder), signatures={"serving_default": serve})
         fp32 = bytes(tf.lite.TFLiteConverter.from_saved_model(str(folder)).convert())
-        int8 = to_int8(str(folder), calibration=IMAGES, kept_float=[], on_progress=lambda _: None)
+        ranged = measure_ranges(str(folder), calibration=IMAGES, on_progress=lambda _: None)
+        int8 = to_int8(ranged, kept_float=[])
     return fp32, int8
 
 
