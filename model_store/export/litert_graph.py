@@ -90,8 +90,8 @@ class LiteRTGraph:
 
     def is_type(self, tensor: int, dtype: type[np.generic]) -> bool:
         """Whether the tensor's values are of this type."""
-        names = {np.float32: "FLOAT32", np.int8: "INT8", np.int32: "INT32"}
-        return bool(self._graph.Tensors(tensor).Type() == getattr(self._schema.TensorType, names[dtype]))
+        number = getattr(self._schema.TensorType, np.dtype(dtype).name.upper())
+        return bool(self._graph.Tensors(tensor).Type() == number)
 
     def values(self, tensor: int, dtype: type[np.generic] = np.float32) -> NDArray[Any]:
         """A constant tensor as a view into the file's bytes."""
@@ -135,7 +135,7 @@ class LiteRTGraph:
         found = options()
         found.Init(table.Bytes, table.Pos)
         names = {number: name for name, number in vars(self._schema.ActivationFunctionType).items() if name.isupper()}
-        return names[found.FusedActivationFunction()]
+        return str(names[found.FusedActivationFunction()])
 
 
 def measure_maps(

@@ -147,7 +147,7 @@ def measure_parity(
         compared = ViewPredictions(*(np.concatenate(pair) for pair in zip(compared, views, strict=True)))
         rows = np.resize(rows, len(rows) + len(views.fp32))
     # Without true labels only the decisions are compared; whether they are right is not used.
-    truth = [labels[row] if labels is not None else () for row in rows]
+    truth = [labels[row] if labels is not None else () for row in rows.tolist()]
     known = None if label_mask is None else label_mask[rows]
     fp32, int8 = (
         score(probabilities, truth, classes=classes, mode=mode, policy=policy, label_mask=known)

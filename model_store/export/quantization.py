@@ -8,6 +8,11 @@ all int8 6.1 dB, 353; with the operators up to the third convolution in float 15
 426; fp32 about 240. After the third the gain is small, and the operators up to it do only 7 % of the multiplications.
 The head, after the last convolution, stays in float as well: that costs nothing, and probabilities then do not move in
 steps of 1/256. These figures were measured before `bias_correction`, which adds another 5 dB.
+
+On EfficientNet-Lite0 (full frames, 100 images): all int8 12.4 dB, with the operators up to the third convolution in
+float 19.2 dB, with `bias_correction` 23.8 dB, with `equalization` as well 25.0 dB; up to the ninth 26.2 dB, up to the
+fifteenth 27.3 dB. The int8 weights alone leave 29.0 dB. The rest of the noise comes from all layers alike, so no few of
+them are worth keeping in float.
 """
 
 from __future__ import annotations

@@ -89,8 +89,9 @@ class FeatureExtractor:
     def pixels(self, frames: Any) -> Any:
         """The crops' pixels: float32 [N, height, width, 3] from 0 to 255."""
         tf = import_tensorflow()
-        if self.localizer is None and tuple(frames.shape[1:3]) == tuple(self.crop_size):
-            return tf.cast(frames, tf.float32)
+        if self.localizer is None:
+            # The same pixels as `crop_frames` gives with `full_frame_transforms`, in a ninth of its time in LiteRT.
+            return tf.image.resize(tf.cast(frames, tf.float32), tuple(self.crop_size))
         return crop_frames(frames, self.crop_transforms(frames), self.crop_size)
 
     def features(self, frames: Any) -> Any:

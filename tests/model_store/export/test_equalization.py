@@ -32,12 +32,12 @@ READ, DENSE = weights(1, 1, CHANNELS, CHANNELS), weights(CHANNELS, 4)
 
 
 def bottlenecks(tf: Any, x: Any) -> Any:
-    """ReLU6 before a depthwise convolution; a sum of maps; the mean of a map, and a dense layer."""
-    x = tf.nn.relu6(tf.nn.conv2d(x, EXPAND * SIZES, 1, "VALID") + 0.1 * SIZES)
-    x = tf.nn.relu6(tf.nn.depthwise_conv2d(x, DEPTHWISE / SIZES[:, None], [1, 1, 1, 1], "VALID") + 0.1)
+    """A map that is added to another, and read by two convolutions; ReLU6 and a depthwise convolution around them."""
+    x = tf.nn.relu6(tf.nn.conv2d(x, EXPAND, 1, "VALID") + 0.5)
+    x = tf.nn.relu6(tf.nn.depthwise_conv2d(x, DEPTHWISE, [1, 1, 1, 1], "VALID") + 0.4)
     first = tf.nn.conv2d(x, PROJECT * SIZES, 1, "VALID") + 0.1 * SIZES
-    second = tf.nn.conv2d(first, READ / SIZES[:, None] * SIZES, 1, "VALID") + 0.1 * SIZES
-    x = tf.nn.relu6(tf.nn.conv2d(first + second, READ / SIZES[:, None], 1, "VALID") + 0.1)
+    second = tf.nn.conv2d(first, READ / SIZES[:, None] * SIZES, 1, "VALID") + 0.2 * SIZES
+    x = tf.nn.relu6(tf.nn.conv2d(first + second, READ / SIZES[:, None], 1, "VALID") + 0.3)
     return tf.matmul(tf.reduce_mean(x, axis=[1, 2]), DENSE)
 
 
@@ -87,6 +87,7 @@ def test_equalized_channels_give_the_same_answers_and_lose_less_in_8_bits(tmp_pa
     equalized = equalize(plain, images=IMAGES, on_progress=heard.append)
     assert sum(heard) == len(IMAGES)
     assert len(equalized) == len(plain)
+    assert equalized != plain
     exact = answers(plain)
     assert error(answers(equalized), exact) < 1e-5
     with quiet_native():

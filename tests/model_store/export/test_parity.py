@@ -7,10 +7,17 @@ import functools
 import numpy as np
 import pytest
 
-from model_store.bundle.int8_gate import default_cpu_engine
+from model_store.bundle.int8_gate import default_cpu_engine, int8_refusal_reason
 from model_store.bundle.policy import Mode, Policy
 from model_store.engines.golden_check import FLOAT_TOLERANCE, INT8_TOLERANCE
-from model_store.export.parity import GOLDEN_IMAGES, ExportPredictions, check_parity, choose_golden, measure_parity
+from model_store.export.parity import (
+    GOLDEN_IMAGES,
+    ExportPredictions,
+    ViewPredictions,
+    check_parity,
+    choose_golden,
+    measure_parity,
+)
 from shared.arrays import Floats
 from shared.errors import BadBundle
 from shared.images.arrays import Pixels
@@ -130,6 +137,30 @@ def test_golden_images_are_those_on_which_litert_and_tensorflow_agree() -> None:
     given = answers(trained, trained)._replace(fp32=fp32)
     golden = choose_golden(images, given, classes=CLASSES, mode="multi", policy=POLICY)
     assert golden.images[:, 0, 0, 0].tolist() == [0, 2]
+
+
+def test_views_count_as_images_of_the_same_labels() -> None:
+    images = rows((0.1, 0.0), (0.9, 0.0))
+    views = ViewPredictions(
+        fp32=rows((0.1, 0.0), (0.9, 0.0), (0.1, 0.0)), int8=rows((0.1, 0.0), (0.9, 0.0), (0.9, 0.0))
+    )
+    labels = [("good",), ("no cap",)]
+    parity = parity_of(answers(images, images), views=views, labels=labels)
+    assert (parity["images"], parity["views"]) == (2, 3)
+    assert parity["int8_labels_agreement"] == pytest.approx(4 / 5)
+    assert parity["fp32_macro_f1"] == 1
+    assert parity["int8_macro_f1"] < 1
+    reason = int8_refusal_reason(parity)
+    assert reason is not None
+    assert "80.00% of the 5 compared images" in reason
+    none = ViewPredictions(fp32=rows()[:0].reshape(0, 3), int8=rows()[:0].reshape(0, 3))
+    assert "views" not in parity_of(answers(images, images), views=none)
+
+
+def test_views_without_a_number_for_an_answer_are_refused() -> None:
+    images = rows((0.1, 0.0))
+    with pytest.raises(BadBundle, match="the exported int8 differ by nan "):
+        parity_of(answers(images, images), views=ViewPredictions(fp32=images, int8=images * np.float32(np.nan)))
 
 
 def test_int8_passes_with_one_different_label_in_a_hundred_and_not_with_two() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from model_store.backbones.keras_graphs import Network
+from model_store.training.crop_geometry import FULL_FRAME_SIZE, crop_frames, full_frame_transforms
 from model_store.training.feature_extractor import frame_size_px, graph_extractor
 
 pytestmark = pytest.mark.training
@@ -33,3 +35,10 @@ def test_the_digest_depends_on_the_weights(tiny_network: Network) -> None:
 )
 def test_frames_are_decoded_at_their_usual_size_within_bounds(sizes: list[tuple[int, int]], expected: int) -> None:
     assert frame_size_px(sizes) == expected
+
+
+def test_full_frames_are_resized_as_a_crop_of_the_whole_frame_would_be(tiny_network: Network) -> None:
+    frames = np.random.default_rng(2).integers(0, 256, (2, 256, 256, 3), dtype=np.uint8)
+    cropped = crop_frames(frames, full_frame_transforms(2), FULL_FRAME_SIZE)
+    resized = graph_extractor(tiny_network, localizer=None).pixels(frames)
+    assert np.abs(np.asarray(resized) - np.asarray(cropped)).max() < 0.01
