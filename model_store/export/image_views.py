@@ -29,8 +29,8 @@ def views_of(frames: ImageStack, count: int, *, seed: int) -> Pixels:
     found = np.empty((count, side_px, side_px, 3), np.uint8)
     for start in range(0, count, _BATCH_SIZE):
         batch = tf.constant(frames[rows[start : start + _BATCH_SIZE]])
-        # Not upside down: a full frame always shows the belt from the same side.
-        transforms = augment_transforms(full_frame_transforms(len(batch)), random, upside_down=False)
+        # As upright crops are: turned a little, or by 180 degrees. Another angle would leave corners without a picture.
+        transforms = augment_transforms(full_frame_transforms(len(batch)), random, upright=True)
         pixels = augment_pixels(crop_frames(batch, transforms, CropSize(side_px, side_px)), random, upright=False)
         found[start : start + len(pixels)] = tf.cast(tf.round(pixels), tf.uint8).numpy()
     return found
