@@ -212,11 +212,11 @@ def upload(
 ) -> None:
     """Put image files onto a queue and, with --wait, collect the result of each file.
 
-    Folders and zip archives are searched for files; links are followed, and hidden files are skipped. The CSV has one
-    row for each file. A file that is not an image is `rejected`, with the reason, and not sent. While the queue is
-    full, the command waits, as long as the queue moves. The exit code is 0 if every file has its result or, without
-    --wait, is on the queue (a rejection is a result); 1 if a result is missing or a job failed; 2 for a setting that
-    can't be used, or if the server refuses e.g. the login.
+    Folders and zip archives are searched for files; links are followed. Hidden files, and those of the system such as
+    @eaDir, are left out, and counted. The CSV has one row for each file. A file that is not an image is `rejected`,
+    with the reason, and not sent. While the queue is full, the command waits, as long as the queue moves. The exit code
+    is 0 if every file has its result or, without --wait, is on the queue (a rejection is a result); 1 if a result is
+    missing or a job failed; 2 for a setting that can't be used, or if the server refuses e.g. the login.
 
     Example: sortline upload photos/ more.zip --wait --out results.csv
     """

@@ -17,6 +17,7 @@ from shared.file_walk import walk
 from shared.images.formats import sniff
 from shared.printable import printable
 from shared.regular_files import open_regular, read_start
+from shared.system_files import LeftOut, is_left_out
 from shared.zip_archive import ArchiveLimit, UnreadableMember, ZipArchive, member_problem
 
 # Of an archive with members, of an empty one, and of one made for parts of which it fills only one.
@@ -35,7 +36,9 @@ class Input:
 
 
 def list_inputs(paths: Iterable[Path]) -> Iterator[Input]:
-    """Yield every file in the paths, in order. Links inside folders are followed; hidden names are skipped.
+    """Yield every file in the paths, in order. Links inside folders are followed.
+
+    Hidden files and folders and those of the system are left out with a note.
 
     A path or folder that can't be read is an input with a problem.
 
@@ -116,9 +119,11 @@ class InputReader:
 def _expand_folder(folder: Path) -> Iterator[Input]:
     """Every file below the folder, then the folders that can't be read."""
     unreadable: list[OSError] = []
-    for files in walk(folder, on_error=unreadable.append):
+    left_out = LeftOut()
+    for files in walk(folder, on_error=unreadable.append, on_left_out=left_out.add):
         for file in files:
             yield from _expand(file)
+    left_out.tell(folder)
     for error in unreadable:
         yield _unreadable(Path(error.filename), error)
 
@@ -152,9 +157,13 @@ def _members(path: Path, name: str) -> Iterator[Input]:
     except OSError as error:
         yield _unreadable(path, error)
         return
+    left_out = LeftOut()
     for member in sorted(members, key=lambda member: member.filename):
-        if not _is_hidden(member):
+        if (part := _left_out_part(member)) is not None:
+            left_out.add(part)
+        else:
             yield Input(f"{name}/{printable(member.filename)}", path, member, member_problem(member))
+    left_out.tell(path)
 
 
 def _is_folder(member: zipfile.ZipInfo) -> bool:
@@ -162,10 +171,10 @@ def _is_folder(member: zipfile.ZipInfo) -> bool:
     return member.is_dir() or (member.filename.endswith("\\") and not member.file_size)
 
 
-def _is_hidden(member: zipfile.ZipInfo) -> bool:
-    """Whether a part of its path begins with a dot, after a slash or, as some tools for Windows write it, a backslash.
+def _left_out_part(member: zipfile.ZipInfo) -> str | None:
+    """The first part of its path that is left out, after a slash or, as some tools for Windows write it, a backslash.
 
     `.` and `..` do not count: nothing is unpacked, so they can do no harm.
     """
     parts = member.filename.replace("\\", "/").split("/")
-    return any(part.startswith(".") and part not in (".", "..") for part in parts)
+    return next((part for part in parts if is_left_out(part) and part not in (".", "..")), None)

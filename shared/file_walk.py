@@ -1,4 +1,5 @@
-"""Lists the files in a folder, the same way for all commands: follows links, skips hidden names, and never loops.
+"""Lists the files in a folder, the same way for all commands: follows links, leaves out hidden and system names, and
+never loops.
 
 Links can make a small folder endless: 22 folders, each of which holds two links to the next one, have four million
 paths. So no link is followed to a folder that was listed before, and a list has a limit.
@@ -16,6 +17,7 @@ from pathlib import Path
 from shared.messages import note
 from shared.printable import printable
 from shared.progress import ignore
+from shared.system_files import is_left_out
 
 # Of files and folders together: more than one command can use. It bounds the memory for their names.
 MAX_LISTED = 1_000_000
@@ -25,18 +27,12 @@ class TooManyFiles(OSError):
     """A folder holds more than may be listed."""
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a name begins with a dot."""
-    return name.startswith(".")
-
-
 def walk(
     top: Path,
     *,
     on_error: Callable[[OSError], None],
     on_repeated: Callable[[str], None] = note,
-    is_skipped: Callable[[str], bool] = is_hidden,
-    on_skipped: Callable[[Path], None] = ignore,
+    on_left_out: Callable[[str], None] = ignore,
 ) -> Iterator[list[Path]]:
     """Yield the files of `top` and of each folder below it, in name order, as one list per folder.
 
@@ -48,10 +44,10 @@ def walk(
         on_error: called for each folder that can't be read, whose name is the error's `filename`, and for `top` if it
             holds more than MAX_LISTED, where the list ends. It may raise.
         on_repeated: called at the end with a sentence about the links that were not followed, if there are any.
-        is_skipped: whether a file or folder of this name is left out; a folder of such a name is not read.
-        on_skipped: called with each file and folder that is left out.
+        on_left_out: called with the name of each file and folder that `system_files` leaves out. Such a folder is not
+            read, so it counts once.
     """
-    visits = _Visits(top, is_skipped)
+    visits = _Visits(top)
     to_list = [top]
     found = 0
     while to_list:
@@ -59,13 +55,13 @@ def walk(
         try:
             if not visits.is_to_list(folder):
                 continue
-            folders, files, skipped = _entries(folder, limit=MAX_LISTED - found, is_skipped=is_skipped)
+            folders, files, left_out = _entries(folder, limit=MAX_LISTED - found)
         except OSError as error:
             on_error(error)
             continue
-        found += len(folders) + len(files) + len(skipped)
-        for path in skipped:
-            on_skipped(path)
+        found += len(folders) + len(files) + len(left_out)
+        for name in left_out:
+            on_left_out(name)
         yield files
         if found >= MAX_LISTED:
             why = f"it holds {MAX_LISTED:,} files and folders or more, and the rest is not listed; name its sub-folders"
@@ -85,7 +81,6 @@ class _Visits:
     """
 
     top: Path
-    is_skipped: Callable[[str], bool]
     repeated: int = 0
     _example: Path | None = None
     _seen: set[tuple[int, int]] = field(default_factory=set)
@@ -121,21 +116,21 @@ class _Visits:
             return False
         if not target.is_relative_to(top):
             return True
-        return any(map(self.is_skipped, target.relative_to(top).parts))  # then the walk does not come to it
+        return any(map(is_left_out, target.relative_to(top).parts))  # then the walk does not come to it
 
 
-def _entries(
-    folder: Path, *, limit: int, is_skipped: Callable[[str], bool]
-) -> tuple[list[Path], list[Path], list[Path]]:
-    """The folders, the files, and what is skipped in a folder, each in name order; no more than `limit` together."""
+def _entries(folder: Path, *, limit: int) -> tuple[list[Path], list[Path], list[str]]:
+    """The folders, the files, and the names that are left out, each in name order; no more than `limit` together."""
     folders: list[Path] = []
     files: list[Path] = []
-    skipped: list[Path] = []
+    left_out: list[str] = []
     with os.scandir(folder) as entries:
         for entry in itertools.islice(entries, limit):
-            kept = folders if is_folder(entry) else files
-            (skipped if is_skipped(entry.name) else kept).append(folder / entry.name)
-    return sorted(folders, key=os.fspath), sorted(files, key=os.fspath), sorted(skipped, key=os.fspath)
+            if is_left_out(entry.name):
+                left_out.append(entry.name)
+            else:
+                (folders if is_folder(entry) else files).append(folder / entry.name)
+    return sorted(folders, key=os.fspath), sorted(files, key=os.fspath), sorted(left_out)
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

@@ -39,7 +39,8 @@ def classify(
 
     A model that has a crop region per camera uses the region of --camera.
 
-    A file that can't be used is reported with the reason. The others are still classified, and the exit code is 1.
+    A file that can't be used is reported with the reason. The others are still classified, and the exit code is 1. In
+    folders, hidden files and those of the system such as @eaDir are left out, and counted.
 
     Example: sortline classify bottle.jpg photographs/ --model bottles@3 --grid answers.png
     """

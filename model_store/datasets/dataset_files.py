@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from model_store.datasets.system_files import LeftOut, is_left_out, left_out_part
 from shared.errors import BadDataset, BadImage
 from shared.file_kind import FileKind, kind_of
 from shared.file_walk import is_folder, walk
 from shared.printable import printable
 from shared.regular_files import TooLarge, open_regular, read_regular
+from shared.system_files import LeftOut, is_left_out, left_out_part
 from shared.zip_archive import TooLargeArchive, UnreadableMember, ZipArchive
 
 # Enough for the labels of a million files; what is made of them takes five times as much memory. Images have a limit of
@@ -174,7 +174,7 @@ def _is_list(name: str) -> bool:
 def _folder(path: Path) -> _Folder:
     names: list[str] = []
     left_out = LeftOut()
-    for files in walk(path, on_error=_raise, is_skipped=is_left_out, on_skipped=lambda one: left_out.add(one.name)):
+    for files in walk(path, on_error=_raise, on_left_out=left_out.add):
         names += [_as_utf8(file.relative_to(path).as_posix()) for file in files]
     root = wrapping_folders(names, _subfolders(path, ""))
     within = sorted(name.removeprefix(root) for name in names if name.startswith(root))

@@ -12,6 +12,7 @@ from unicodedata import normalize
 from model_store.bundle.policy import GOOD
 from model_store.datasets.given_splits import Part
 from shared.printable import printable
+from shared.system_files import describe_left_out
 
 _SHOWN = 10
 
@@ -36,7 +37,8 @@ class Reading:
     def lines(self) -> list[str]:
         """A line for each fact, to print."""
         lines = [self._wrapper_line(), self._splits_line(), *self._merged_lines(), self._like_good_line()]
-        return [printable(line) for line in (*lines, *self.remarks, self._left_out_line()) if line]
+        left_out = describe_left_out(self.left_out) if self.left_out else ""
+        return [printable(line) for line in (*lines, *self.remarks, left_out) if line]
 
     def _wrapper_line(self) -> str:
         return f"read in the folder {self.wrapper}, which holds everything else" if self.wrapper else ""
@@ -68,11 +70,3 @@ class Reading:
             f"{names} may mean that a bottle has no defect, but only `{GOOD}` does: read as a class like others, which "
             f"`multi` takes for a defect. If it means `{GOOD}`, give --good-class {self.like_good[0]!r}"
         )
-
-    def _left_out_line(self) -> str:
-        if not self.left_out:
-            return ""
-        counts = ", ".join(f"{name} {count:,}" for name, count in list(self.left_out.items())[:_SHOWN])
-        more = len(self.left_out) - _SHOWN
-        rest = f" and {more:,} other kinds" if more > 0 else ""
-        return f"hidden files, and those of the system, left out: {counts}{rest}"

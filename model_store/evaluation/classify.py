@@ -27,6 +27,7 @@ from shared.images.crop_regions import ANY_CAMERA
 from shared.printable import printable
 from shared.regular_files import read_start
 from shared.settings import Settings
+from shared.system_files import LeftOut
 
 if TYPE_CHECKING:
     from model_store.engines.protocol import Engine
@@ -54,9 +55,9 @@ class Classified:
 def find_images(paths: Iterable[Path]) -> Iterator[Path]:
     """The files among `paths`, and the images at any depth in the folders among them, in order.
 
-    In a folder, images are recognized by their suffix, and hidden files and folders are skipped, as by `upload` and
-    datasets. A file that is itself among `paths` is always tried. A folder that can't be read, or has no images, is
-    yielded itself, and later reported as an error.
+    In a folder, images are recognized by their suffix, and hidden files and folders and those of the system are left
+    out with a note, as by `upload` and datasets. A file that is itself among `paths` is always tried. A folder that
+    can't be read, or has no images, is yielded itself, and later reported as an error.
 
     Raises:
         BadInput: a folder holds too many files.
@@ -64,8 +65,10 @@ def find_images(paths: Iterable[Path]) -> Iterator[Path]:
     for path in paths:
         if _is_folder(path):
             unreadable: list[OSError] = []
-            found = (file for files in walk(path, on_error=unreadable.append) for file in files)
-            images = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
+            left_out = LeftOut()
+            folders = walk(path, on_error=unreadable.append, on_left_out=left_out.add)
+            images = [file for files in folders for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+            left_out.tell(path)
             if too_many := [error for error in unreadable if isinstance(error, TooManyFiles)]:
                 raise BadInput(f"{printable(path)}: {too_many[0].strerror}.")
             yield from [*images, *(Path(error.filename) for error in unreadable)] or [path]

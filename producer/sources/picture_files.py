@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import PurePath
 
+from shared.system_files import is_left_out
+
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff")
 # Picture formats that Sortline can't read. Such a file is handed out, so that the camera rejects and names it.
 _REFUSED_SUFFIXES = (".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl")
@@ -13,8 +15,6 @@ _SIDE_SUFFIXES = frozenset(
     {".xml", ".txt", ".json", ".csv", ".ini", ".db", ".log", ".md5", ".sha1", ".sha256", ".xmp", ".meta", ".lock"}
     | {".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload", ".download", ".swp", ".uploading", ".writing"}
 )
-# Folders that network storage and desktops create for themselves; some hold thumbnails.
-_SYSTEM_FOLDERS = frozenset({"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"})
 
 _JPEG_SCAN = 0xDA
 _JPEG_END = b"\xff\xd9"  # can't occur inside a scan's data
@@ -39,8 +39,7 @@ def is_side_file(name: str) -> bool:
 
 def is_system_folder(name: str) -> bool:
     """Whether a sub-folder is hidden, or one that a system creates for itself."""
-    base = PurePath(name).name
-    return base.startswith(".") or base.lower() in _SYSTEM_FOLDERS
+    return is_left_out(PurePath(name).name)
 
 
 def suffix_of(name: str) -> str:

@@ -86,6 +86,32 @@ def test_files_folders_and_archives_in_sorted_order(tmp_path: Path) -> None:
     ]
 
 
+def test_what_the_system_puts_there_is_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "folder"
+    for name in ("@eaDir", "sub/$RECYCLE.BIN"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "preview.jpg").write_bytes(b"junk")
+    for name in ("Thumbs.db", ".DS_Store", "sub/a.jpg"):
+        (folder / name).write_bytes(name.encode())
+    members = {"a.jpg": b"z", "__MACOSX/._a.jpg": b"junk", "sub/__MACOSX/b.jpg": b"junk", ".DS_Store": b"junk"}
+    archive = make_zip(tmp_path / "more.zip", members)
+    assert read_all(folder, archive) == {f"{folder}/sub/a.jpg": b"sub/a.jpg", f"{archive}/a.jpg": b"z"}
+    kinds = (
+        "$RECYCLE.BIN 1, @eaDir 1, Thumbs.db 1, hidden (a name that begins with a dot) 1",
+        "__MACOSX 2, hidden (a name that begins with a dot) 1",
+    )
+    what = "hidden files, and those of the system, left out"
+    assert capsys.readouterr().err.splitlines() == [
+        f"{path}: {what}: {counts}" for path, counts in zip((folder, archive), kinds, strict=True)
+    ]
+
+
+def test_a_folder_of_the_system_is_read_if_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "@eaDir").mkdir()
+    (tmp_path / "@eaDir" / "a.jpg").write_bytes(b"a")
+    assert read_all(tmp_path / "@eaDir") == {f"{tmp_path}/@eaDir/a.jpg": b"a"}
+
+
 def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"nothing\.jpg: no such file"):
         list(list_inputs([tmp_path / "nothing.jpg"]))

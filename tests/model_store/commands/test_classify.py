@@ -232,6 +232,18 @@ def test_of_a_large_file_only_enough_to_refuse_it_is_read(
     assert image["error"] == "51 bytes, the limit is 50 (max_image_bytes)."
 
 
+def test_previews_that_the_system_made_are_left_out_and_counted(store: ModelStore, images: Path) -> None:
+    alone = classify(store, images)
+    (images / "@eaDir").mkdir()
+    for name in ("@eaDir/a.png", ".b.png"):
+        (images / name).write_bytes((images / NAMES[0]).read_bytes())
+    result = classify(store, images)
+    assert json.loads(result.stdout) == json.loads(alone.stdout)
+    told = "hidden files, and those of the system, left out: @eaDir 1, hidden (a name that begins with a dot) 1"
+    assert f"{images}: {told}" in result.stderr
+    assert "left out" not in alone.stderr
+
+
 def test_a_folder_of_too_many_files_is_refused(
     store: ModelStore, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

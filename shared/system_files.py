@@ -1,13 +1,19 @@
 """Names of files and folders that operating systems, storage servers and tools put among people's files.
 
-Such a folder is not a class, and the previews in it are not images to learn from. They are left out by name, in folders
-and zips alike, and counted.
+Such a folder is not a class, and the previews in it are nobody's photographs. Every command leaves them out by name, in
+folders and zips alike, counts them, and tells how many they were.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import PurePosixPath
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from shared.messages import note
+from shared.printable import printable
+
+_SHOWN = 10  # kinds in one sentence
 
 # Compared without regard to case.
 _FOLDERS = frozenset(
@@ -53,3 +59,16 @@ class LeftOut:
     def counts(self) -> dict[str, int]:
         """How many, by kind, sorted."""
         return dict(sorted(self._counts.items()))
+
+    def tell(self, path: Path) -> None:
+        """Print on standard error what was left out of the folder or archive at `path`, if anything."""
+        if self._counts:
+            note(f"{printable(path)}: {describe_left_out(self.counts())}")
+
+
+def describe_left_out(counts: Mapping[str, int]) -> str:
+    """A sentence about what was left out, from `LeftOut.counts`."""
+    shown = ", ".join(f"{printable(name)} {count:,}" for name, count in list(counts.items())[:_SHOWN])
+    more = len(counts) - _SHOWN
+    rest = f" and {more:,} other kinds" if more > 0 else ""
+    return f"hidden files, and those of the system, left out: {shown}{rest}"
