@@ -26,6 +26,7 @@ from tests.deploy.manifests import (
 from tests.kit import PROJECT, missing_tool, run_python
 
 DOCKERFILES = ("Dockerfile.cpu", "Dockerfile.gpu")
+INSTALLED_SUFFIXES = {".py", ".pyi", ".lua", ".jpg", ".csv", ".txt", ".npz", ".torchvision", ".typed"}
 LOCKS = {"Dockerfile.cpu": "requirements/worker.lock", "Dockerfile.gpu": "requirements/gpu.lock"}
 
 
@@ -167,7 +168,7 @@ def test_what_is_copied_installs_whole(tmp_path: Path) -> None:
         str(path.relative_to(PROJECT))
         for package in packages
         for path in (PROJECT / package).rglob("*")
-        if path.is_file() and path.suffix in {".py", ".pyi", ".lua", ".jpg", ".csv", ".txt", ".torchvision", ".typed"}
+        if path.is_file() and path.suffix in INSTALLED_SUFFIXES
     }
     missing = wanted - set(zipfile.ZipFile(wheel).namelist())
     assert not missing, sorted(missing)
