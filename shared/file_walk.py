@@ -40,12 +40,10 @@ def walk(
     that is listed under its own name, or to one that contains the link.
 
     Args:
-        top: a folder.
         on_error: called for each folder that can't be read, whose name is the error's `filename`, and for `top` if it
             holds more than MAX_LISTED, where the list ends. It may raise.
         on_repeated: called at the end with a sentence about the links that were not followed, if there are any.
-        on_left_out: called with the name of each file and folder that `system_files` leaves out. Such a folder is not
-            read, so it counts once.
+        on_left_out: called with each name that `system_files` leaves out; a folder counts once, as it is not read.
     """
     visits = _Visits(top)
     to_list = [top]
@@ -64,12 +62,16 @@ def walk(
             on_left_out(name)
         yield files
         if found >= MAX_LISTED:
-            why = f"it holds {MAX_LISTED:,} files and folders or more, and the rest is not listed; name its sub-folders"
-            on_error(TooManyFiles(errno.EFBIG, why, os.fspath(top)))
+            on_error(_too_many(top))
             break
         to_list += reversed(folders)
     if visits.repeated:
         on_repeated(visits.describe())
+
+
+def _too_many(top: Path) -> TooManyFiles:
+    why = f"it holds {MAX_LISTED:,} files and folders or more, and the rest is not listed; name its sub-folders"
+    return TooManyFiles(errno.EFBIG, why, os.fspath(top))
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer
 
@@ -256,16 +256,42 @@ def audit_dataset(
         mode: the mode of the model to train.
         steps: shows the progress.
     """
-    samples = (*decoded.samples, *(held_out.samples if held_out else ()))
-    arrays = [decoded.images, *([held_out.images] if held_out else [])]
+    parts = [decoded, *([held_out] if held_out else [])]
+    samples = tuple(sample for part in parts for sample in part.samples)
+    duplicates = find_duplicates([part.images for part in parts], steps=steps or ProgressSteps())
+    numbers = connected_groups(pair[:2] for pair in duplicates.pairs)
+    found = _Comparison(
+        samples,
+        duplicates,
+        groups=[[samples[number] for number in group] for group in numbers],
+        conflicts=_conflicts(samples, duplicates, some_unknown=mode == "multi" and not dataset.complete),
+    )
+    unreadable = tuple(UnreadableFile(file=item.name, reason=item.reason) for part in parts for item in part.unreadable)
+    return _report(dataset, decoded, found, unreadable=unreadable, mode=mode)
+
+
+class _Comparison(NamedTuple):
+    """Which of all images show the same photograph, held-out ones included."""
+
+    samples: tuple[Sample, ...]
+    duplicates: Duplicates
+    groups: list[list[Sample]]
+    conflicts: tuple[Conflict, ...]
+
+
+def _report(
+    dataset: Dataset,
+    decoded: DecodedSamples,
+    found: _Comparison,
+    *,
+    unreadable: tuple[UnreadableFile, ...],
+    mode: Mode,
+) -> DatasetReport:
     per_class = count_labels(decoded.samples, dataset.classes)
-    found = find_duplicates(arrays, steps=steps or ProgressSteps())
-    groups = [[samples[number] for number in group] for group in connected_groups(pair[:2] for pair in found.pairs)]
-    conflicts = _conflicts(samples, found, some_unknown=mode == "multi" and not dataset.complete)
-    copies = copies_of(groups, is_original=lambda sample: sample.held_out)
-    contradicting = {name for conflict in conflicts if conflict.excluded for name in conflict.labels}
-    given = validation_split(dataset, decoded.samples, groups, excluded={*copies, *contradicting}, mode=mode)
-    excluded = {*copies, *contradicting, *given.copies}
+    copies = copies_of(found.groups, is_original=lambda sample: sample.held_out)
+    excluded = {*copies, *(name for conflict in found.conflicts if conflict.excluded for name in conflict.labels)}
+    given = validation_split(dataset, decoded.samples, found.groups, excluded=excluded, mode=mode)
+    held_out = {sample.name for sample in found.samples if sample.held_out}
     return DatasetReport(
         path=str(dataset.files.path),
         mode=mode,
@@ -276,24 +302,20 @@ def audit_dataset(
         per_camera=_count(sample.camera for sample in decoded.samples if sample.camera is not None),
         images_by_sample_bits=dict(sorted(Counter(decoded.sample_bits).items())),
         imbalance=_imbalance(per_class),
-        held_out=len(samples) - len(decoded.samples),
-        unreadable=_unreadable_files([decoded, *([held_out] if held_out else [])]),
+        held_out=len(found.samples) - len(decoded.samples),
+        unreadable=unreadable,
         unlabelled=dataset.unlabelled,
-        duplicates=tuple(_duplicate(pair, samples) for pair in found.pairs),
-        groups=tuple(tuple(sample.name for sample in group) for group in groups),
-        crowded=tuple(samples[number].name for number in found.crowded),
-        conflicts=conflicts,
+        duplicates=tuple(_duplicate(pair, found.samples) for pair in found.duplicates.pairs),
+        groups=tuple(tuple(sample.name for sample in group) for group in found.groups),
+        crowded=tuple(found.samples[number].name for number in found.duplicates.crowded),
+        conflicts=found.conflicts,
         held_out_copies=copies,
         validation_copies=given.copies,
         validation=sum(sample.validation for sample in decoded.samples),
         validation_refused=given.refused,
         reading=dataset.reading,
-        excluded=tuple(sorted(excluded - {sample.name for sample in samples if sample.held_out})),
+        excluded=tuple(sorted({*excluded, *given.copies} - held_out)),
     )
-
-
-def _unreadable_files(decoded: Iterable[DecodedSamples]) -> tuple[UnreadableFile, ...]:
-    return tuple(UnreadableFile(file=item.name, reason=item.reason) for part in decoded for item in part.unreadable)
 
 
 def _imbalance(per_class: Mapping[str, int]) -> float | None:

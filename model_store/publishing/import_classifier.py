@@ -102,8 +102,7 @@ def import_classifier(
     """Fetch the classifier, export it, check the exports against it, and publish it as a version.
 
     Raises:
-        BadSetting: the handle, the labels, a lane, the cache or the scratch folder is unusable, or the labels are
-            missing.
+        BadSetting: the handle, the labels, a lane, the cache or the scratch folder is missing or unusable.
         NotFound: the module or the labels can't be fetched.
         BadBackbone: the module is not an image classifier, or can't be converted to LiteRT.
         BadDataset: fewer than 8 usable images.
@@ -124,10 +123,9 @@ def import_classifier(
         write_manifest(folder, manifest)
         with steps.step("Publishing"):
             path = store.publish(options.name, copy_bundle(folder, options.name), promote=options.promote)
-    published = read_manifest(path)
     return ImportedClassifier(
         path,
-        published,
+        read_manifest(path),
         module.gives,
         (*labels.notes, *_calibration_notes(options, images), *notes),
         len(images.pictures.unreadable),
@@ -174,8 +172,8 @@ def _labels_of(options: ImportOptions) -> str:
     """
     if options.labels is not None:
         return options.labels
-    # Every classifier from the package index is one of ImageNet's. `keras:` has none, and `resolve_classifier` says so.
-    if options.handle.partition(":")[0] in ("wheel", "keras"):
+    # Every classifier from the package index is one of ImageNet's. The others are none, as `resolve_classifier` says.
+    if options.handle.partition(":")[0] in ("wheel", "keras", "tuned"):
         return IMAGENET
     raise BadSetting(
         f"{masked(options.handle)} doesn't say what its outputs are called. Give --labels FILE|URL, with one name per "
@@ -259,18 +257,19 @@ def _manifest(
             epochs=0,
             batch_size=0,
             fine_tune="imported",
-            settings={
-                "scores": module.gives,
-                "scaling": module.scaling,
-                "labels": masked(location),
-                "calibration": "shipped frames" if options.calibration is None else "images of the user",
-                "calibration_images": len(images.calibration),
-                "calibration_fingerprint": images.pictures.fingerprint,
-            }
-            | sample_bits_info(images.pictures, setting=images.sample_bits),
+            settings={"scores": module.gives, "scaling": module.scaling, "labels": masked(location)}
+            | _calibration_settings(options, images),
             packages=package_versions(),
         ),
         dataset=DatasetInfo(fingerprint=_NO_IMAGES, images=0, train=0, validation=0, per_label={}),
         parity=parity,
         files={},
     )
+
+
+def _calibration_settings(options: ImportOptions, images: _Images) -> dict[str, Any]:
+    return {
+        "calibration": "shipped frames" if options.calibration is None else "images of the user",
+        "calibration_images": len(images.calibration),
+        "calibration_fingerprint": images.pictures.fingerprint,
+    } | sample_bits_info(images.pictures, setting=images.sample_bits)

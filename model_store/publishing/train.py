@@ -12,8 +12,9 @@ from pathlib import Path
 
 from model_store.backbones.keras_graphs import Network, open_network
 from model_store.backbones.resolve import Backbone, resolve_backbone
+from model_store.bundle.policy import Mode
 from model_store.datasets.audit import DatasetReport
-from model_store.datasets.dataset import load_dataset, training_mode
+from model_store.datasets.dataset import Dataset, load_dataset, training_mode
 from model_store.datasets.image_loading import DecodeSettings
 from model_store.publishing.layers_file import check_save_layers, save_layers
 from model_store.publishing.publish import PublishedVersion, Training, publish
@@ -22,7 +23,7 @@ from model_store.registry.store import ModelStore
 from model_store.reports.tensorboard import live_events
 from model_store.runtime.progress import ProgressSteps
 from model_store.runtime.scratch import cache_write_errors, scratch_folder
-from model_store.training.decision_tuning import tune_decisions
+from model_store.training.decision_tuning import DecisionTuning, tune_decisions
 from model_store.training.feature_cache import extract_features
 from model_store.training.head import logits_of
 from model_store.training.history import Epoch, OnEpoch
@@ -58,12 +59,7 @@ def train_and_publish(
         BadBundle: an export failed or differs from the trained model; nothing is published, but the model is kept.
     """
     steps = steps or ProgressSteps()
-    objective = _check_options(options)
-    check_save_layers(options)
-    dataset = load_dataset(path, good_class=options.good_class)
-    check_regions(options.regions, dataset)
-    mode = training_mode(dataset, options.mode)
-    objective.check(mode)
+    dataset, mode, objective = _checked(path, options)
     check_writable(store, options.name, cache=cache)  # makes folders, so it comes after all that may be refused at once
     steps.print_line(dataset.describe())  # the backbone and the images take minutes
     backbone = resolve_backbone(options.backbone, cache=cache, steps=steps, insecure_http=options.insecure_http)
@@ -85,11 +81,26 @@ def train_and_publish(
         model = _train(options, backbone, network, data, cache=cache, steps=steps, on_epoch=on_epoch)
         if options.save_layers is not None:
             save_layers(options.save_layers, backbone, model, cache=cache, steps=steps)
-        validation = data.frames(data.split.validation)
         with steps.step("Calibrating, choosing thresholds"):
-            logits = logits_of(model.head, extract_features(model.extractor, validation.images))
-            decisions = tune_decisions(logits, validation.targets, classes=data.classes, mode=mode, objective=objective)
+            decisions = _decisions(model, data, objective)
         return publish(Training(options, backbone, data, model, decisions), store=store, steps=steps)
+
+
+def _checked(path: Path, options: TrainOptions) -> tuple[Dataset, Mode, Objective]:
+    """The dataset, the mode, and the goal of the thresholds, after all checks that need neither images nor network."""
+    objective = _check_options(options)
+    check_save_layers(options)
+    dataset = load_dataset(path, good_class=options.good_class)
+    check_regions(options.regions, dataset)
+    mode = training_mode(dataset, options.mode)
+    objective.check(mode)
+    return dataset, mode, objective
+
+
+def _decisions(model: TrainedModel, data: PreparedData, objective: Objective) -> DecisionTuning:
+    validation = data.frames(data.split.validation)
+    logits = logits_of(model.head, extract_features(model.extractor, validation.images))
+    return tune_decisions(logits, validation.targets, classes=data.classes, mode=data.mode, objective=objective)
 
 
 def _train(

@@ -145,9 +145,8 @@ def graph_extractor(
 
     lower = {id(variable) for variable in network.up_to(architecture.localizer_layer).trainable_variables}
     # A copy: the localizer needs the weights that it was fitted on, and fine-tuning changes the network's.
-    localizer_graph = None
-    if localizer is not None:
-        localizer_graph = (localizer_network or network).clone().up_to(architecture.localizer_layer)
+    fitted_on = None if localizer is None else (localizer_network or network).clone()
+    localizer_graph = fitted_on and fitted_on.up_to(architecture.localizer_layer)
     return FeatureExtractor(
         crop_size=FULL_FRAME_SIZE if localizer is None else UPRIGHT_SIZE,
         feature_width=int(graph.output.shape[-1]),
