@@ -117,7 +117,7 @@ def classifier_source_of(handle: str, *, insecure_http: bool = False) -> Source:
     if handle in WHEELS and WHEELS[handle].has_classes:
         return _wheel_source(handle, with_classes=True)
     source = source_of(handle, insecure_http=insecure_http)
-    if handle.partition(":")[0] in ("wheel", "keras"):
+    if source.wheel is not None or handle.partition(":")[0] == "keras":
         with_classes = ", ".join(name for name, wheel in WHEELS.items() if wheel.has_classes)
         raise BadSetting(
             f"{handle} is a backbone without classes: give {with_classes}, or the TF-Hub URL, .tar.gz or folder of a "
@@ -166,6 +166,8 @@ def _tuned_source(handle: str, path: Path) -> Source:
 def _local_source(handle: str, path: Path, options: HandleOptions) -> Source:
     """A file or folder, identified by its content, so that a change of the original invalidates the cached copy."""
     if path.is_file() and path.suffix == SUFFIX:
+        if options != NO_OPTIONS:
+            raise BadSetting(f"backbone {handle!r}: {path} says which network it belongs to. Leave out the options.")
         return _tuned_source(handle, path)
     if path.is_file() and is_archive(path.name):
         with path.open("rb") as file:

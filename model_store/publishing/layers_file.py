@@ -51,4 +51,4 @@ def save_layers(path: Path, backbone: Backbone, model: TrainedModel, *, cache: P
         layers = TunedLayers.between(*weights, wheel=wheel, sha256=WHEELS[wheel].sha256)
         layers.write(path)
     if not layers.arrays:
-        steps.print_line(f"{path} has no layers: fine-tuning was discarded.")
+        steps.print_line(f"{path} has no layers: none were fine-tuned, or fine-tuning was discarded.")

