@@ -1,4 +1,4 @@
-"""`sortline train`: which crop its flags choose. `--look`, the former name of `--crop`, is understood and hidden."""
+"""`sortline train`: which backbone and crop its flags choose. `--look`, the former name of `--crop`, is hidden."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from model_store.backbones.resolve import DEFAULT_HANDLE, HANDLES_BY_SIZE
 from model_store.commands import add_to
+from model_store.commands.options import DEFAULT_BACKBONE
 from model_store.publishing.train_options import TrainOptions
 from shared.errors import BadSetting
 
@@ -54,6 +56,34 @@ def test_crop_and_its_former_name_choose_the_crop(
 ) -> None:
     assert isinstance(invoke(str(tmp_path), "--model-store", str(tmp_path), *flags).exception, Stopped)
     assert [options.crop for options in trained] == [crop]
+
+
+@pytest.mark.parametrize(
+    ("flags", "backbone"),
+    [
+        ((), HANDLES_BY_SIZE["normal"]),
+        (("--size", "normal"), HANDLES_BY_SIZE["normal"]),
+        (("--size", "small"), HANDLES_BY_SIZE["small"]),
+        (("--backbone", "keras:InceptionV3"), "keras:InceptionV3"),
+    ],
+)
+def test_a_size_or_a_handle_chooses_the_backbone(
+    trained: list[TrainOptions], flags: tuple[str, ...], backbone: str, tmp_path: Path
+) -> None:
+    assert isinstance(invoke(str(tmp_path), "--model-store", str(tmp_path), *flags).exception, Stopped)
+    assert [options.backbone for options in trained] == [backbone]
+
+
+@pytest.mark.parametrize("size", ["normal", "small"])
+def test_a_size_together_with_a_backbone_is_refused(trained: list[TrainOptions], size: str, tmp_path: Path) -> None:
+    failed = invoke(str(tmp_path), "--model-store", str(tmp_path), "--size", size, "--backbone", "./module").exception
+    assert isinstance(failed, BadSetting)
+    assert f"--backbone ./module and --size {size}: a size is a choice of a backbone. Give one of them." in str(failed)
+    assert trained == []
+
+
+def test_help_names_the_default_backbone() -> None:
+    assert DEFAULT_BACKBONE == DEFAULT_HANDLE, "--help imports no backbone, so the name is written twice"
 
 
 @pytest.mark.parametrize("crop", ["auto", "full"])

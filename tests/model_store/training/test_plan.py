@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model_store.training.fine_tuning import FineTuneMethod
-from model_store.training.plan import TransferOptions, feature_separability, make_plan
+from model_store.training.plan import FineTuneChoice, TransferOptions, feature_separability, is_frozen, make_plan
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,28 @@ def test_auto_depends_on_dataset_size_and_separability(
     assert f"--fine-tune {expected}" in reason
     for number in numbers:
         assert number in reason
+
+
+@pytest.mark.parametrize(
+    ("fine_tune", "images", "frozen"),
+    [
+        ("none", 10, True),
+        ("none", 10_000, True),
+        ("auto", 59, True),
+        ("auto", 60, False),
+        ("top", 10, False),
+        ("all", 10_000, False),
+        ("scratch", 10, False),
+    ],
+)
+def test_a_network_stays_as_it_is_if_asked_or_with_few_images(
+    fine_tune: FineTuneChoice, images: int, frozen: bool
+) -> None:
+    options = TransferOptions(fine_tune=fine_tune)
+    assert is_frozen(options, images=images) is frozen
+    if frozen:  # what is known before any measurement is what the plan says after it
+        plan = make_plan({"full": 0.5}, options=options, images=images, is_network=True)
+        assert plan.fine_tune == "none"
 
 
 @pytest.mark.parametrize(("images", "expected"), [(60, "top"), (2_000, "all"), (50_000, "scratch")])

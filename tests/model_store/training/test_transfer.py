@@ -84,7 +84,7 @@ def opaque(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     ("options", "phases"),
     [
         (TransferOptions(fine_tune="none", crop="auto", epochs=20), ["head"]),
-        (TransferOptions(fine_tune="top", crop="detected", epochs=5), ["head", "fine-tuning"]),
+        (TransferOptions(fine_tune="top", crop="auto", epochs=5), ["head", "fine-tuning"]),
         (TransferOptions(fine_tune="all", crop="full", epochs=5), ["head", "fine-tuning"]),
         (TransferOptions(fine_tune="scratch", crop="detected", epochs=15), ["fine-tuning"]),
     ],
@@ -94,7 +94,8 @@ def test_each_method_learns(bench: Bench, options: TransferOptions, phases: list
     model, _ = bench.train(options)
     assert [phase.name for phase in model.phases] == phases
     assert model.plan.fine_tune == options.fine_tune
-    assert set(model.plan.separability) == ({"detected", "full"} if options.crop == "auto" else {options.crop})
+    compared = {"full"} if options.fine_tune == "none" else {"detected", "full"}
+    assert set(model.plan.separability) == (compared if options.crop == "auto" else {options.crop})
     assert model.extractor.crop == model.plan.crop
     assert (model.fine_tune_settings is None) == (options.fine_tune == "none")
     assert bench.right(model) > 0.6  # a third would be right by chance
