@@ -46,7 +46,7 @@ def compare_recipes(
         typer.Option(
             metavar="NAME=BACKBONE,CROP,FINE-TUNE",
             help="another recipe, with crop and method as in `sortline train`, or method plain; once for each, e.g. "
-            "lite2-none=wheel:efficientnet-lite2,full,none",
+            "mine=./net.npz,full,top",
         ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="seeds of the splits and the trainings")] = "123,1,2,3,4",

@@ -115,9 +115,9 @@ def test_a_file_starts_the_next_training_where_the_last_one_ended(
         )
     (trained,) = ended
     assert trained.model.plan.fine_tune == "top", "fine-tuning was discarded, so the test shows nothing"
-    original, tuned = weights_of(TINY, cache), trained.model.extractor.network
+    original, tuned, started = tiny_graph().get_weights(), trained.model.extractor.network, weights_of(str(path), cache)
     assert tuned is not None
-    for ours, theirs, before in zip(weights_of(str(path), cache), tuned.graph.get_weights(), original, strict=True):
+    for ours, theirs, before in zip(started, tuned.graph.get_weights(), original, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
         if np.array_equal(theirs, before):
             np.testing.assert_array_equal(ours, before)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from model_store.backbones.keras_graphs import Network
-from model_store.training.crop_geometry import FULL_FRAME_SIZE, crop_frames, full_frame_transforms
 from model_store.backbones.resolve import Backbone
 from model_store.runtime.tensorflow_imports import import_hub
+from model_store.training.crop_geometry import FULL_FRAME_SIZE, crop_frames, full_frame_transforms
 from model_store.training.feature_extractor import frame_size_px, graph_extractor
 from tests.model_store.tiny_network import SIZE_PX
 
