@@ -85,7 +85,7 @@ def render_pairs(
 
     `--mixed N` renders other frames of all of them into OUT, to tune a network on.
 
-    A frame takes 0.15 s of a core.
+    A frame takes 0.15 to 0.2 s of a core.
 
     Example: sortline bench render-pairs shifted --pairs belt,light
     """

@@ -42,15 +42,15 @@ class Domain:
     # Probability of a cap of the belt's color, and of clear plastic.
     camouflaged_caps: float = 0.04
     clear_caps: float = 0.04
-    cap_height: Range = (0.06, 0.095)
-    severity: Range = (0.6, 1.0)
+    cap_height: Range = (0.07, 0.1)
+    severity: Range = (0.7, 1.0)
     strip_height: Range = (0.65, 1.0)
     torn: float = 0.08
     # Probability that clear plastic has a tint, and a rest of colored content: neither is pigment.
-    tinted: float = 0.12
+    tinted: float = 0.1
     content: float = 0.03
     # Probability that pigmented plastic lets some light pass.
-    translucent: float = 0.3
+    translucent: float = 0.2
     stains: Range = (0.0, 0.6)
     rails: float = 0.2
     litter: tuple[int, int] = (0, 2)
@@ -100,9 +100,9 @@ PAIRS = {
             belt_palettes=(_LIGHT, *_DULL, _OCHER, _GREEN, _RED),
             rigs=("window", "ring"),
             camera=Camera(exposure=(0.9, 1.3), motion_px=(0.0, 2.0), quality=(75, 88), saturation=(0.8, 1.05)),
-            size=(0.52, 0.85),
+            size=(0.6, 0.9),
             rails=0.3,
-            litter=(0, 3),
+            litter=(0, 2),
             stains=(0.0, 0.7),
         ),
     ),
@@ -136,20 +136,20 @@ PAIRS = {
         judge=Domain(
             families=("longneck", "slim", "dome", "flask", "hourglass", "stepped"),
             belts=("worn", "stripes", "studs", "steel"),
-            belt_palettes=(*_DULL, _LIGHT, _BLUE, _RED),
+            belt_palettes=(*_DULL, _LIGHT, _BLUE),
             rigs=("tubes", "ring", "low side"),
             camera=Camera(
-                exposure=(0.8, 1.35),
+                exposure=(0.85, 1.3),
                 blur_px=(0.5, 0.9),
-                motion_px=(0.5, 2.5),
+                motion_px=(0.3, 2.0),
                 vignette=(0.1, 0.4),
                 contrast=(0.9, 1.12),
                 quality=(65, 82),
             ),
-            standing=0.45,
-            lying_tilt=(0.0, 0.5),
+            standing=0.4,
+            lying_tilt=(0.0, 0.45),
             standing_tilt=(1.05, 1.45),
-            size=(0.52, 0.8),
+            size=(0.58, 0.86),
         ),
     ),
 }
