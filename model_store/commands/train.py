@@ -58,7 +58,7 @@ def train(
         Literal["auto", "detected", "full"] | None,
         typer.Option(
             help="detected: the bottle, cropped and turned upright; full: the full frame "
-            "(default: auto, which measures what suits the data)"
+            "(default: auto: full, or with MobileNetV2 and InceptionV3 what measures better)"
         ),
     ] = None,
     look: Annotated[

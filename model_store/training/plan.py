@@ -107,7 +107,7 @@ def make_plan(
     """
     scores = dict(separability)
     crop = max(scores, key=lambda name: scores[name] + (_FULL_FRAME_LEAD if name == "detected" else 0.0))
-    reasons = [_crop_reason(scores, crop)]
+    reasons = [_crop_reason(scores, crop, options=options, is_network=is_network)]
     if options.fine_tune != "auto":
         return TransferPlan(options.fine_tune, crop, scores, (*reasons, f"--fine-tune {options.fine_tune}, as asked."))
     method, reason = _choose_method(scores[crop], images=images, is_network=is_network, is_trainable=is_trainable)
@@ -146,10 +146,14 @@ def _choose_method(score: float, *, images: int, is_network: bool, is_trainable:
     return "top", f"--fine-tune top: {measured}, and {images:,} training images are enough to adapt the top layers."
 
 
-def _crop_reason(scores: Mapping[Crop, float], crop: Crop) -> str:
+def _crop_reason(scores: Mapping[Crop, float], crop: Crop, *, options: TransferOptions, is_network: bool) -> str:
     listed = ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
     action = {"detected": "the bottle is detected, cropped and turned upright", "full": "the full frame is used"}[crop]
     lead = ""
+    if options.crop != "auto":
+        action += ", as asked"
+    elif len(scores) == 1 and is_network:
+        action += ", because this network gains nothing by a crop, and a localizer could miss the bottle on other belts"
     if len(scores) > 1:
         lead = f"; full has to be {_FULL_FRAME_LEAD} ahead, because fine-tuning gains more on cropped bottles"
     return f"--crop {crop}: {action} (mean average precision of frozen features, out of fold: {listed}{lead})."

@@ -113,20 +113,44 @@ def train_model(
         on_epoch=on_epoch,
         print_line=print_line,
     )
+    return _train(inputs)
+
+
+def _train(inputs: _Inputs) -> TrainedModel:
+    """Measure, plan, train the head, and fine-tune if that is the plan."""
+    train = inputs.train
     extractors = _candidate_extractors(inputs)
     features = _features_by_crop(inputs, extractors)
     plan = make_plan(
         {crop: feature_separability(found, train.targets, groups=train.groups) for crop, found in features.items()},
-        options=options,
+        options=inputs.options,
         images=len(train.images),
-        is_network=network is not None,
-        is_trainable=backbone.trainable,
+        is_network=inputs.network is not None,
+        is_trainable=inputs.backbone.trainable,
     )
     for reason in plan.reasons:
-        print_line(reason)
+        inputs.print_line(reason)
+    if plan.fine_tune == "none" and _tuning_reads_another_layer(inputs):
+        return _frozen(inputs, plan)
     extractor = next(extractor for extractor in extractors if extractor.crop == plan.crop)
     model, scaler = _with_trained_head(inputs, extractor, plan=plan, plain=features[plan.crop])
     return model if plan.fine_tune == "none" else _fine_tuned(inputs, model, scaler=scaler)
+
+
+def _tuning_reads_another_layer(inputs: _Inputs) -> bool:
+    """Whether the features that were measured are not those of a network that stays as it is."""
+    if inputs.network is None or is_frozen(inputs.options, images=len(inputs.train.images)):
+        return False
+    return inputs.network.architecture.feature_layer != inputs.network.architecture.output_layer
+
+
+def _frozen(inputs: _Inputs, plan: TransferPlan) -> TrainedModel:
+    """The model whose network stays as it is, after a `plan` that looked at the features that suit tuned layers."""
+    options = replace(inputs.options, fine_tune="none")
+    model = _train(replace(inputs, options=options, print_line=ignore))
+    reason = f"the network stays as it is, so its last layer is used, and --crop {model.plan.crop}."
+    inputs.print_line(reason)
+    return replace(model, plan=replace(model.plan, separability=plan.separability, reasons=(*plan.reasons, reason)))
 
 
 def _head_settings(options: TransferOptions, *, fine_tune: FineTuneMethod) -> HeadSettings:
@@ -262,6 +286,9 @@ def _fine_tuned(inputs: _Inputs, model: TrainedModel, *, scaler: Scaler) -> Trai
             "fine-tuning was discarded: none of its epochs did better on the validation images than the head alone."
         )
         plan = replace(model.plan, fine_tune="none", reasons=(*model.plan.reasons, reason))
+        if _tuning_reads_another_layer(inputs):
+            frozen = _frozen(inputs, plan)
+            return replace(frozen, phases=(*frozen.phases, phase))
         return replace(model, phases=phases, plan=plan)
     return replace(model, head=result.head, phases=phases, fine_tune_settings=settings)
 

@@ -282,8 +282,8 @@ def ensure_model(settings: Settings, *, console: Console) -> None:
         console.print(f"model {settings.model}: already trained, in {masked(settings.model_store)}")
         return
     console.print(f"model {settings.model}: not trained yet; training it now (once; takes a minute or two)")
-    # Trains only the head, because somebody is waiting for the demo. The backbone's layers were tuned on the same frames
-    # that are trained on here; those that the cameras show were left out of both.
+    # Trains only the head, because somebody is waiting for the demo. The layers of the backbone were tuned on the same
+    # frames as the head; those that the cameras show were left out of both.
     command = own_command("train", str(BOTTLES), "--name", settings.model, "--fine-tune", "none")
     # Standard output is for the summary alone.
     trained = subprocess.run(command, check=False, stdout=sys.stderr)  # noqa: S603  # our own program, without a shell
