@@ -11,6 +11,7 @@ import io
 import math
 import os
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Collection
@@ -26,6 +27,17 @@ from shared.zip_archive import TooLargeArchive, UnreadableMember, ZipArchive
 _KINDS = "biuf"
 # Sortline writes at most some 400 members. The directory is read as a whole, and takes ten times its size in memory.
 _MAX_DIRECTORY_BYTES = 65_536
+# What NumPy raises for a header that isn't a small dictionary: it reads the header as Python's text of a literal.
+_HEADER_ERRORS = (
+    ValueError,
+    MemoryError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    tokenize.TokenError,
+)
 # What zipfile raises for a damaged member.
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OverflowError, struct.error)
 
@@ -81,7 +93,12 @@ def _read(stream: IO[bytes], *, size_bytes: int, max_bytes: int, name: str) -> N
     version = npy.read_magic(stream)
     if version != (1, 0):  # the header of version 2 may claim 4 GB for itself; NumPy writes it for structures only
         raise ValueError(f"its array {name} has a header of version {version[0]}, but should have one of version 1")
-    shape, in_columns, dtype = npy.read_array_header_1_0(stream)
+    try:
+        shape, in_columns, dtype = npy.read_array_header_1_0(stream)
+    except _HEADER_ERRORS as error:
+        raise ValueError(f"its array {name} has a header that can't be read: {type(error).__name__}") from error
+    if not all(type(length) is int for length in shape):  # True is an int too
+        raise ValueError(f"its array {name} has a shape that is not made of numbers")
     if dtype.kind not in _KINDS or dtype.hasobject or any(length < 0 for length in shape):
         raise ValueError(f"its array {name} is {dtype}{list(shape)}, but should hold numbers")
     needed = math.prod(shape) * dtype.itemsize

@@ -160,3 +160,21 @@ def test_a_single_array(tmp_path: Path) -> None:
     path.write_bytes(header((A_TERABYTE,)))
     with path.open("rb") as file, pytest.raises(ValueError, match="claims 1,099,511,627,776 bytes, but its file has"):
         read_npy(file, max_bytes=2 * A_TERABYTE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "-" * 9000,
+        "(" * 9000,
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (True,), }",
+        "{1: 0, 'descr': '|u1', 'fortran_order': False}",
+        "{'descr': [], 'fortran_order': False, 'shape': ()}",
+        "{'descr': {}, 'fortran_order': False, 'shape': (1,)}",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': 7}",
+    ],
+)
+def test_headers_that_numpy_stumbles_over_are_refused(tmp_path: Path, text: str) -> None:
+    data = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
+    with pytest.raises(ValueError, match="its array images"):
+        read(npz(tmp_path / "a.npz", images=data), "images")
