@@ -33,11 +33,13 @@ BENCHMARKS = (
 # These run if no benchmark is named. The others take minutes each, and answer questions that few people have.
 USUAL = ("engine", "line", "queue", "latency")
 
+RENDER_PAIRS = "render-pairs"
+# Frames of each pair, if --learn and --judge are not given.
+_LEARN_FRAMES = 340
+_JUDGE_FRAMES = 420
+
 # The heading of the options that apply to some benchmarks only.
 _SINGLE_PANEL = "Options of single benchmarks"
-
-
-RENDER_PAIRS = "render-pairs"
 
 
 class _Bench(TyperCommand):
@@ -66,8 +68,12 @@ def _render_command() -> Any:
 def render_pairs(
     out: Annotated[Path, typer.Argument(help="a new or empty folder")],
     pairs: Annotated[str, typer.Option(help="which pairs, separated by commas")] = "belt,light,camera",
-    learn: Annotated[int, typer.Option(min=1, help="frames to learn from, in each pair")] = 340,
-    judge: Annotated[int, typer.Option(min=1, help="frames to judge by, in each pair")] = 420,
+    learn: Annotated[
+        int | None, typer.Option(min=1, help=f"frames to learn from, in each pair (default: {_LEARN_FRAMES})")
+    ] = None,
+    judge: Annotated[
+        int | None, typer.Option(min=1, help=f"frames to judge by, in each pair (default: {_JUDGE_FRAMES})")
+    ] = None,
     mixed: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="instead of pairs, one dataset of N frames of all their belts and lamps"),
@@ -83,7 +89,8 @@ def render_pairs(
     `belt`: other belts, with litter and rails. `light`: colored, low, harsh or dim lamps, glare, noise. `camera`: other
     heights and angles, motion blur, exposure, and more standing bottles. The bottles' shapes differ in all pairs.
 
-    `--mixed N` renders other frames of all of them into OUT, to tune a network on.
+    `--mixed N` renders other frames of all of them into OUT, to tune a network on. The default backbone was tuned on
+    such frames, so it has seen the belts of every `judge`.
 
     A frame takes 0.15 to 0.2 s of a core.
 
@@ -92,17 +99,37 @@ def render_pairs(
     from bench.rendering import datasets
     from shared.progress import show_status
 
+    if mixed is not None:
+        _check_no_counts_of_pairs(learn, judge)
     chosen = datasets.chosen_pairs(pairs)
     datasets.check_out(out)
     with show_status("frames") as on_progress:
         if mixed is not None:
             rendered = datasets.render_mixed(out, chosen, count=mixed, seed=seed, on_progress=on_progress)
         else:
-            rendered = datasets.render_pairs(out, chosen, learn=learn, judge=judge, seed=seed, on_progress=on_progress)
+            rendered = datasets.render_pairs(
+                out,
+                chosen,
+                learn=learn or _LEARN_FRAMES,
+                judge=judge or _JUDGE_FRAMES,
+                seed=seed,
+                on_progress=on_progress,
+            )
     if as_json:
         print_json(rendered)
     else:
         datasets.print_rendered(rendered)
+
+
+def _check_no_counts_of_pairs(learn: int | None, judge: int | None) -> None:
+    from shared.errors import BadSetting
+
+    for flag, count in (("--learn", learn), ("--judge", judge)):
+        if count is not None:
+            raise BadSetting(
+                f"{flag} {count} is for pairs, and --mixed renders one dataset instead: --mixed N is the number of its "
+                f"frames. Leave out {flag}, or --mixed."
+            )
 
 
 def bench(

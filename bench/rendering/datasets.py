@@ -18,13 +18,13 @@ from bench.rendering.domains import PAIRS, Domain
 from bench.rendering.frames import draw_frame
 from bench.rendering.random_choices import Choices, digest
 from bench.rendering.scenes import DEFECTS, pick_defects
+from model_store.bundle.policy import GOOD
 from shared.csv_files import CsvWriter
 from shared.errors import BadSetting
 from shared.output_files import check_output_folder
 from shared.tables import plain_console, print_table
 
 PARTS = ("learn", "judge")
-GOOD = "good"
 
 
 def chosen_pairs(text: str) -> list[str]:

@@ -17,6 +17,7 @@ from bench.rendering.datasets import PARTS, frame_choices
 from bench.rendering.domains import DEFECT_PROBABILITY, PAIRS
 from bench.rendering.scenes import DEFECTS, pick_defects
 from model_store.datasets.dataset import load_dataset
+from shared.errors import BadSetting
 
 
 def render(out: Path, *arguments: str) -> Result:
@@ -93,12 +94,24 @@ def test_the_defaults_are_those_that_the_tests_above_take() -> None:
     parameters = typer.main.get_command(sortline.cli.app).commands["bench"]  # type: ignore[attr-defined]
     context = parameters.make_context("bench", ["render-pairs", "out"])
     assert context.command.name == "render-pairs"
-    assert {name: context.params[name] for name in ("pairs", "learn", "judge", "seed")} == {
-        "pairs": ",".join(PAIRS),
-        "learn": 340,
-        "judge": 420,
-        "seed": 17,
-    }
+    assert {name: context.params[name] for name in ("pairs", "seed")} == {"pairs": ",".join(PAIRS), "seed": 17}
+
+
+def test_without_counts_a_pair_has_those_that_the_tests_above_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "draw_frame", lambda *_: b"not looked at")
+    done = render(tmp_path / "out", "--pairs", "belt", "--json")
+    parts = json.loads(done.stdout)["pairs"]["belt"]
+    assert (parts["learn"]["frames"], parts["judge"]["frames"]) == (340, 420)
+
+
+@pytest.mark.parametrize("flag", ["--learn", "--judge"])
+def test_counts_of_pairs_are_refused_for_a_mixed_dataset(tmp_path: Path, flag: str) -> None:
+    done = render(tmp_path / "out", "--mixed", "2", flag, "5")
+    assert isinstance(done.exception, BadSetting)
+    assert f"{flag} 5 is for pairs" in str(done.exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_with_files_is_refused_and_kept(tmp_path: Path) -> None:
