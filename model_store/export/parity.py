@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +23,7 @@ from model_store.engines.golden_check import FLOAT_TOLERANCE, INT8_TOLERANCE
 from model_store.engines.litert import LiteRTEngine
 from model_store.engines.protocol import Engine
 from model_store.engines.tensorflow import TensorFlowEngine
-from model_store.evaluation.metrics import compute_metrics, score
+from model_store.evaluation.metrics import ScoredPredictions, compute_metrics, score
 from model_store.runtime.native_output import quiet_native
 from shared.arrays import Bools, Doubles, Floats, Indices
 from shared.cpu_cores import usable_cores
@@ -135,33 +136,51 @@ def measure_parity(
     Raises:
         BadBundle: an export's answers contain values that are not numbers.
     """
-    for name in ("saved_model", "fp32", "int8"):
-        of_views = getattr(views, name, np.empty(0))
-        if not (np.isfinite(getattr(predictions, name)).all() and np.isfinite(of_views).all()):
-            raise _differs_error(name, float("nan"), "not a number")
-    metrics: dict[str, float] = {"images": len(predictions.trained)} | _differences(predictions)
-    compared = ViewPredictions(predictions.fp32, predictions.int8)
-    rows = np.arange(len(predictions.trained))
-    if views is not None and len(views.fp32):
-        metrics["views"] = len(views.fp32)
-        compared = ViewPredictions(*(np.concatenate(pair) for pair in zip(compared, views, strict=True)))
-        rows = np.resize(rows, len(rows) + len(views.fp32))
+    _check_numbers(predictions, views)
+    compared = _with_views(predictions, views)
+    rows = np.resize(np.arange(len(predictions.trained)), len(compared.fp32))  # view i is of image i % N
     # Without true labels only the decisions are compared; whether they are right is not used.
     truth = [labels[row] if labels is not None else () for row in rows.tolist()]
     known = None if label_mask is None else label_mask[rows]
-    fp32, int8 = (
-        score(probabilities, truth, classes=classes, mode=mode, policy=policy, label_mask=known)
-        for probabilities in compared
-    )
-    same_class = compared.int8.argmax(axis=1) == compared.fp32.argmax(axis=1)
-    same_labels = (int8.decided == fp32.decided).all(axis=1)
-    metrics["int8_class_agreement"] = float(same_class.mean())
-    metrics["int8_labels_agreement"] = float(same_labels.mean())
-    metrics["int8_sure_disagreement"] = float((~same_labels & ~int8.uncertain & ~fp32.uncertain).mean())
+    scored = partial(score, labels=truth, classes=classes, mode=mode, policy=policy, label_mask=known)
+    fp32, int8 = map(scored, compared)
+    metrics = _counts(predictions, views) | _differences(predictions) | _agreement(compared, fp32=fp32, int8=int8)
     if labels is not None:
         metrics["fp32_macro_f1"] = compute_metrics(fp32)["macro_f1"]
         metrics["int8_macro_f1"] = compute_metrics(int8)["macro_f1"]
     return metrics
+
+
+def _counts(predictions: ExportPredictions, views: ViewPredictions | None) -> dict[str, float]:
+    counts: dict[str, float] = {"images": len(predictions.trained)}
+    if views is not None and len(views.fp32):
+        counts["views"] = len(views.fp32)
+    return counts
+
+
+def _check_numbers(predictions: ExportPredictions, views: ViewPredictions | None) -> None:
+    for name in ("saved_model", "fp32", "int8"):
+        of_views = getattr(views, name, np.empty(0))
+        if not (np.isfinite(getattr(predictions, name)).all() and np.isfinite(of_views).all()):
+            raise _differs_error(name, float("nan"), "not a number")
+
+
+def _with_views(predictions: ExportPredictions, views: ViewPredictions | None) -> ViewPredictions:
+    """The LiteRT models' probabilities of the images, then of the views if there are any."""
+    of_images = ViewPredictions(predictions.fp32, predictions.int8)
+    if views is None:
+        return of_images
+    return ViewPredictions(*(np.concatenate(pair) for pair in zip(of_images, views, strict=True)))
+
+
+def _agreement(compared: ViewPredictions, *, fp32: ScoredPredictions, int8: ScoredPredictions) -> dict[str, float]:
+    same_class = compared.int8.argmax(axis=1) == compared.fp32.argmax(axis=1)
+    same_labels = (int8.decided == fp32.decided).all(axis=1)
+    return {
+        "int8_class_agreement": float(same_class.mean()),
+        "int8_labels_agreement": float(same_labels.mean()),
+        "int8_sure_disagreement": float((~same_labels & ~int8.uncertain & ~fp32.uncertain).mean()),
+    }
 
 
 def _differences(predictions: ExportPredictions) -> dict[str, float]:
