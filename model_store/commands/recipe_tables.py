@@ -9,6 +9,7 @@ from shared.messages import note, say
 
 # Columns beside the recipe's name. More classes get further tables.
 _CLASSES_PER_TABLE = 6
+_REASON_UNKNOWN = "an earlier release excluded it, and the file of --out doesn't say why"
 _HEADINGS = {
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
@@ -27,6 +28,8 @@ def print_recipes(results: dict[str, Any]) -> None:
     for mode, found in results.items():
         if mode not in compared:
             note(f"{mode} is not compared: {found['left_out']}")
+        elif refused := found.get("validation_refused"):
+            note(f"{mode}: {refused}")
     if compared:
         _print_choices(next(iter(compared.values()))["recipes"])
     for mode, found in compared.items():
@@ -52,8 +55,9 @@ def _print_unused(compared: dict[str, Any]) -> None:
             unused |= {item["file"]: item for item in items}
     rows = list(unused.values())
     for mode, found in compared.items():
-        reason = f"a copy of it has labels that contradict its own (in {mode})"
-        rows += [{"file": name, "reason": reason} for name in found["excluded"]]
+        reasons = found.get("excluded_reasons", {})
+        for name in found["excluded"]:
+            rows.append({"file": name, "reason": f"{reasons.get(name, _REASON_UNKNOWN)} (in {mode})"})
     print_unused(rows, [])
 
 

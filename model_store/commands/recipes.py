@@ -12,16 +12,19 @@ from model_store.commands.options import (
     DEFAULT_BACKBONE,
     CacheFlag,
     DatasetArgument,
+    GoodClassFlag,
     InsecureHttpFlag,
     check_training_installed,
+    load_labeled,
 )
 from model_store.commands.output import print_unused
 from model_store.commands.recipe_tables import print_recipes
 from shared.cli import JsonFlag, print_json
-from shared.messages import say
+from shared.messages import note, say
 
 if TYPE_CHECKING:
     from model_store.bundle.policy import Mode
+    from model_store.datasets.dataset import Dataset
 
 
 def compare_recipes(
@@ -61,6 +64,7 @@ def compare_recipes(
             help="file that each finished training is written to; if it exists, the comparison goes on from it",
         ),
     ] = None,
+    good_class: GoodClassFlag = None,
     insecure_http: InsecureHttpFlag = False,
     cache_dir: CacheFlag = None,
     as_json: JsonFlag = False,
@@ -68,8 +72,12 @@ def compare_recipes(
     """Compare recipes for training on a dataset; publishes nothing.
 
     `single` takes the images with exactly one label, `multi` all of them. Without --test, each training is judged by a
-    fifth of the images that it did not see. With --test, each recipe makes the model that `sortline train` would
-    publish, and the other dataset judges it. A mode that the datasets can't be used in is left out, with the reason.
+    fifth of the images that it did not see, and the images of held_out.txt, test/ and valid/ are used like all others.
+    With --test, each recipe makes the model that `sortline train` would publish, and all images of the other dataset
+    judge it. A mode that the datasets can't be used in is left out, with the reason.
+
+    The default backbone was tuned on frames as `bench render-pairs` draws them, so `default` has seen the belts of
+    every pair. docs/training.md, "Comparing recipes", says how to compare without that.
 
     Example: sortline models compare-recipes producer/bottles --test belt2 --seeds 1,2 --out belt2.json
     """
@@ -85,18 +93,60 @@ def compare_recipes(
         recipes=choose_recipes(_recipe_names(recipes), recipe or (), backbone=backbone),
         seeds=_seeds(seeds),
         modes=_modes(modes),
-        test=test,
         out=out,
         insecure_http=insecure_http,
     )
     check_output_files({"--out": out}, inputs=[dataset, *([test] if test else [])])
     check_training_installed()
     settings = load_settings(cache_dir=cache_dir)
+    learn, judge = _load_both(dataset, test, good_class=good_class)
     with ended_by_sigterm(), show_progress() as steps:
         results = recipe_comparison.compare_recipes(
-            dataset, options, cache=settings.cache_path, decode_settings=DecodeSettings.of(settings), steps=steps
+            learn,
+            options,
+            test=judge,
+            cache=settings.cache_path,
+            decode_settings=DecodeSettings.of(settings),
+            steps=steps,
         )
     print_json(results) if as_json else print_recipes(results)
+
+
+def _load_both(path: Path, test: Path | None, *, good_class: str | None) -> tuple[Dataset, Dataset | None]:
+    """The dataset to learn from and the one to judge by, with notes on how they were read.
+
+    `good_class` is for those that have such a class: what one plant calls `ok`, another may call `good`.
+
+    Raises:
+        BadDataset: neither has one.
+    """
+    if test is None:
+        learn = load_labeled(path, held_out=False, good_class=good_class)
+        _note_all_used(learn, "without --test")
+        return learn, None
+    named = {each: good_class if _has_class(each, good_class) else None for each in (path, test)}
+    if not any(named.values()):
+        named[path] = good_class  # refused, with the names of its classes
+    learn, judge = (load_labeled(each, held_out=False, good_class=named[each]) for each in (path, test))
+    _note_all_used(judge, "to judge by")
+    return learn, judge
+
+
+def _has_class(path: Path, name: str | None) -> bool:
+    from model_store.bundle.policy import GOOD
+    from model_store.datasets.dataset import load_dataset
+    from model_store.datasets.label_names import comparable
+
+    return name is not None and comparable(name) in {GOOD, *map(comparable, load_dataset(path).classes)}
+
+
+def _note_all_used(dataset: Dataset, when: str) -> None:
+    """Say that held-out images are used after all: the lines on how the dataset was read speak of `train`."""
+    if any(sample.held_out or sample.validation for sample in dataset.samples):
+        note(
+            f"sortline: {dataset.files.path}: {when}, all images are used alike, those of held_out.txt, test/ and "
+            "valid/ too"
+        )
 
 
 def _recipe_names(text: str | None) -> list[str] | None:
@@ -132,13 +182,15 @@ def time_head(
     dataset: DatasetArgument,
     seed: Annotated[int, typer.Option(min=0, help="seed of the split and of the training")] = 123,
     backbone: Annotated[str, typer.Option(help=BACKBONE_HELP)] = DEFAULT_BACKBONE,
+    good_class: GoodClassFlag = None,
     insecure_http: InsecureHttpFlag = False,
     cache_dir: CacheFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Time the training of a head on cached features, and with the backbone run again in every epoch.
 
-    Both ways are timed in this run, on the images with exactly one label, with the same split, epochs and seed.
+    Both ways are timed in this run, on all images with exactly one label, those of held_out.txt, test/ and valid/ too,
+    with the same split, epochs and seed.
 
     Example: sortline models time-head producer/bottles
     """
@@ -148,9 +200,11 @@ def time_head(
     from shared.settings import load_settings
 
     settings = load_settings(cache_dir=cache_dir)
+    data = load_labeled(dataset, held_out=False, good_class=good_class)
+    _note_all_used(data, "to time")
     with show_progress() as steps:
         timings = head_timing.time_head(
-            dataset,
+            data,
             cache=settings.cache_path,
             decode_settings=DecodeSettings.of(settings),
             seed=seed,

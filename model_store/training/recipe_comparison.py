@@ -3,10 +3,11 @@
 In: a dataset to learn from, recipes and seeds, and perhaps another dataset to judge by. Out: metrics fit for JSON.
 
     without another dataset   each seed chooses a stratified fifth to judge by, which no recipe sees before. Thresholds
-                              are 0.5, and probabilities are not calibrated. The images of held_out.txt are used too
+                              are 0.5, and probabilities are not calibrated. The images of held_out.txt, test/ and
+                              valid/ are used like all others
     with another dataset      each recipe makes the model that `sortline train` would publish: epoch, calibration and
-                              thresholds are chosen on a fifth of the images to learn from. All usable images of the
-                              other dataset judge it, and serve for nothing else
+                              thresholds are chosen on the dataset's own validation split, or on a fifth of the images
+                              to learn from. All usable images of the other dataset judge it, and serve for nothing else
 
 Frames of one belt have its light, its camera and its bottles in common, so a fifth of them promises more than another
 belt keeps. Publishes nothing.
@@ -25,7 +26,7 @@ from model_store.backbones.keras_graphs import open_network
 from model_store.backbones.resolve import Backbone, resolve_backbone
 from model_store.bundle.policy import Mode
 from model_store.datasets.audit import DatasetReport
-from model_store.datasets.dataset import Dataset, load_dataset
+from model_store.datasets.dataset import Dataset
 from model_store.datasets.image_loading import DecodeSettings
 from model_store.runtime.progress import ProgressSteps
 from model_store.training.comparison_record import ComparisonRecord, FinishedTraining
@@ -35,8 +36,9 @@ from model_store.training.recipe_data import (
     Resources,
     audit_for_comparison,
     dataset_fingerprint,
+    excluded_reasons,
     mode_subset,
-    without_held_out,
+    without_splits,
 )
 from model_store.training.recipe_training import RecipeTrainer
 from model_store.training.recipes import Recipe
@@ -49,25 +51,25 @@ CLASS_METRICS = ("f1", "precision", "recall", "average_precision", "threshold")
 
 @dataclass(frozen=True)
 class ComparisonOptions:
-    """What is compared. `test`: the dataset to judge by; `out`: the file of finished trainings."""
+    """What is compared. `out`: the file of finished trainings."""
 
     recipes: tuple[Recipe, ...]
     seeds: tuple[int, ...]
     modes: tuple[Mode, ...] = ("single", "multi")
-    test: Path | None = None
     out: Path | None = None
     insecure_http: bool = False
 
 
 def compare_recipes(
-    path: Path,
+    learn: Dataset,
     options: ComparisonOptions,
     *,
+    test: Dataset | None = None,
     cache: Path,
     decode_settings: DecodeSettings,
     steps: ProgressSteps | None = None,
 ) -> dict[str, Any]:
-    """Train by each recipe, for each mode and seed, and evaluate as this module's first lines say.
+    """Train by each recipe, for each mode and seed, and evaluate by `test` as this module's first lines say.
 
     `single` uses the images with exactly one label, `multi` all of them. Images are checked and split as for training,
     and all recipes get the same splits.
@@ -81,7 +83,7 @@ def compare_recipes(
         BadSetting: `options.out` can't be used, or a backbone can't be trained that way.
     """
     resources = Resources(cache, decode_settings, steps or ProgressSteps())
-    comparison = _Comparison.open(path, options, resources)
+    comparison = _Comparison.open(learn, test, options, resources=resources)
     result: dict[str, Any] = {}
     refused: list[BadDataset] = []
     for mode in options.modes:
@@ -107,9 +109,10 @@ class _Comparison:
     resources: Resources
 
     @classmethod
-    def open(cls, path: Path, options: ComparisonOptions, resources: Resources) -> _Comparison:
-        learn = load_dataset(path)
-        test = None if options.test is None else without_held_out(load_dataset(options.test))
+    def open(
+        cls, learn: Dataset, test: Dataset | None, options: ComparisonOptions, *, resources: Resources
+    ) -> _Comparison:
+        test = None if test is None else without_splits(test)
         record = ComparisonRecord.open(
             options.out,
             made_with={} if options.out is None else _made_with(learn, test, resources.decode_settings),
@@ -125,8 +128,9 @@ class _Comparison:
                     insecure_http=options.insecure_http,
                 )
             record.check_backbone(recipe.name, backbones[recipe.backbone].sha256)
-        # A model that another dataset judges is the one that `train` publishes: not trained on held-out images.
-        return cls(options, without_held_out(learn) if test is None else learn, test, backbones, record, resources)
+        # A model that another dataset judges is the one that `train` publishes: not trained on held-out images, and
+        # validated by the dataset's own split.
+        return cls(options, without_splits(learn) if test is None else learn, test, backbones, record, resources)
 
     def compare(self, mode: Mode) -> dict[str, Any]:
         """Do the trainings that are not in the record, and sum up all."""
@@ -207,10 +211,13 @@ def _made_with(learn: Dataset, test: Dataset | None, decode_settings: DecodeSett
 
 def _facts(data: LearningData, dataset: Dataset | None, test: Judged | None) -> dict[str, Any]:
     """What is the same for all trainings of a mode."""
+    report = data.prepared.report
     facts: dict[str, Any] = {
         "images": len(data.rows),
         "unreadable": [item.as_dict() for item in data.prepared.pictures.unreadable],
-        "excluded": list(map(printable, data.prepared.report.excluded)),
+        "excluded": list(map(printable, report.excluded)),
+        "excluded_reasons": excluded_reasons(report),
+        "validation_refused": report.validation_refused and printable(report.validation_refused),
         "test": None,
     }
     if dataset is not None and test is not None and test.decoded is not None:

