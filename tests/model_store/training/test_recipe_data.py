@@ -105,9 +105,8 @@ def test_the_fingerprint_is_of_the_files_and_what_is_said_of_them(tmp_path: Path
     (tmp_path / "learn" / "held_out.txt").unlink()
     table = tmp_path / "learn" / "labels.csv"
     plain = table.read_text()
-    table.write_text(
-        "\n".join(f"{line},{'split' if not row else 'train'}" for row, line in enumerate(plain.splitlines()))
-    )
+    heading, *rows = plain.splitlines()
+    table.write_text("\n".join([f"{heading},split", *(f"{row},train" for row in rows)]))
     assert fingerprint() == before
     table.write_text(table.read_text().replace("01.png,no cap,train", "01.png,no cap,valid"))
     assert fingerprint() != before
