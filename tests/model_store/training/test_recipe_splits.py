@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,27 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from model_store.backbones.resolve import Backbone
 from model_store.commands import add_to
-from model_store.datasets.dataset import Dataset
-from model_store.training import head_timing, recipe_comparison, recipe_training, transfer
+from model_store.commands.recipe_tables import print_recipes
+from model_store.datasets.audit import DatasetReport
+from model_store.datasets.dataset import Dataset, load_dataset
+from model_store.datasets.image_loading import DecodeSettings
+from model_store.runtime.progress import ProgressSteps
+from model_store.training import head_timing, recipe_comparison, recipe_training
 from model_store.training.fine_tuning import Frames
+from model_store.training.recipe_data import (
+    Judged,
+    LearningData,
+    Resources,
+    audit_for_comparison,
+    excluded_reasons,
+    without_splits,
+)
+from model_store.training.recipe_training import RecipeTrainer
+from model_store.training.recipes import RECIPES
 from shared.errors import BadDataset
-from tests.model_store.tiny_backbone import picture, save_tiny_backbone, write_class_folders
+from tests.model_store.tiny_backbone import picture, write_class_folders
 
 
 def invoked(command: str, dataset: Path, *arguments: str) -> Result:
@@ -42,19 +56,6 @@ def write_split_folders(root: Path, **counts: int) -> Path:
 
 
 @pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """How many images each training learns from, and how many validate it."""
-    found: list[tuple[int, int]] = []
-
-    def train_model(*given: Any, train: Frames, validation: Frames, **more: Any) -> Any:
-        found.append((len(train.images), len(validation.images)))
-        return transfer.train_model(*given, train=train, validation=validation, **more)
-
-    monkeypatch.setattr(recipe_training, "train_model", train_model)
-    return found
-
-
-@pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Dataset | None]:
     """The datasets that a command would train on and judge by. Nothing is trained."""
     found: list[Dataset | None] = []
@@ -67,38 +68,65 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Dataset | None]:
     return found
 
 
-@pytest.mark.training
-def test_the_own_splits_of_a_dataset_are_used_as_in_train_if_another_one_judges(
-    tmp_path: Path, trained: list[tuple[int, int]]
+class _Split(Exception):
+    """How many images a training would learn from, and how many validate it."""
+
+
+def split_of(
+    learn: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, tunes: bool
+) -> tuple[tuple[int, int], DatasetReport]:
+    """The split that a recipe would train with, and the report. Nothing is trained."""
+
+    def train_model(*given: Any, train: Frames, validation: Frames, **more: Any) -> Any:
+        raise _Split(len(train.images), len(validation.images))
+
+    monkeypatch.setattr(recipe_training, "train_model", train_model)
+    resources = Resources(tmp_path / "cache", DecodeSettings(), ProgressSteps())
+    backbone = Backbone(handle="b", path=Path("b"), sha256="s", input_size_px=32, feature_width=8)
+    report = audit_for_comparison(learn, "single", resources)
+    data = LearningData.prepare(learn, "single", backbone=backbone, network=None, report=report, resources=resources)
+    trainer = RecipeTrainer(RECIPES["default"], backbone, None, data.prepared, resources.cache, tunes=tunes)
+    judged = Judged(data.prepared.pictures.images, [], None)
+    with pytest.raises(_Split) as raised:
+        trainer.train_and_judge(data.rows, judged, seed=1)
+    return raised.value.args, report
+
+
+def test_a_recipe_that_another_dataset_judges_is_validated_by_the_own_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backbone = str(save_tiny_backbone(tmp_path / "backbone"))
-    learn = write_split_folders(tmp_path / "learn", train=8, valid=3, test=2)
-    shutil.copy(learn / "valid" / "good" / "valid0.png", learn / "train" / "good" / "copied.png")
-    shutil.copy(learn / "test" / "good" / "test0.png", learn / "train" / "good" / "seen.png")
-    judge = write_class_folders(tmp_path / "judge", per_class=3)
-    flags = ("--backbone", backbone, "--recipes", "default", "--seeds", "1", "--modes", "single")
-    done = invoked("compare-recipes", learn, *flags, "--test", str(judge), "--json")
-    assert trained == [(24, 9)]
-    assert json.loads(done.stdout)["single"]["excluded_reasons"] == {
+    folder = write_split_folders(tmp_path / "learn", train=8, valid=3, test=2)
+    shutil.copy(folder / "valid" / "good" / "valid0.png", folder / "train" / "good" / "copied.png")
+    shutil.copy(folder / "test" / "good" / "test0.png", folder / "train" / "good" / "seen.png")
+    shutil.copy(folder / "train" / "good" / "train0.png", folder / "train" / "no cap" / "wrong.png")
+    learn = load_dataset(folder)
+    split, report = split_of(learn, tmp_path, monkeypatch, tunes=True)
+    assert split == (23, 9)
+    contradicts = "a copy of it has labels that contradict its own"
+    assert excluded_reasons(report) == {
         "train/good/copied.png": "the validation split has the same photograph: valid/good/valid0.png",
         "train/good/seen.png": "the same photograph is held out: test/good/test0.png",
+        "train/good/train0.png": contradicts,
+        "train/no cap/wrong.png": contradicts,
     }
-    alone = json.loads(invoked("compare-recipes", learn, *flags, "--json").stdout)["single"]
-    assert (alone["images"], alone["excluded"]) == (41, [])  # all of them, copies too: they stay on one side
-    assert sum(trained[-1]) < 41
+    split, report = split_of(without_splits(learn), tmp_path, monkeypatch, tunes=False)
+    assert sum(split) == 23 + 9 + 6 + 2  # all but the two that contradict each other
+    assert set(excluded_reasons(report).values()) == {contradicts}
 
 
-@pytest.mark.training
-def test_a_validation_split_that_is_not_used_is_reported(tmp_path: Path, trained: list[tuple[int, int]]) -> None:
-    backbone = str(save_tiny_backbone(tmp_path / "backbone"))
-    learn = write_split_folders(tmp_path / "learn", train=8, valid=2)
-    shutil.rmtree(learn / "valid" / "pigmented")
-    judge = write_class_folders(tmp_path / "judge", per_class=3)
-    flags = ("--backbone", backbone, "--recipes", "default", "--seeds", "1", "--modes", "single")
-    done = invoked("compare-recipes", learn, *flags, "--test", str(judge))
-    ((learned, validated),) = trained
+def test_a_split_that_lacks_a_class_is_replaced_by_a_fifth_and_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_split_folders(tmp_path / "learn", train=8, valid=2)
+    shutil.rmtree(folder / "valid" / "pigmented")
+    (learned, validated), report = split_of(load_dataset(folder), tmp_path, monkeypatch, tunes=True)
     assert learned + validated == 28 and validated > 4  # a fifth, and not the four images in valid/
-    assert "single: the dataset's own validation split is not used, because validation would have no" in done.stderr
+    assert report.validation_refused is not None
+    scores: dict[str, Any] = {f"{metric}_mean": 0.9 for metric in recipe_comparison.METRICS} | {"per_class": {}}
+    facts = {"images": 28, "unreadable": [], "excluded": [], "seeds": [1], "test": None}
+    recipes = {"default": {"title": "", **RECIPES["default"].choices, **scores}}
+    print_recipes({"single": {**facts, "recipes": recipes, "validation_refused": report.validation_refused}})
+    assert "single: the dataset's own validation split is not used, because validation" in capsys.readouterr().err
 
 
 def test_the_reading_is_told_and_that_all_images_are_used(
