@@ -49,7 +49,7 @@ def compare(
     """
     from model_store.datasets.image_loading import DecodeSettings
     from model_store.evaluation.compare import compare_versions
-    from model_store.reports.comparison_output import warnings, write_csv, write_html
+    from model_store.reports.comparison_output import write_csv, write_html
     from model_store.runtime.progress import show_progress
     from shared.output_files import check_output_files
     from shared.settings import load_settings
@@ -60,7 +60,6 @@ def compare(
     check_output_files({"--out": out, "--html": html}, inputs=data.lists)
     decode_settings = DecodeSettings.of(settings)
     models = [open_model(settings, spec) for spec in (a, b)]
-    data = data.named_like([name for bundle, _ in models for name in bundle.manifest.classes])
     with show_progress() as steps:
         found = compare_versions(
             data, *models, max_batch=settings.max_batch, decode_settings=decode_settings, steps=steps
@@ -69,10 +68,16 @@ def compare(
             write_csv(out, found)
         if html is not None:
             write_html(html, found, decode_settings=decode_settings.for_model(models[0][0].manifest), steps=steps)
+    _print_warnings(found)
+    print_json(found.as_dict()) if as_json else _print_comparison(found)
+
+
+def _print_warnings(found: Comparison) -> None:
+    from model_store.reports.comparison_output import warnings
+
     print_unused([item.as_dict() for item in found.a.predictions.unreadable], [])
     for warning in warnings(found):
         note(warning)
-    print_json(found.as_dict()) if as_json else _print_comparison(found)
 
 
 def _print_comparison(found: Comparison) -> None:

@@ -22,11 +22,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer
+from pydantic import BaseModel, ConfigDict
 
 from model_store.bundle.policy import GOOD, Mode, Policy
+from model_store.datasets.comparable import comparable_word
+from model_store.datasets.contradictions import Conflict, FileName, find_conflicts
 from model_store.datasets.dataset import Dataset, Sample, count_labels
 from model_store.datasets.image_loading import DecodedSamples
 from model_store.datasets.label_names import LABEL_SEPARATOR
@@ -52,10 +54,6 @@ _SHOWN = 2  # files or pairs printed per finding, so that it stays a line or two
 _SHOWN_CLASSES = 10
 
 
-# Findings are looked up by the names in the dataset, and written in a form that can be printed.
-_FileName = Annotated[str, PlainSerializer(printable)]
-
-
 class _ReportModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,19 +68,11 @@ class UnreadableFile(_ReportModel):
 class Duplicate(_ReportModel):
     """Two files that show the same photograph; see `near_duplicates.Pair`."""
 
-    first: _FileName
-    second: _FileName
+    first: FileName
+    second: FileName
     kind: DuplicateKind
     turn: str
     difference: float
-
-
-class Conflict(_ReportModel):
-    """One photograph in several files whose `labels`, by file, contradict each other. `excluded`: none is used."""
-
-    labels: dict[_FileName, tuple[str, ...]]
-    kind: DuplicateKind
-    excluded: bool
 
 
 class DatasetReport(_ReportModel):
@@ -100,7 +90,7 @@ class DatasetReport(_ReportModel):
     split. `validation_refused`: why that is not used; None if it is, or if there is none.
     """
 
-    path: _FileName
+    path: FileName
     mode: Mode
     complete: bool
     images: int
@@ -113,12 +103,12 @@ class DatasetReport(_ReportModel):
     unreadable: tuple[UnreadableFile, ...]
     unlabelled: tuple[str, ...]
     duplicates: tuple[Duplicate, ...]
-    groups: tuple[tuple[_FileName, ...], ...]
-    crowded: tuple[_FileName, ...]
+    groups: tuple[tuple[FileName, ...], ...]
+    crowded: tuple[FileName, ...]
     conflicts: tuple[Conflict, ...]
-    held_out_copies: dict[_FileName, _FileName]
-    excluded: tuple[_FileName, ...]
-    validation_copies: dict[_FileName, _FileName] = {}
+    held_out_copies: dict[FileName, FileName]
+    excluded: tuple[FileName, ...]
+    validation_copies: dict[FileName, FileName] = {}
     validation: int = 0
     validation_refused: str | None = None
     reading: Reading = Reading()
@@ -179,7 +169,7 @@ class DatasetReport(_ReportModel):
             yield f"fewer than {FEW_IMAGES} images: {shown}. Their validation metrics will be imprecise."
         for names in _similar_names(self.per_class):
             shown = ", ".join(map(repr, names))
-            yield f"the names {shown} differ only in blanks and hyphens. If they mean the same, give them one name."
+            yield f"the names {shown} differ only in case, blanks and signs. If they mean the same, give them one name."
         for text in self._policy.shared_lanes():
             yield f"{text}. Rename the classes, or give their lanes other names in the setting `policies`."
         if odd := [lane for lane in self.lanes.values() if not _PLAIN_LANE.fullmatch(lane)]:
@@ -213,7 +203,7 @@ class DatasetReport(_ReportModel):
                 "photograph on one side."
             )
         for excluded, what in ((True, "not trained on"), (False, "kept; please check them")):
-            conflicts = [_describe(one) for one in self.conflicts if one.excluded is excluded]
+            conflicts = [one.describe() for one in self.conflicts if one.excluded is excluded]
             if conflicts:
                 yield f"contradictory labels, {what}: {_shortened(conflicts)}"
         yield from self._warnings_of_splits()
@@ -264,7 +254,7 @@ def audit_dataset(
         samples,
         duplicates,
         groups=[[samples[number] for number in group] for group in numbers],
-        conflicts=_conflicts(samples, duplicates, some_unknown=mode == "multi" and not dataset.complete),
+        conflicts=find_conflicts(samples, duplicates, some_unknown=mode == "multi" and not dataset.complete),
     )
     unreadable = tuple(UnreadableFile(file=item.name, reason=item.reason) for part in parts for item in part.unreadable)
     return _report(dataset, decoded, found, unreadable=unreadable, mode=mode)
@@ -337,52 +327,11 @@ def _duplicate(pair: Pair, samples: Sequence[Sample]) -> Duplicate:
     )
 
 
-def _conflicts(samples: Sequence[Sample], found: Duplicates, *, some_unknown: bool) -> tuple[Conflict, ...]:
-    """Contradictions within each group of identical images, then between two images that are a copy or alike."""
-    identical = connected_groups(pair[:2] for pair in found.pairs if pair.kind == "identical")
-    group_of = {number: group for group in identical for number in group}
-    candidates: list[tuple[list[int], list[int], DuplicateKind]] = [(group, group, "identical") for group in identical]
-    candidates += [
-        (group_of.get(pair.first, [pair.first]), group_of.get(pair.second, [pair.second]), pair.kind)
-        for pair in found.pairs
-        if pair.kind != "identical"
-    ]
-    return tuple(
-        Conflict(
-            labels={samples[number].name: samples[number].labels for number in (*first, *second)},
-            kind=kind,
-            excluded=kind != "alike",
-        )
-        for first, second, kind in candidates
-        if _contradict(_label_sets(samples, first), _label_sets(samples, second), some_unknown=some_unknown)
-    )
-
-
-def _label_sets(samples: Sequence[Sample], numbers: Iterable[int]) -> set[tuple[str, ...]]:
-    return {samples[number].labels for number in numbers}
-
-
-def _contradict(first: set[tuple[str, ...]], second: set[tuple[str, ...]], *, some_unknown: bool) -> bool:
-    """Whether any label set in `first` and any in `second` can't both be true of one photograph."""
-    different = ((one, other) for one in first for other in second if one != other)
-    return any(not some_unknown or GOOD in one or GOOD in other for one, other in different)
-
-
 def _similar_names(names: Iterable[str]) -> list[list[str]]:
     found: dict[str, list[str]] = {}
     for name in names:
-        found.setdefault(re.sub(r"[\s_-]", "", name.casefold()), []).append(name)
+        found.setdefault(comparable_word(name) or name, []).append(name)
     return [similar for similar in found.values() if len(similar) > 1]
-
-
-def _describe(conflict: Conflict) -> str:
-    """One file for each set of labels, and how many more there are."""
-    examples: dict[tuple[str, ...], str] = {}
-    for name, labels in conflict.labels.items():
-        examples.setdefault(labels, name)
-    told = " but ".join(f"{name} is {LABEL_SEPARATOR.join(labels)}" for labels, name in examples.items())
-    more = len(conflict.labels) - len(examples)
-    return told + (f" ({more:,} more of the same picture)" if more else "")
 
 
 def _shortened(texts: Sequence[str], *, shown: int = _SHOWN, separator: str = "; ") -> str:

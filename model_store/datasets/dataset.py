@@ -17,19 +17,19 @@ label applies, write a labels.csv.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Set
+from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from model_store.bundle.policy import GOOD, Mode
+from model_store.datasets.comparable import comparable
 from model_store.datasets.dataset_files import HELD_OUT_FILE, DatasetFiles, is_image_name, open_files
 from model_store.datasets.file_lookup import FileLookup
-from model_store.datasets.given_splits import Part
+from model_store.datasets.given_splits import Part, lies_in_test
 from model_store.datasets.label_names import (
     check_contradiction,
     class_names,
     cleaned_labels,
-    comparable,
     is_like_good,
 )
 from model_store.datasets.label_tables import CSV_FILE, read_text
@@ -38,6 +38,8 @@ from model_store.datasets.reading import Reading
 from model_store.datasets.table_columns import COLUMNS
 from shared.errors import BadDataset
 from shared.printable import printable
+
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -102,12 +104,13 @@ class Dataset:
         return f"{self.files.path}: {len(usable):,} images to check and to learn from: {counts}{kept}"
 
     def named_like(self, classes: Collection[str]) -> Dataset:
-        """The same dataset with the names of these classes, e.g. a model's `no cap` for its own `No-Cap`."""
-        by_form = {comparable(name): name for name in classes}
-        name_of = {
-            name: name if name in classes else by_form.get(comparable(name), name)
-            for name in (*self.classes, *(label for sample in self.samples for label in sample.labels))
-        }
+        """The same dataset with the names of a model's classes, e.g. `no cap` for its own `No-Cap`.
+
+        Raises:
+            BadDataset: a class has none of these names, and several of them are comparable to it.
+        """
+        written = {*self.classes, *(label for sample in self.samples for label in sample.labels)}
+        name_of = {name: self._named_like(name, classes) for name in written}
         return replace(
             self,
             classes=tuple(sorted({name_of[name] for name in self.classes})),
@@ -116,6 +119,17 @@ class Dataset:
                 for sample in self.samples
             ),
         )
+
+    def _named_like(self, name: str, classes: Collection[str]) -> str:
+        alike = sorted({one for one in classes if comparable(one) == comparable(name)})
+        if name in alike or not alike:
+            return name
+        if len(alike) > 1:
+            raise BadDataset(
+                f"{self.files.path}: the class {name!r} may be {' or '.join(map(repr, alike))} of the model. Give the "
+                "dataset's class one of these names."
+            )
+        return alike[0]
 
     def with_samples(self, samples: Iterable[Sample]) -> Dataset:
         """The same dataset with other samples."""
@@ -291,8 +305,35 @@ def _reading(
         merged=named.merged,
         like_good=() if good_class is not None else tuple(name for name in named.classes if is_like_good(name)),
         left_out=files.left_out,
-        remarks=tuple(map(printable, labeled.remarks)),
+        remarks=tuple(map(printable, (*labeled.remarks, *_repeated(files), *_trained_tests(labeled, samples)))),
     )
+
+
+def _repeated(files: DatasetFiles) -> list[str]:
+    if not files.repeated:
+        return []
+    return [f"several members of the zip have one name, so only the last is read: {_shown(files.repeated)}"]
+
+
+def _trained_tests(labeled: LabeledFiles, samples: Iterable[Sample]) -> list[str]:
+    """A remark on the images in folders called `test` that are in no split, and so are trained on."""
+    names = [
+        sample.name
+        for one, sample in zip(labeled.files, samples, strict=True)
+        if one.part is None and not sample.held_out and lies_in_test(one.name)
+    ]
+    if not names:
+        return []
+    count, them = ("1 image", "it") if len(names) == 1 else (f"{len(names):,} images", "them")
+    return [
+        f"{count} in a folder called test {'is' if len(names) == 1 else 'are'} trained on too: {_shown(names)}. To "
+        f"hold {them} out, name {them} in {HELD_OUT_FILE}"
+    ]
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(map(repr, names[:_SHOWN])) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _list_names(files: DatasetFiles, labeled: LabeledFiles) -> list[str]:

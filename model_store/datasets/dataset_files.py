@@ -61,6 +61,14 @@ class DatasetFiles(Protocol):
     def left_out(self) -> dict[str, int]:
         """How many files and folders were left out, by kind."""
 
+    @property
+    def beside_root(self) -> tuple[str, ...]:
+        """The files beside the folders of `root`, sorted, relative to `path`: they are no part of the dataset."""
+
+    @property
+    def repeated(self) -> tuple[str, ...]:
+        """The names that several members of a zip have, relative to `path`: only the last of each is read."""
+
     def read(self, name: str, *, max_bytes: int = MAX_FILE_BYTES) -> bytes:
         """A file's bytes.
 
@@ -99,6 +107,8 @@ class _Folder:
     names: tuple[str, ...]
     empty_folders: tuple[str, ...]
     left_out: dict[str, int]
+    beside_root: tuple[str, ...]
+    repeated: tuple[str, ...]
 
     def read(self, name: str, *, max_bytes: int = MAX_FILE_BYTES) -> bytes:
         file = self.path / os.fsdecode((self.root + name).encode("utf-8", "surrogateescape"))
@@ -117,6 +127,8 @@ class _Zip:
     names: tuple[str, ...]
     empty_folders: tuple[str, ...]
     left_out: dict[str, int]
+    beside_root: tuple[str, ...]
+    repeated: tuple[str, ...]
     archive: ZipArchive
     members: dict[str, zipfile.ZipInfo]  # by name; of several of one name, the last
 
@@ -147,7 +159,7 @@ def wrapping_folders(names: Collection[str], empty_folders: Collection[str]) -> 
     """The folders around everything, with a `/` at the end, or "".
 
     A folder that holds images itself is a class, not a wrapper, unless a table of labels lies beside them. Notes such
-    as a README may lie beside a wrapper.
+    as a README, and tables of something else, may lie beside a wrapper.
     """
     root = ""
     for _ in range(_MAX_WRAPPERS):
@@ -155,7 +167,7 @@ def wrapping_folders(names: Collection[str], empty_folders: Collection[str]) -> 
         here = [name for name in inside if "/" not in name]
         tops = {name.partition("/")[0] for name in inside if "/" in name}
         tops |= {name.removeprefix(root).partition("/")[0] for name in empty_folders if name.startswith(root)}
-        if len(tops) != 1 or any(is_image_name(name) or _is_list(name) for name in here):
+        if len(tops) != 1 or any(map(_belongs_here, here)):
             break
         top = f"{tops.pop()}/"
         below = [name.removeprefix(top) for name in inside if name.startswith(top)]
@@ -167,8 +179,9 @@ def wrapping_folders(names: Collection[str], empty_folders: Collection[str]) -> 
     return root
 
 
-def _is_list(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in TABLE_SUFFIXES or name.casefold() == HELD_OUT_FILE
+def _belongs_here(name: str) -> bool:
+    """Whether a file of this name makes its folder the dataset. A table of something else, as a README, doesn't."""
+    return is_image_name(name) or is_table_name(name) or name.casefold() == HELD_OUT_FILE
 
 
 def _folder(path: Path) -> _Folder:
@@ -178,7 +191,8 @@ def _folder(path: Path) -> _Folder:
         names += [_as_utf8(file.relative_to(path).as_posix()) for file in files]
     root = wrapping_folders(names, _subfolders(path, ""))
     within = sorted(name.removeprefix(root) for name in names if name.startswith(root))
-    return _Folder(path, root, tuple(within), _without_files(_subfolders(path, root), within), left_out.counts())
+    empty = _without_files(_subfolders(path, root), within)
+    return _Folder(path, root, tuple(within), empty, left_out.counts(), _beside(root, names), ())
 
 
 def _subfolders(path: Path, root: str) -> set[str]:
@@ -218,6 +232,7 @@ def _zip(path: Path) -> _Zip:
     except zipfile.BadZipFile as error:
         raise BadDataset(f"dataset {path} is a damaged zip: {error}. Create it again.") from error
     left_out = LeftOut()
+    repeated: set[str] = set()
     members: dict[str, zipfile.ZipInfo] = {}
     folders: set[str] = set()
     for info in archive.members:
@@ -227,12 +242,28 @@ def _zip(path: Path) -> _Zip:
         elif name.endswith("/"):
             folders.add(name.rstrip("/"))
         else:
+            if name in members:
+                repeated.add(name)
             members[name] = info
     root = wrapping_folders(members, folders)
     within = {name.removeprefix(root): members[name] for name in sorted(members) if name.startswith(root)}
     tops = {name.removeprefix(root) for name in folders if name.startswith(root) and name + "/" != root}
     empty = _without_files({"/".join(name.split("/")[:2]) for name in tops}, within)
-    return _Zip(path, root, tuple(within), empty, left_out.counts(), archive, within)
+    return _Zip(
+        path,
+        root,
+        tuple(within),
+        empty,
+        left_out.counts(),
+        _beside(root, members),
+        tuple(sorted(repeated)),
+        archive,
+        within,
+    )
+
+
+def _beside(root: str, names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(name for name in names if not name.startswith(root)))
 
 
 def _member_name(path: Path, written: str) -> str:

@@ -7,12 +7,12 @@ file's name without folders, and at last without the image's suffix. A form that
 from __future__ import annotations
 
 import posixpath
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from model_store.datasets.comparable import comparable_path
 from model_store.datasets.dataset_files import DatasetFiles, is_image_name
 
 _SLASHES: Final = "with `/` for back slashes"
@@ -52,14 +52,14 @@ class FileLookup:
         plain = PurePosixPath(slashed).as_posix()
         candidates = [self._within + plain, plain, plain.removeprefix(self._root)]
         for form, key, wanted in (
-            (_FORM, _folded, candidates),
-            (_STEM, _folded_stem, candidates),
-            (_BARE, _folded_bare, [plain] if "/" not in plain else []),
-            (f"{_BARE}, {_STEM}", _folded_bare_stem, [plain] if "/" not in plain else []),
+            (_FORM, comparable_path, candidates),
+            (_STEM, _stem, candidates),
+            (_BARE, _bare, [plain] if "/" not in plain else []),
+            (f"{_BARE}, {_STEM}", _bare_stem, [plain] if "/" not in plain else []),
         ):
             index = self._index(form, key)
             for one in wanted:
-                if found := index.get(_folded(one)):
+                if found := index.get(comparable_path(one)):
                     return self._counted(found, form)
         return None
 
@@ -91,17 +91,13 @@ class FileLookup:
         return self._indexes[form]
 
 
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+def _stem(name: str) -> str | None:
+    return comparable_path(str(PurePosixPath(name).with_suffix(""))) if is_image_name(name) else None
 
 
-def _folded_stem(name: str) -> str | None:
-    return _folded(str(PurePosixPath(name).with_suffix(""))) if is_image_name(name) else None
+def _bare(name: str) -> str | None:
+    return comparable_path(PurePosixPath(name).name)
 
 
-def _folded_bare(name: str) -> str | None:
-    return _folded(PurePosixPath(name).name)
-
-
-def _folded_bare_stem(name: str) -> str | None:
-    return _folded(PurePosixPath(name).stem) if is_image_name(name) else None
+def _bare_stem(name: str) -> str | None:
+    return comparable_path(PurePosixPath(name).stem) if is_image_name(name) else None

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
+from model_store.datasets.comparable import comparable_word
+
 Part = Literal["train", "validation", "test"]
 _PARTS: dict[str, Part] = {
     "train": "train",
@@ -28,13 +30,12 @@ _PARTS: dict[str, Part] = {
     "holdout": "test",
     "heldout": "test",
 }
-_OTHER_SIGNS = re.compile(r"[\W_]+")
 _SUFFIX = re.compile(r"(?<=.)(set|data|images|split)$")
 
 
 def part_of(word: str) -> Part | None:
     """What the images under this name are for; None if it is not the name of a split. Case and hyphens don't count."""
-    plain = _OTHER_SIGNS.sub("", word.casefold())
+    plain = comparable_word(word)
     return _PARTS.get(plain) or _PARTS.get(_SUFFIX.sub("", plain))
 
 
@@ -42,3 +43,8 @@ def are_splits(folders: Iterable[str]) -> bool:
     """Whether all of these folders are splits, and there are several kinds: a lone `test/` is only a wrapper."""
     parts = {part_of(folder) for folder in folders}
     return len(parts) > 1 and None not in parts
+
+
+def lies_in_test(name: str) -> bool:
+    """Whether a file lies in a folder that is called like a split to test with, at any depth."""
+    return any(part_of(folder) == "test" for folder in name.split("/")[:-1])

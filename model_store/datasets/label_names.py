@@ -6,22 +6,18 @@ accent. In: the names as written. Out: one name for each class, and which were m
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from model_store.bundle.policy import GOOD
+from model_store.datasets.comparable import BLANKS, comparable
 from shared.errors import BadDataset
 
 LABEL_SEPARATOR = "|"
 FOLDER_SEPARATOR = "+"
 MAX_CHARACTERS = 64
 
-_BLANKS = re.compile("[ \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
-# Only between letters and digits, so that the names 1 and -1 stay two.
-_SEPARATORS = re.compile(r"(?<=[^\W_])[\s_-]+(?=[^\W_])")
-_TRAILING = re.compile(r"^_+|_+$")
 # Names that people give to bottles without a defect.
 _LIKE_GOOD = frozenset(
     {
@@ -31,13 +27,6 @@ _LIKE_GOOD = frozenset(
         "ok", "okay", "pass", "passed", "perfect", "undamaged", "without defect",
     }
 )  # fmt: skip
-
-
-def comparable(name: str) -> str:
-    """The form in which names are compared."""
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    blank = _SEPARATORS.sub(" ", " ".join(_BLANKS.split(folded)).strip())
-    return _TRAILING.sub("", blank) or blank
 
 
 def is_like_good(name: str) -> bool:
@@ -62,15 +51,15 @@ def class_names(counts: Mapping[str, int], *, good_class: str | None = None) -> 
     Raises:
         BadDataset: `good_class` is not among the names.
     """
-    spellings: dict[str, list[str]] = {}
+    by_comparable: dict[str, list[str]] = {}
     for name in counts:
-        spellings.setdefault(comparable(name), []).append(name)
+        by_comparable.setdefault(comparable(name), []).append(name)
     good = {comparable(GOOD), comparable(good_class or GOOD)}
-    if good_class is not None and not good & spellings.keys() - {comparable(GOOD)} and comparable(good_class) != GOOD:
+    if not good <= {*by_comparable, comparable(GOOD)}:
         shown = ", ".join(map(repr, sorted(counts)[:20]))
         raise BadDataset(f"--good-class {good_class}: the dataset has no class of this name. Its classes are: {shown}.")
-    as_good = sorted(name for key in good for name in spellings.pop(key, []))
-    groups = {_best(names, counts): sorted(names) for names in spellings.values()}
+    as_good = sorted(name for key in good for name in by_comparable.pop(key, []))
+    groups = {_best(names, counts): sorted(names) for names in by_comparable.values()}
     if as_good:
         groups[GOOD] = as_good
     return ClassNames(
@@ -105,7 +94,7 @@ def check_contradiction(labels: Iterable[str], *, location: str) -> None:
 
 
 def _cleaned_label(label: str, location: str) -> str:
-    name = unicodedata.normalize("NFC", " ".join(_BLANKS.split(label)).strip())
+    name = unicodedata.normalize("NFC", " ".join(BLANKS.split(label)).strip())
     if not name:
         raise BadDataset(f"{location}: an empty label beside others: remove it, or the separator before or after it.")
     if FOLDER_SEPARATOR in name:

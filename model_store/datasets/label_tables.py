@@ -19,10 +19,11 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from model_store.bundle.policy import GOOD
+from model_store.datasets.comparable import comparable
 from model_store.datasets.dataset_files import DatasetFiles
 from model_store.datasets.given_splits import Part, part_of
 from model_store.datasets.label_cells import LabelCells, check_single
-from model_store.datasets.label_names import comparable, is_like_good
+from model_store.datasets.label_names import is_like_good
 from model_store.datasets.table_columns import WRONG_FIELDS, Columns, find_columns, wrong_header
 from shared.csv_files import unmarked
 from shared.errors import BadDataset, BadImage
@@ -88,7 +89,8 @@ class LabelTable:
             for cells in reader:
                 number = reader.line_num + skipped
                 if not any(cell.strip() for cell in cells):
-                    self._counts["without anything, skipped"] += bool(cells)  # a spreadsheet's line of commas
+                    if cells:  # a spreadsheet's line of commas; an empty line is nothing to tell
+                        self._counts["without anything, skipped"] += 1
                     continue
                 while len(cells) > len(header) and not cells[-1].strip():
                     cells.pop()

@@ -5,6 +5,7 @@ In: a dataset's files. Out: LabeledFiles. Names of classes are compared in `labe
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -103,25 +104,20 @@ def _from_tables(files: DatasetFiles, names: Sequence[str]) -> LabeledFiles:
         remarks += [*table.describe(), *reader.describe()]
     ordered = [found[name] for name in sorted(found)]
     if len(names) == 1 and not any(one.part for one in ordered):
-        ordered, more = _in_split_folders(ordered)
-        remarks += more
+        ordered = _in_split_folders(ordered)
     return LabeledFiles(
         ordered, [((one,), f"{files.path}/{names[0]}") for one in sorted(empty)], tables=tuple(names), remarks=remarks
     )
 
 
-def _in_split_folders(labeled: list[LabeledFile]) -> tuple[list[LabeledFile], list[str]]:
-    """The files with the split of their folder, if all lie in splits; else a remark on folders that look like some."""
-    tops = {one.name.partition("/")[0] if "/" in one.name else "" for one in labeled}
-    if are_splits(tops):
-        return [replace(one, part=part_of(one.name.partition("/")[0])) for one in labeled], []
-    tests = sorted(top for top in tops if top and part_of(top) == "test")
-    if not tests or len(tops) == 1:
-        return labeled, []
-    return labeled, [
-        f"the images in {', '.join(map(repr, tests))} are trained on too, as the table also names images outside of "
-        "splits. To hold them out, name them in held_out.txt"
-    ]
+def _in_split_folders(labeled: list[LabeledFile]) -> list[LabeledFile]:
+    """The files with the split of their folder, if all lie in splits. Folders around all of them don't matter."""
+    around = posixpath.commonpath([posixpath.dirname(one.name) for one in labeled]) if labeled else ""
+    inside = [one.name.removeprefix(f"{around}/") for one in labeled]
+    tops = [_top(name) if "/" in name else "" for name in inside]
+    if not are_splits(tops):
+        return labeled
+    return [replace(one, part=part_of(top)) for one, top in zip(labeled, tops, strict=True)]
 
 
 class _TableReader:
@@ -243,9 +239,22 @@ def _check_splits(files: DatasetFiles, tops: set[str]) -> None:
 
 
 def _is_split_below(files: DatasetFiles) -> bool:
-    """Whether each class folder is divided into splits: `good/train/1.jpg`."""
-    names = [name.split("/") for name in files.names if "/" in name and is_image_name(name)]
-    return all(len(parts) > 2 for parts in names) and are_splits({parts[1] for parts in names})
+    """Whether each class folder is divided into splits: `good/train/1.jpg`.
+
+    Raises:
+        BadDataset: some of the images lie in such splits, and others outside of them.
+    """
+    images = [name.split("/") for name in files.names if "/" in name and is_image_name(name)]
+    outside = ["/".join(parts) for parts in images if len(parts) < 3 or part_of(parts[1]) is None]
+    splits = sorted({"/".join(parts[:2]) for parts in images if len(parts) > 2 and part_of(parts[1])})
+    if splits and outside:
+        lie = "lie" if len(outside) > 1 else "lies"
+        raise BadDataset(
+            f"{files.path}: {_shown(outside, count=1)} {lie} outside of the splits that other images are in, such as "
+            f"{_shown(splits)}: it is unclear whether those are splits. If they are, put every image into one, as "
+            f"{_top(outside[0])}/train/; if not, give the folder {splits[0]!r} another name."
+        )
+    return not outside and are_splits(parts[1] for parts in images)
 
 
 def _check_detection(files: DatasetFiles, with_images: set[str], classes: set[str]) -> None:
@@ -260,9 +269,8 @@ def _check_detection(files: DatasetFiles, with_images: set[str], classes: set[st
 
 
 def _unread_tables(files: DatasetFiles) -> list[str]:
-    names = [
-        name for name in files.names if "/" not in name and any(name.lower().endswith(end) for end in TABLE_SUFFIXES)
-    ]
+    near = [*(name for name in files.names if "/" not in name), *files.beside_root]
+    names = [name for name in near if any(name.lower().endswith(end) for end in TABLE_SUFFIXES)]
     if not names:
         return []
     return [f"tables that are not read: {_shown(names)}. If one holds the labels, call it {CSV_FILE}"]
@@ -277,6 +285,6 @@ def _joined_names(classes: set[str]) -> list[str]:
     ]
 
 
-def _shown(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(repr(printable(name)) for name in names[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+def _shown(names: Sequence[str], *, count: int = _SHOWN) -> str:
+    more = len(names) - count
+    return ", ".join(repr(printable(name)) for name in names[:count]) + (f" and {more:,} more" if more > 0 else "")

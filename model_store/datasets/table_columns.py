@@ -5,11 +5,11 @@ In: a table's header, or the fields of a JSON line. Out: Columns, or an error th
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from model_store.datasets.comparable import comparable_word
 from shared.errors import BadDataset
 
 COLUMNS = ("filename", "labels")
@@ -18,7 +18,7 @@ WRONG_FIELDS = (
     f"should be an object with the fields {' and '.join(COLUMNS)}; it may have {CAMERA_COLUMN}. filename should be a "
     "string, and labels a string or a list of strings."
 )
-# Compared without case, blanks and hyphens. Of several names of the file, the first of this list is taken.
+# As `comparable_word` gives them. Of several names of the file, the first of this list is taken.
 _FILE = (
     "filename",
     "file",
@@ -56,7 +56,6 @@ _LABELS = (
     "labelname",
 )
 _SPLIT = ("split", "subset", "partition")
-_OTHER_SIGNS = re.compile(r"[\W_]+")
 
 
 class Columns(NamedTuple):
@@ -79,18 +78,18 @@ def find_columns(names: Sequence[str], *, location: str, is_json: bool) -> Colum
     named = [name for name in names if name.strip()]
     if twice := [name for name, count in Counter(named).items() if count > 1]:
         raise BadDataset(f"{location} has two columns called {twice[0][:80]!r}: rename or remove one.")
-    by_form = {_OTHER_SIGNS.sub("", name.casefold()): name for name in reversed(named)}
-    file = next((by_form[form] for form in _FILE if form in by_form), None)
-    labels = [by_form[form] for form in _LABELS if form in by_form]
+    by_comparable = {comparable_word(name): name for name in reversed(named)}
+    file = next((by_comparable[word] for word in _FILE if word in by_comparable), None)
+    labels = [by_comparable[word] for word in _LABELS if word in by_comparable]
     if file is None:
         raise BadDataset(wrong_header(names, location=location, is_json=is_json))
-    if len(labels) > 1 and COLUMNS[1] not in by_form:
+    if len(labels) > 1 and COLUMNS[1] not in by_comparable:
         raise BadDataset(
             f"{location}: the labels may be in {' or '.join(map(repr, labels))}. Call the one that holds them "
             "`labels`, and remove the others."
         )
-    camera = by_form.get(CAMERA_COLUMN)
-    split = next((by_form[form] for form in _SPLIT if form in by_form), None)
+    camera = by_comparable.get(CAMERA_COLUMN)
+    split = next((by_comparable[word] for word in _SPLIT if word in by_comparable), None)
     others = tuple(name for name in names if name not in {file, camera, split, *labels[:1]})
     if labels:
         return Columns(file, labels[0], camera, split, (), others)

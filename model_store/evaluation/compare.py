@@ -1,19 +1,22 @@
 """Compares two versions on a dataset: metrics side by side, which one is correct where, and where they differ.
 
 In: two models and a dataset. Out: a Comparison, fit for JSON. Both run with the decoder, engine and policy that workers
-use; each may have its own classes, mode and image size, as long as they have a label in common.
+use; each may have its own classes, mode and image size, as long as they have a label in common. A class that the two
+spell in different ways, `Good` and `good`, is one class, under A's name.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
 from model_store.bundle.files import Bundle
+from model_store.datasets.comparable import comparable
 from model_store.datasets.dataset import Dataset
 from model_store.datasets.image_loading import DecodeSettings
 from model_store.engines.protocol import Engine
@@ -43,6 +46,10 @@ class ComparedModel:
         """NAME@VERSION (ENGINE)."""
         return f"{self.ref.name}@{self.ref.version} ({self.ref.engine})"
 
+    def with_classes(self, classes: Sequence[str]) -> ComparedModel:
+        """The same answers with other names of the classes."""
+        return replace(self, scored=replace(self.scored, classes=tuple(classes)))
+
     def answer(self, row: int) -> dict[str, Any]:
         """The answer for one image, in the form of `--json`."""
         scores = dict(zip(self.scored.classes, self.scored.probabilities[row].tolist(), strict=True))
@@ -62,6 +69,7 @@ class Comparison:
     dataset: Dataset
     a: ComparedModel
     b: ComparedModel
+    name_of: dict[str, str] = field(default_factory=dict)  # A's name of each class of B that is spelled otherwise
 
     @cached_property
     def shared(self) -> tuple[str, ...]:
@@ -89,6 +97,7 @@ class Comparison:
                 "only_a": [name for name in self.a.scored.classes if name not in self.shared],
                 "only_b": [name for name in self.b.scored.classes if name not in self.shared],
                 "unknown_to_both": sorted(labels - known),
+                "same": {ours: theirs for theirs, ours in self.name_of.items()},
             },
             "figures": self.metrics(),
             "per_class": self.per_class(),
@@ -164,24 +173,49 @@ def compare_versions(
     An image with a label that a model doesn't know counts as wrong for that model.
 
     Raises:
-        BadSetting: the two have no label in common, or can't read the same images.
+        BadSetting: the two have no label in common, it is unclear which class of one is that of the other, or they
+            can't read the same images.
         BadDataset: no usable image.
         EngineFailed: a model failed on a batch.
     """
     classes_a, classes_b = a[0].manifest.classes, b[0].manifest.classes
-    if not {*classes_a} & {*classes_b}:
+    name_of = _common_names(classes_a, classes_b)
+    named_b = [name_of.get(name, name) for name in classes_b]
+    if not {*classes_a} & {*named_b}:
         raise BadSetting(
             f"the two models have no label in common: one has {', '.join(classes_a)}, the other "
             f"{', '.join(classes_b)}. Compare versions that sort the same things."
         )
-    run = partial(_compared_model, dataset, max_batch=max_batch, decode_settings=decode_settings, steps=steps)
-    found = Comparison(dataset, run(*a), run(*b))
-    if differing := {*found.a.predictions.samples} ^ {*found.b.predictions.samples}:
+    run = partial(_compared_model, max_batch=max_batch, decode_settings=decode_settings, steps=steps)
+    # A class that only B knows has B's name in the answers too.
+    for_a, for_b = dataset.named_like(classes_a).named_like([*classes_a, *named_b]), dataset.named_like(classes_b)
+    found = Comparison(for_a, run(for_a, *a), run(for_b, *b).with_classes(named_b), name_of)
+    names_a, names_b = ({sample.name for sample in side.predictions.samples} for side in (found.a, found.b))
+    if differing := names_a ^ names_b:
         raise _different_images_error(
-            sorted(printable(sample.name) for sample in differing),
+            sorted(map(printable, differing)),
             [decode_settings.for_model(bundle.manifest).sample_bits for bundle, _ in (a, b)],
         )
     return found
+
+
+def _common_names(classes_a: Sequence[str], classes_b: Sequence[str]) -> dict[str, str]:
+    """A's name of each class of B that A has in another spelling; names that both have stand for themselves."""
+    only_a = [name for name in classes_a if name not in classes_b]
+    only_b = [name for name in classes_b if name not in classes_a]
+    name_of = {}
+    for name in only_b:
+        ours = [one for one in only_a if comparable(one) == comparable(name)]
+        theirs = [one for one in only_b if comparable(one) == comparable(name)]
+        if len(ours) > 1 or (ours and len(theirs) > 1):
+            several, one = (ours, name) if len(ours) > 1 else (theirs, ours[0])
+            raise BadSetting(
+                f"it is unclear which of {' and '.join(map(repr, several))} of one model is {one!r} of the other, as "
+                "these names differ only in case and separators. Train one of the models again with one class for them."
+            )
+        if ours:
+            name_of[name] = ours[0]
+    return name_of
 
 
 def _different_images_error(names: list[str], sample_bits: list[int]) -> BadSetting:

@@ -93,6 +93,9 @@ def warnings(comparison: Comparison) -> list[str]:
         for side in (comparison.a, comparison.b)
         if (warning := seen_warning(side.seen, images=images))
     ]
+    if same := labels["same"]:
+        pairs = [f"{ours!r} of A is {theirs!r} of B" for ours, theirs in same.items()]
+        found.append(f"one class in two spellings: {', '.join(pairs)}. Both are shown under A's name.")
     for side, only in ((comparison.a, labels["only_a"]), (comparison.b, labels["only_b"])):
         if only:
             found.append(

@@ -128,7 +128,7 @@ def test_names_that_may_mean_the_same_are_told(tmp_path: Path) -> None:
     names = ("no cap", "NoCap", "good", "no  cap", "cap")
     rows = {f"{number}.jpg": (frame(number), names[number % 5]) for number in range(10)}
     text = shown(report_of(write(tmp_path / "set", rows)))
-    assert "the names 'NoCap', 'no cap' differ only in blanks and hyphens." in text
+    assert "the names 'NoCap', 'no cap' differ only in case, blanks and signs." in text
     assert "'cap'," not in text.partition("the names")[2]
 
 

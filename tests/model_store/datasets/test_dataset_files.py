@@ -224,6 +224,8 @@ def test_a_zip_that_leads_outside_is_refused_with_the_reason(tmp_path: Path, nam
     [
         (["a/good/1.png", "a/bad/2.png"], [], "a/"),
         (["a/b/good/1.png", "a/b/bad/2.png", "a/README.md", "set.yaml"], [], "a/b/"),
+        (["a/good/1.png", "a/bad/2.png", "notes.csv", "b.jsonl"], [], "a/"),
+        (["a/good/1.png", "a/bad/2.png", "Labels.tsv"], [], ""),
         (["good/1.png", "good/old/2.png"], [], ""),  # a class, and a folder in it
         (["good/1.dat"], [], ""),
         (["good/day 1/1.png", "good/day 2/2.png"], ["bad"], ""),  # an empty class beside it
@@ -238,3 +240,28 @@ def test_a_zip_that_leads_outside_is_refused_with_the_reason(tmp_path: Path, nam
 )
 def test_folders_that_wrap_a_dataset(names: list[str], folders: list[str], root: str) -> None:
     assert wrapping_folders(names, folders) == root
+
+
+@pytest.mark.parametrize("is_zip", [False, True])
+def test_a_table_of_something_else_beside_a_wrapper_is_told(tmp_path: Path, is_zip: bool) -> None:
+    names = ["set/good/1.png", "set/no cap/2.png", "notes.csv"]
+    for name in names:
+        (tmp_path / "all" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "all" / name).write_bytes(picture("good", 0))
+    dataset = load_dataset(zip_of(tmp_path / "all", names) if is_zip else tmp_path / "all")
+    assert dataset.classes == ("good", "no cap")
+    assert dataset.reading.wrapper == "set"
+    assert any("tables that are not read: 'notes.csv'" in line for line in dataset.reading.lines())
+
+
+@pytest.mark.parametrize(("names", "is_told"), [(("good/a.png", "good\\a.png"), True), (("good/a.png",), False)])
+def test_a_zip_that_holds_a_file_twice_says_so(tmp_path: Path, names: tuple[str, ...], is_told: bool) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name in (*names, "bad/b.png"):
+            info = zipfile.ZipInfo("x")
+            info.filename = name
+            archive.writestr(info, picture("good", 0))
+    dataset = load_dataset(tmp_path / "set.zip")
+    assert [sample.name for sample in dataset.samples] == ["bad/b.png", "good/a.png"]
+    told = "several members of the zip have one name, so only the last is read: 'good/a.png'"
+    assert dataset.reading.lines() == ([told] if is_told else [])

@@ -160,7 +160,8 @@ def test_a_folder_test_among_others_in_a_table_is_told(tmp_path: Path) -> None:
     )
     dataset = load_dataset(tmp_path)
     assert set(parts(dataset).values()) == {"train"}
-    assert "the images in 'test' are trained on too" in "\n".join(dataset.reading.lines())
+    told = "\n".join(dataset.reading.lines())
+    assert "1 image in a folder called test is trained on too: 'test/b.png'. To hold it out, name it in" in told
 
 
 def split_folders(root: Path, *, copies: bool = False) -> Path:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from model_store.datasets.comparable import comparable
 from model_store.datasets.dataset import check_trainable, load_dataset, training_mode
-from model_store.datasets.label_names import class_names, comparable, is_like_good
+from model_store.datasets.label_names import class_names, is_like_good
 from shared.errors import BadDataset
 from tests.model_store.datasets.test_dataset import write_folders
 from tests.model_store.datasets.test_label_tables import write_images

@@ -11,6 +11,7 @@ from model_store.datasets.dataset import Dataset, load_dataset
 from model_store.datasets.dataset_files import open_files
 from model_store.datasets.label_tables import JSONL_FILE, LabelRow, LabelTable
 from shared.errors import BadDataset
+from tests.model_store.datasets.test_dataset_files import zip_of
 from tests.model_store.tiny_backbone import picture
 
 NAMES = ("img/a.png", "img/b.png", "img/c.png")
@@ -120,6 +121,26 @@ def test_what_was_understood_is_told(tmp_path: Path, name: str, told: str) -> No
     write_images(tmp_path).joinpath(file).write_text(text)
     assert told in remarks(load_dataset(tmp_path))
     assert bool(told) == bool(remarks(load_dataset(tmp_path)))
+
+
+@pytest.mark.parametrize("lines", ["img/a.png,good\n\n", "\nimg/a.png,good\n", "\r\nimg/a.png,good\r\n\r\n"])
+def test_empty_lines_are_nothing_to_tell(tmp_path: Path, lines: str) -> None:
+    (write_images(tmp_path) / "labels.csv").write_text(f"filename,labels\n{lines}", newline="")
+    dataset = load_dataset(tmp_path)
+    assert labels_of(dataset) == {"img/a.png": ("good",)}
+    assert remarks(dataset) == ""
+
+
+@pytest.mark.parametrize("is_zip", [False, True])
+def test_a_file_that_is_listed_with_either_slash_counts_once(tmp_path: Path, is_zip: bool) -> None:
+    path = write_images(tmp_path / "set", "img/1.jpg")
+    (path / "labels.csv").write_text("filename,labels\nimg/1.jpg,good\nimg\\1.jpg,good\n")
+    dataset = load_dataset(zip_of(path, ["img/1.jpg", "labels.csv"]) if is_zip else path)
+    assert labels_of(dataset) == {"img/1.jpg": ("good",)}
+    assert "rows that repeat an earlier one, and count once: 1" in remarks(dataset)
+    (path / "labels.csv").write_text("filename,labels\nimg/1.jpg,good\nimg\\1.jpg,no cap\n")
+    with pytest.raises(BadDataset, match=r"line 3: file 'img/1\.jpg' is listed twice"):
+        load_dataset(path)
 
 
 @pytest.mark.parametrize(

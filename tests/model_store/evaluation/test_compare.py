@@ -172,6 +172,7 @@ def test_labels_that_only_one_version_knows(tmp_path: Path) -> None:
         "only_a": [],
         "only_b": ["pigmented"],
         "unknown_to_both": [],
+        "same": {},
     }
     # A doesn't know `pigmented`: it calls that bottle good, which is wrong.
     assert found["right"] == {"both": 2, "only_a": 0, "only_b": 1, "neither": 0, "p_value": 1.0}
