@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,23 +62,22 @@ def compare(
     decode_settings = DecodeSettings.of(settings)
     models = [open_model(settings, spec) for spec in (a, b)]
     with show_progress() as steps:
-        found = compare_versions(
-            data, *models, max_batch=settings.max_batch, decode_settings=decode_settings, steps=steps
-        )
+        run = partial(compare_versions, max_batch=settings.max_batch, decode_settings=decode_settings)
+        found = run(data, *models, steps=steps)
         if out is not None:
             write_csv(out, found)
         if html is not None:
             write_html(html, found, decode_settings=decode_settings.for_model(models[0][0].manifest), steps=steps)
-    _print_warnings(found)
-    print_json(found.as_dict()) if as_json else _print_comparison(found)
+    _print(found, as_json=as_json)
 
 
-def _print_warnings(found: Comparison) -> None:
+def _print(found: Comparison, *, as_json: bool) -> None:
     from model_store.reports.comparison_output import warnings
 
     print_unused([item.as_dict() for item in found.a.predictions.unreadable], [])
     for warning in warnings(found):
         note(warning)
+    print_json(found.as_dict()) if as_json else _print_comparison(found)
 
 
 def _print_comparison(found: Comparison) -> None:

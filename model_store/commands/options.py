@@ -130,8 +130,8 @@ def load_labeled(dataset: Path, *, held_out: bool, good_class: str | None = None
     data = data.with_samples(sample for sample in data.samples if sample.held_out)
     if not data.samples:
         raise BadDataset(
-            f"{dataset} holds out no image: it has no held_out.txt that names some, and no test/ with labels. Leave out "
-            "--held-out."
+            f"{dataset} holds out no image: it has no held_out.txt that names some, and no test/ with labels. Leave "
+            "out --held-out."
         )
     return data
 

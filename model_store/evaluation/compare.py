@@ -8,7 +8,7 @@ spell in different ways, `Good` and `good`, is one class, under A's name.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -46,9 +46,20 @@ class ComparedModel:
         """NAME@VERSION (ENGINE)."""
         return f"{self.ref.name}@{self.ref.version} ({self.ref.engine})"
 
-    def with_classes(self, classes: Sequence[str]) -> ComparedModel:
-        """The same answers with other names of the classes."""
-        return replace(self, scored=replace(self.scored, classes=tuple(classes)))
+    def renamed(self, name_of: Mapping[str, str]) -> ComparedModel:
+        """The same answers with other names of some classes."""
+
+        def named(names: Iterable[str]) -> tuple[str, ...]:
+            return tuple(name_of.get(name, name) for name in names)
+
+        policy = self.scored.policy
+        changes = {
+            "thresholds": {name_of.get(name, name): value for name, value in policy.thresholds.items()},
+            "precedence": named(policy.precedence),
+            "lanes": {name_of.get(name, name): lane for name, lane in policy.lanes.items()},
+        }
+        scored = replace(self.scored, classes=named(self.scored.classes), policy=policy.model_copy(update=changes))
+        return replace(self, scored=scored)
 
     def answer(self, row: int) -> dict[str, Any]:
         """The answer for one image, in the form of `--json`."""
@@ -189,7 +200,7 @@ def compare_versions(
     run = partial(_compared_model, max_batch=max_batch, decode_settings=decode_settings, steps=steps)
     # A class that only B knows has B's name in the answers too.
     for_a, for_b = dataset.named_like(classes_a).named_like([*classes_a, *named_b]), dataset.named_like(classes_b)
-    found = Comparison(for_a, run(for_a, *a), run(for_b, *b).with_classes(named_b), name_of)
+    found = Comparison(for_a, run(for_a, *a), run(for_b, *b).renamed(name_of), name_of)
     names_a, names_b = ({sample.name for sample in side.predictions.samples} for side in (found.a, found.b))
     if differing := names_a ^ names_b:
         raise _different_images_error(
