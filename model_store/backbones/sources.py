@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from model_store.backbones.download import check_sha256, download, fetch_module, is_archive
 from model_store.backbones.handles import NO_OPTIONS, HandleOptions, split_options
 from model_store.backbones.module_saving import save_module, unit_to_signed_unit
-from model_store.backbones.tuned_layers import SHIPPED, SUFFIX, read_tuned_layers
+from model_store.backbones.tuned_layers import SHIPPED, SUFFIX, TunedLayers, read_shipped_layers, read_tuned_layers
 from model_store.backbones.unpacking import SAVED_MODEL_FILE, unpack
 from model_store.backbones.wheels import WHEELS, Wheel, save_wheel
 from model_store.bundle.files import file_digests
@@ -55,7 +55,8 @@ _KERAS_NETWORKS = {
 class Source:
     """A parsed handle. `identity` changes when the content changes; `save` writes the SavedModel.
 
-    `wheel` is the package that it comes from, if it does; `tuned_by` the name of the file that changed its layers.
+    `wheel` is the package that it comes from, if it does; `tuned_by` the name of the file that changed its layers, and
+    `layers` its content.
     """
 
     handle: str
@@ -64,6 +65,7 @@ class Source:
     options: HandleOptions = NO_OPTIONS
     wheel: Wheel | None = None
     tuned_by: str | None = None
+    layers: TunedLayers | None = field(default=None, compare=False)
 
     @property
     def origin(self) -> str | None:
@@ -86,7 +88,7 @@ def source_of(handle: str, *, insecure_http: bool = False) -> Source:
     if kind == "keras" and name in _KERAS_NETWORKS:
         return Source(handle, handle, lambda target, steps: _save_keras(name, target, steps))
     if handle in SHIPPED:
-        return _tuned_source(handle, SHIPPED[handle])
+        return _tuned_source(handle, SHIPPED[handle], read_shipped_layers(handle))
     location, options = split_options(handle)
     if kind.lower() in ("http", "https"):
         # The handle is shown, and recorded in the cache and in bundles; the identity is only hashed.
@@ -138,14 +140,31 @@ def _wheel_source(handle: str, *, with_classes: bool = False) -> Source:
 
 
 def wheel_of(handle: str) -> str | None:
-    """The handle of the wheel that this handle's network comes from, tuned or not; None if it is from elsewhere."""
-    source = source_of(handle, insecure_http=True)
-    return next((name for name, wheel in WHEELS.items() if wheel is source.wheel), None)
+    """The handle of the wheel that this handle's network comes from, tuned or not; None if it is from elsewhere.
+
+    Raises:
+        the errors of `layers_of`.
+    """
+    if handle in WHEELS:
+        return handle
+    layers = layers_of(handle)
+    return None if layers is None else layers.wheel
 
 
-def _tuned_source(handle: str, path: Path) -> Source:
+def layers_of(handle: str) -> TunedLayers | None:
+    """The tuned layers that this handle names; None if it names something else, of which nothing is read.
+
+    Raises:
+        BadBackbone: the file can't be used, or belongs to another release.
+        BadSetting: there is no such file.
+    """
+    if handle not in SHIPPED and not split_options(handle)[0].endswith(SUFFIX):
+        return None  # not `source_of`, which reads a whole folder for its digest
+    return source_of(handle, insecure_http=True).layers
+
+
+def _tuned_source(handle: str, path: Path, layers: TunedLayers) -> Source:
     """A wheel's network with the layers of a file, identified by both contents."""
-    layers = read_tuned_layers(path)
     wheel = WHEELS.get(layers.wheel)
     if wheel is None or wheel.sha256 != layers.sha256:
         raise BadBackbone(
@@ -160,6 +179,7 @@ def _tuned_source(handle: str, path: Path) -> Source:
         ),
         wheel=wheel,
         tuned_by=path.name,
+        layers=layers,
     )
 
 
@@ -168,7 +188,7 @@ def _local_source(handle: str, path: Path, options: HandleOptions) -> Source:
     if path.is_file() and path.suffix == SUFFIX:
         if options != NO_OPTIONS:
             raise BadSetting(f"backbone {handle!r}: {path} says which network it belongs to. Leave out the options.")
-        return _tuned_source(handle, path)
+        return _tuned_source(handle, path, read_tuned_layers(path))
     if path.is_file() and is_archive(path.name):
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from model_store.backbones.resolve import Backbone
+from model_store.backbones.tuned_layers import TunedLayers
 from model_store.bundle.files import file_digests, open_bundle, read_manifest
 from model_store.bundle.golden import write_golden
 from model_store.bundle.int8_gate import default_cpu_engine, int8_refusal_reason
@@ -71,13 +72,23 @@ _PACKAGES = ("sortline", "tensorflow", "tf-keras", "tensorflow-hub", "ai-edge-li
 
 @dataclass(frozen=True)
 class Training:
-    """One training: the user's options, the data, and the results."""
+    """One training: the user's options, the data, and the results.
+
+    `start` has the tuned layers that it started from, if it did, and `start_notes` what they mean for its metrics.
+    """
 
     options: TrainOptions
     backbone: Backbone
     data: PreparedData
     model: TrainedModel
     decisions: DecisionTuning
+    start: TunedLayers | None = None
+    start_notes: tuple[str, ...] = ()
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The reasons for what the training chose, and what the user should know of its start."""
+        return (*self.start_notes, *self.model.plan.reasons)
 
     @cached_property
     def scored(self) -> ScoredPredictions:
@@ -119,7 +130,8 @@ def publish(training: Training, *, store: ModelStore, steps: ProgressSteps) -> P
         manifest = _manifest(training, parity=exported.parity)
         digests = np.array(data.pictures.digests)
         train, validation = (digests[rows] for rows in data.split)
-        write_training_digests(folder, train=train, validation=validation)
+        earlier = None if training.start is None else training.start.tuned_on
+        write_training_digests(folder, train=train, validation=validation, earlier=earlier)
         with steps.step("Drawing the report"):
             write_report(folder / REPORT_DIR, report_data(manifest, training))
         write_manifest(folder, manifest)
@@ -135,7 +147,7 @@ def publish(training: Training, *, store: ModelStore, steps: ProgressSteps) -> P
         unlabelled=data.dataset.unlabelled,
         held_out=len(data.held_out.samples),
         excluded=tuple(map(printable, data.report.excluded)),
-        notes=(*training.model.plan.reasons, *decisions.notes, *notes, *([refusal] if refusal else [])),
+        notes=(*training.reasons, *decisions.notes, *notes, *([refusal] if refusal else [])),
         seconds=steps.seconds,
     )
 
@@ -273,7 +285,7 @@ def training_info(training: Training) -> TrainingInfo:
         "look": MANIFEST_CROPS[plan.crop],
         "canvas": str(model.extractor.crop_size),
         "separation": {MANIFEST_CROPS[crop]: round(score, 4) for crop, score in plan.separability.items()},
-        "reasons": list(plan.reasons),
+        "reasons": list(training.reasons),
         "objective": options.objective.replace("confidence", "sure"),
         "best_epochs": {phase.name: phase.best_epoch for phase in model.phases},
     } | sample_bits_info(training.data.pictures, setting=training.data.sample_bits)

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from model_store.backbones.keras_graphs import Network, open_network
 from model_store.backbones.resolve import Backbone, resolve_backbone
+from model_store.backbones.sources import layers_of
 from model_store.bundle.policy import Mode
 from model_store.datasets.audit import DatasetReport
 from model_store.datasets.dataset import Dataset, load_dataset, training_mode
 from model_store.datasets.image_loading import DecodeSettings
-from model_store.publishing.layers_file import check_save_layers, save_layers
+from model_store.publishing.layers_file import check_save_layers, overlap_notes, resolve_wheel, save_layers
 from model_store.publishing.publish import PublishedVersion, Training, publish
 from model_store.publishing.train_options import TrainOptions
 from model_store.registry.store import ModelStore
@@ -31,7 +32,7 @@ from model_store.training.plan import TransferOptions
 from model_store.training.prepared_data import PreparedData, check_regions
 from model_store.training.thresholds import Objective, parse_objective
 from model_store.training.transfer import TrainedModel, train_model
-from shared.errors import BadSetting
+from shared.errors import BadSetting, SortlineError
 from shared.output_files import make_writable_folder
 from shared.progress import ignore
 
@@ -56,6 +57,7 @@ def train_and_publish(
             scratch folder.
         BadDataset: the dataset can't be trained on; says why.
         NotFound, BadBackbone: the backbone is not available, or its files were changed.
+        BadSetting, BadBackbone: the version is published, but its layers can't be saved; the message says both.
         BadBundle: an export failed or differs from the trained model; nothing is published, but the model is kept.
     """
     steps = steps or ProgressSteps()
@@ -63,6 +65,7 @@ def train_and_publish(
     check_writable(store, options.name, cache=cache)  # makes folders, so it comes after all that may be refused at once
     steps.print_line(dataset.describe())  # the backbone and the images take minutes
     backbone = resolve_backbone(options.backbone, cache=cache, steps=steps, insecure_http=options.insecure_http)
+    start, wheel = layers_of(options.backbone), resolve_wheel(options, cache=cache, steps=steps)
     with steps.step("Opening the backbone"):
         network = open_network(backbone)
     data = PreparedData.prepare(
@@ -77,13 +80,28 @@ def train_and_publish(
         steps=steps,
         show=show,
     )
+    notes = overlap_notes(options.backbone, start, data)
+    for note in notes:
+        steps.print_line(note)
     with _epoch_reporting(options.name, cache=cache, steps=steps) as on_epoch:
         model = _train(options, backbone, network, data, cache=cache, steps=steps, on_epoch=on_epoch)
-        if options.save_layers is not None:
-            save_layers(options.save_layers, backbone, model, cache=cache, steps=steps)
         with steps.step("Calibrating, choosing thresholds"):
             decisions = _decisions(model, data, objective)
-        return publish(Training(options, backbone, data, model, decisions), store=store, steps=steps)
+        training = Training(options, backbone, data, model, decisions, start=start, start_notes=notes)
+        published = publish(training, store=store, steps=steps)
+    if wheel is not None:
+        _save_layers(training, wheel, published, steps=steps)
+    return published
+
+
+def _save_layers(training: Training, wheel: Backbone, published: PublishedVersion, *, steps: ProgressSteps) -> None:
+    """Save the layers. The version is safe by now, and an error says where it is."""
+    path = training.options.save_layers
+    assert path is not None
+    try:
+        save_layers(path, wheel, training.model, start=training.start, data=training.data, steps=steps)
+    except SortlineError as error:
+        raise type(error)(f"{error} The version is published all the same: {published.path}") from error
 
 
 def _checked(path: Path, options: TrainOptions) -> tuple[Dataset, Mode, Objective]:

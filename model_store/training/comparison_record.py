@@ -6,9 +6,6 @@ stopped. The file is replaced as a whole, so it is complete at any time.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from model_store.bundle.policy import Mode
 from shared.errors import BadSetting
 from shared.json_text import as_json
-from shared.output_files import unwritable_error
+from shared.output_files import replace_file, unwritable_error
 from shared.regular_files import read_regular
 from shared.validation_messages import describe_problems
 
@@ -135,7 +132,7 @@ class ComparisonRecord:
             raise BadSetting(f"--out {self._path} was changed by another program. Name one file for each comparison.")
         data = (as_json(self._content.model_dump(), indent=1, ascii_only=True) + "\n").encode()
         try:
-            _replace(self._path, data)
+            replace_file(self._path, data)
         except OSError as error:
             raise unwritable_error(self._path, error, flag="--out") from error
         self._written = data
@@ -161,17 +158,3 @@ def _parse(data: bytes, path: Path) -> _Content:
             f"--out {path} is no record of a comparison, or is damaged: {describe_problems(error)[:300]}. It is left "
             "as it is. Name another file."
         ) from error
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write the file as a whole. A link stays a link."""
-    target = Path(os.path.realpath(path))
-    descriptor, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        os.replace(aside, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(aside)
-        raise
