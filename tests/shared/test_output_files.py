@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zipfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import BadSetting
-from shared.output_files import check_output_files, check_output_folder
+from shared.output_files import check_output_files, check_output_folder, replace_file
 
 
 def test_a_file_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
@@ -66,6 +67,7 @@ def test_an_archive_is_not_overwritten(tmp_path: Path) -> None:
     for path in (archive, damaged):
         with pytest.raises(BadSetting, match=rf"--grid .*{path.name} is a zip archive, which would be overwritten"):
             check_output_files({"--grid": path}, image_flags=["--grid"])
+    check_output_files({"--layers": archive}, archive_flags=["--layers"])
     text.touch()
     check_output_files({"--out": text})
 
@@ -117,3 +119,35 @@ def test_a_folder_is_made_and_tried(tmp_path: Path) -> None:
     for path in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/1")):  # nobody can write to the last
         with pytest.raises(BadSetting, match=r"--cache-dir .* can't be written"):
             check_output_folder(path, flag="--cache-dir")
+
+
+def test_a_file_is_replaced_as_a_whole_and_keeps_its_link_and_its_permissions(tmp_path: Path) -> None:
+    old, link, new = (tmp_path / name for name in ("old", "link", "new"))
+    old.write_bytes(b"old")
+    old.chmod(0o640)
+    link.symlink_to("old")
+    replace_file(link, b"new")
+    replace_file(new, b"new")
+    assert link.is_symlink() and old.read_bytes() == new.read_bytes() == b"new"
+    assert old.stat().st_mode & 0o777 == 0o640
+    (tmp_path / "usual").touch()
+    assert new.stat().st_mode == (tmp_path / "usual").stat().st_mode, "only its owner can read it"
+
+
+def test_a_failed_replacement_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "old").write_bytes(b"old")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "."):
+        with pytest.raises(OSError, match="it is no regular file"):
+            replace_file(tmp_path / name, b"new")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("shared.output_files.os.replace", full)
+    with pytest.raises(OSError, match="full"):
+        replace_file(tmp_path / "old", b"new")
+    assert (tmp_path / "old").read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "pipe"]

