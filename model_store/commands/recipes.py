@@ -134,8 +134,8 @@ def _load_both(path: Path, test: Path | None, *, good_class: str | None) -> tupl
 
 def _has_class(path: Path, name: str | None) -> bool:
     from model_store.bundle.policy import GOOD
+    from model_store.datasets.comparable import comparable
     from model_store.datasets.dataset import load_dataset
-    from model_store.datasets.label_names import comparable
 
     return name is not None and comparable(name) in {GOOD, *map(comparable, load_dataset(path).classes)}
 
