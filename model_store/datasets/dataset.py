@@ -312,7 +312,7 @@ def _reading(
 def _repeated(files: DatasetFiles) -> list[str]:
     if not files.repeated:
         return []
-    return [f"several members of the zip have one name, so only the last is read: {_shown(files.repeated)}"]
+    return [f"files that the zip holds several times, with one content, count once: {_shown(files.repeated)}"]
 
 
 def _trained_tests(labeled: LabeledFiles, samples: Iterable[Sample]) -> list[str]:

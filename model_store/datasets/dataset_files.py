@@ -67,7 +67,7 @@ class DatasetFiles(Protocol):
 
     @property
     def repeated(self) -> tuple[str, ...]:
-        """The names that several members of a zip have, relative to `path`: only the last of each is read."""
+        """The names that several members of a zip have, all with one content, relative to `path`."""
 
     def read(self, name: str, *, max_bytes: int = MAX_FILE_BYTES) -> bytes:
         """A file's bytes.
@@ -130,7 +130,7 @@ class _Zip:
     beside_root: tuple[str, ...]
     repeated: tuple[str, ...]
     archive: ZipArchive
-    members: dict[str, zipfile.ZipInfo]  # by name; of several of one name, the last
+    members: dict[str, zipfile.ZipInfo]  # by name
 
     def read(self, name: str, *, max_bytes: int = MAX_FILE_BYTES) -> bytes:
         try:
@@ -243,6 +243,7 @@ def _zip(path: Path) -> _Zip:
             folders.add(name.rstrip("/"))
         else:
             if name in members:
+                _check_same(path, members[name], info)
                 repeated.add(name)
             members[name] = info
     root = wrapping_folders(members, folders)
@@ -260,6 +261,15 @@ def _zip(path: Path) -> _Zip:
         archive,
         within,
     )
+
+
+def _check_same(path: Path, one: zipfile.ZipInfo, other: zipfile.ZipInfo) -> None:
+    """Raise BadDataset if two members of one name differ: only one of them could be read, and nobody knows which."""
+    if (one.CRC, one.file_size) != (other.CRC, other.file_size):
+        raise BadDataset(
+            f"dataset {path} has two members that are one file once unpacked, with different contents: "
+            f"{one.orig_filename!r} and {other.orig_filename!r}. Rename or remove one, and create the zip again."
+        )
 
 
 def _beside(root: str, names: Iterable[str]) -> tuple[str, ...]:

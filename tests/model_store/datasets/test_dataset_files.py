@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import zipfile
 from pathlib import Path
@@ -132,11 +133,32 @@ def test_a_zip_of_too_many_members_is_refused(tmp_path: Path, monkeypatch: pytes
         load_dataset(zipped(tmp_path / "set.zip"))
 
 
-def test_of_several_members_of_one_name_the_last_is_read(tmp_path: Path) -> None:
+def test_two_members_of_one_name_and_different_contents_are_refused(tmp_path: Path) -> None:
     path = zipped(tmp_path / "set.zip")
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr("good/a.png", picture("good", 7))
-    assert load_dataset(path).files.read("good/a.png") == picture("good", 7)
+    with pytest.raises(BadDataset, match=r"different contents: 'good/a\.png' and 'good/a\.png'\. Rename or remove one"):
+        load_dataset(path)
+
+
+@pytest.mark.parametrize("name", ["good\\a.png", "good//a.png", "./good/a.png", "good/./a.png"])
+def test_two_members_that_are_one_file_once_unpacked_are_refused(tmp_path: Path, name: str) -> None:
+    path = zipped(tmp_path / "set.zip")
+    info = zipfile.ZipInfo("x")
+    info.filename = name
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(info, picture("good", 7))
+    with pytest.raises(BadDataset, match=re.escape(f"'good/a.png' and {name!r}")):
+        load_dataset(path)
+
+
+def test_two_different_tables_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "set.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("labels.csv", "filename,labels\ngood/a.png,good\nbad/b.png,bad\n")
+        archive.writestr("./labels.csv", "filename,labels\ngood/a.png,bad\nbad/b.png,good\n")
+    with pytest.raises(BadDataset, match=r"'labels\.csv' and '\./labels\.csv'"):
+        load_dataset(path)
 
 
 LEFT_OUT = {
@@ -263,5 +285,5 @@ def test_a_zip_that_holds_a_file_twice_says_so(tmp_path: Path, names: tuple[str,
             archive.writestr(info, picture("good", 0))
     dataset = load_dataset(tmp_path / "set.zip")
     assert [sample.name for sample in dataset.samples] == ["bad/b.png", "good/a.png"]
-    told = "several members of the zip have one name, so only the last is read: 'good/a.png'"
+    told = "files that the zip holds several times, with one content, count once: 'good/a.png'"
     assert dataset.reading.lines() == ([told] if is_told else [])
