@@ -7,15 +7,15 @@ names; those for validation become the validation set if they have what it needs
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from typing import Literal
-
-from model_store.datasets.comparable import comparable_word
 
 Part = Literal["train", "validation", "test"]
 _PARTS: dict[str, Part] = {
     "train": "train",
     "training": "train",
+    "trn": "train",
     "val": "validation",
     "valid": "validation",
     "validate": "validation",
@@ -25,18 +25,30 @@ _PARTS: dict[str, Part] = {
     "test": "test",
     "tests": "test",
     "testing": "test",
+    "tst": "test",
     "eval": "test",
     "evaluation": "test",
     "holdout": "test",
     "heldout": "test",
 }
-_SUFFIX = re.compile(r"(?<=.)(set|data|images|split)$")
+# Words that say nothing beside the name of a split: `my_train_dataset`, `test_v2`.
+_FILLERS = frozenset({"data", "dataset", "folder", "images", "imgs", "my", "set", "split", "v", "version"})
+_SUFFIX = re.compile(r"(?<=.)(dataset|set|data|images|imgs|split)$")
+_WORD = re.compile(r"[^\W\d_]+")  # digits only number the splits: `01_train`, `test2`, `train (1)`
 
 
 def part_of(word: str) -> Part | None:
-    """What the images under this name are for; None if it is not the name of a split. Case and hyphens don't count."""
-    plain = comparable_word(word)
+    """What the images under this name are for; None if it is not the name of a split.
+
+    Case, signs, digits, full-width letters, and words such as `set` and `my` don't count.
+    """
+    words = _words(word)
+    plain = "".join(one for one in words if one not in _FILLERS)
     return _PARTS.get(plain) or _PARTS.get(_SUFFIX.sub("", plain))
+
+
+def _words(name: str) -> list[str]:
+    return _WORD.findall(unicodedata.normalize("NFKC", name).casefold())
 
 
 def are_splits(folders: Iterable[str]) -> bool:
@@ -46,5 +58,5 @@ def are_splits(folders: Iterable[str]) -> bool:
 
 
 def lies_in_test(name: str) -> bool:
-    """Whether a file lies in a folder that is called like a split to test with, at any depth."""
-    return any(part_of(folder) == "test" for folder in name.split("/")[:-1])
+    """Whether a file lies in a folder whose name has a word for testing, such as `old test`, at any depth."""
+    return any(part_of(word) == "test" for folder in name.split("/")[:-1] for word in (folder, *_words(folder)))

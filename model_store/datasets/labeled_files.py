@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pydantic import TypeAdapter, ValidationError
 
 from model_store.bundle.policy import GOOD
+from model_store.datasets.class_level import check_class_level
 from model_store.datasets.dataset_files import (
     TABLE_SUFFIXES,
     DatasetFiles,
@@ -191,6 +192,7 @@ def _from_class_folders(files: DatasetFiles) -> LabeledFiles:
         labeled = [(name, part_of(name.split("/")[1]), name) for name in files.names if "/" in name]
     else:
         labeled = [(name, None, name) for name in files.names if "/" in name]
+    check_class_level((path for name, _, path in labeled if is_image_name(name)), location=str(files.path))
     classes = {_top(path) for _, _, path in labeled}
     _check_detection(files, {_top(path) for name, _, path in labeled if is_image_name(name)}, classes)
     return LabeledFiles(

@@ -32,10 +32,29 @@ def splits_line(dataset: Dataset) -> str:
 @pytest.mark.parametrize(
     ("word", "part"),
     [
-        *((word, "train") for word in ("train", "TRAIN", "Training", "train_set", "train-data", "trainset")),
+        *((word, "train") for word in ("trn", "TRAIN", "Training", "train_set", "train-data", "trainset")),
+        *((word, "train") for word in ("train_dataset", "train2", "train_v2", "01_train", "my_train", "train (1)")),
+        *((word, "test") for word in ("test_dataset", "test2", "test_v2", "02_test", "my_test", "ｔｅｓｔ", "tst")),  # noqa: RUF001
         *((word, "validation") for word in ("val", "valid", "Validation", "dev", "validation set", "val_images")),
         *((word, "test") for word in ("test", "Test", "testing", "testset", "hold-out", "Held Out", "holdout", "eval")),
-        *((word, None) for word in ("good", "no cap", "testy", "retest", "data", "images", "set", "trained", "")),
+        *(
+            (word, None)
+            for word in (
+                "good",
+                "no cap",
+                "testy",
+                "retest",
+                "data",
+                "images",
+                "set",
+                "trained",
+                "v2",
+                "fold0",
+                "1",
+                "leak test",
+                "",
+            )
+        ),
     ],
 )
 def test_names_of_splits(word: str, part: str | None) -> None:
