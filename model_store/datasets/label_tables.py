@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 from model_store.bundle.policy import GOOD
 from model_store.datasets.comparable import comparable
 from model_store.datasets.dataset_files import DatasetFiles
-from model_store.datasets.given_splits import Part, part_of
+from model_store.datasets.given_splits import Part
 from model_store.datasets.label_cells import LabelCells, check_single
 from model_store.datasets.label_names import is_like_good
-from model_store.datasets.table_columns import WRONG_FIELDS, Columns, find_columns, wrong_header
+from model_store.datasets.split_cells import SplitCells
+from model_store.datasets.table_columns import OFF, ON, WRONG_FIELDS, Columns, find_columns, wrong_header
 from shared.csv_files import unmarked
 from shared.errors import BadDataset, BadImage
 from shared.printable import printable
@@ -35,7 +36,6 @@ JSONL_FILE = "labels.jsonl"
 _SEPARATORS = (",", ";", "\t")
 _SEPARATOR_LINE = "sep="  # a first line that spreadsheets write for themselves
 _HEADER_CHARACTERS = 100_000
-_ON, _OFF = ("1", "1.0", "true"), ("", "0", "0.0", "false")
 
 
 class LabelRow(NamedTuple):
@@ -56,6 +56,7 @@ class LabelTable:
         self._files = files
         self._is_json = PurePosixPath(name).suffix.casefold() == ".jsonl"
         self._cells = LabelCells()
+        self._splits = SplitCells()
         self._columns: dict[tuple[str, ...], Columns] = {}
         self._counts: Counter[str] = Counter()
 
@@ -68,16 +69,23 @@ class LabelTable:
         for number, fields in self._json_lines() if self._is_json else self._csv_lines():
             location = f"{self.location}, line {number}"
             yield location, self._row(fields, location)
+        for columns in self._columns.values():
+            self._splits.check(columns, location=self.location)
 
     def describe(self) -> Iterable[str]:
         """Sentences about how the table was read."""
         for what, count in self._cells.joined_by.items():
             yield f"{self.name}: labels {what} are read as several labels ({count:,} {'row' if count == 1 else 'rows'})"
-        if ignored := sorted({name for columns in self._columns.values() for name in columns.not_read}):
+        if ignored := sorted({name for columns in self._columns.values() for name in self._not_read(columns)}):
             shown = ", ".join(repr(name) if name.strip() else "one without a name" for name in ignored[:10])
             yield f"{self.name}: columns that are not read: {printable(shown)}"
         for what, count in self._counts.items():
             yield f"{self.name}: {count:,} {'row' if count == 1 else 'rows'} {what}"
+
+    def _not_read(self, columns: Columns) -> tuple[str, ...]:
+        maybe = columns.maybe_split
+        unread = columns.labels is not None and maybe is not None and not self._splits.is_split(maybe)
+        return (*columns.not_read, maybe) if unread and maybe else columns.not_read
 
     def _csv_lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
         text, skipped = self._csv_text()
@@ -135,11 +143,11 @@ class LabelTable:
             raise BadDataset(f"{location}: {WRONG_FIELDS}")
         if camera is not None and not isinstance(camera, str):
             raise BadDataset(f"{location}: camera {camera!r} should be a string, or null if it isn't known.")
+        part = self._splits.part(fields, columns, location=location)
         if columns.labels is None:
             labels = self._labels_by_class(fields, columns, location=location)
         else:
             labels = self._labels(fields[columns.labels], location=location)
-        part = _part(fields[columns.split], location=location) if columns.split else None
         return LabelRow(unmarked(filename), labels, camera, part)
 
     def _labels(self, value: object, *, location: str) -> list[str]:
@@ -152,37 +160,30 @@ class LabelTable:
 
     def _labels_by_class(self, fields: Mapping[str, Any], columns: Columns, *, location: str) -> list[str]:
         """The labels of a row with a column per class."""
-        flags = {name: str(fields[name]).strip().casefold() for name in columns.classes}
-        if not any(flag in _ON or flag in _OFF for flag in flags.values()):
+        names = [name for name in columns.classes if name != columns.maybe_split or not self._splits.is_split(name)]
+        flags = {name: str(fields[name]).strip().casefold() for name in names}
+        if not any(flag in ON or flag in OFF for flag in flags.values()):
             where = location if self._is_json else self.location
             raise BadDataset(wrong_header(tuple(fields), location=where, is_json=self._is_json))
-        if odd := [(name, flag) for name, flag in flags.items() if flag not in (*_ON, *_OFF)]:
+        if odd := [(name, flag) for name, flag in flags.items() if flag not in (*ON, *OFF)]:
             raise BadDataset(
                 f"{location}: the column {odd[0][0][:80]!r} has {odd[0][1][:80]!r}, but the columns of classes hold 0 "
                 "or 1. Correct it, or remove the column. If one column holds the labels, call it `labels`."
             )
-        found = [name for name, flag in flags.items() if flag in _ON]
-        if not found and not any(_is_good(name) for name in columns.classes):
+        found = [name for name, flag in flags.items() if flag in ON]
+        if not found and not any(map(_is_good, names)):
             self._counts[f"without a 1, read as `{GOOD}`"] += 1
             return [GOOD]
         return found
 
     def classes(self) -> set[str]:
         """The columns of classes, used or not."""
-        return {name.strip() for columns in self._columns.values() for name in columns.classes}
+        names = {name for columns in self._columns.values() for name in columns.classes}
+        return {name.strip() for name in names if not self._splits.is_split(name)}
 
 
 def _is_good(name: str) -> bool:
     return comparable(name) == GOOD or is_like_good(name)
-
-
-def _part(value: object, *, location: str) -> Part | None:
-    word = value.strip() if isinstance(value, str) else ""
-    if not word:
-        return None
-    if (part := part_of(word)) is None:
-        raise BadDataset(f"{location}: {word[:80]!r} is no split: write train, valid or test.")
-    return part
 
 
 def _header(text: str) -> tuple[list[str], str]:

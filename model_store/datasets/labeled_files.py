@@ -104,7 +104,7 @@ def _from_tables(files: DatasetFiles, names: Sequence[str]) -> LabeledFiles:
         empty |= table.classes()
         remarks += [*table.describe(), *reader.describe()]
     ordered = [found[name] for name in sorted(found)]
-    if len(names) == 1 and not any(one.part for one in ordered):
+    if len(names) == 1:
         ordered = _in_split_folders(ordered)
     return LabeledFiles(
         ordered, [((one,), f"{files.path}/{names[0]}") for one in sorted(empty)], tables=tuple(names), remarks=remarks
@@ -112,13 +112,16 @@ def _from_tables(files: DatasetFiles, names: Sequence[str]) -> LabeledFiles:
 
 
 def _in_split_folders(labeled: list[LabeledFile]) -> list[LabeledFile]:
-    """The files with the split of their folder, if all lie in splits. Folders around all of them don't matter."""
+    """The files with the split of their folder, if all lie in splits, or if a row that says no split lies in one.
+
+    Folders around all of them don't matter. What a row says goes before its folder.
+    """
     around = posixpath.commonpath([posixpath.dirname(one.name) for one in labeled]) if labeled else ""
     inside = [one.name.removeprefix(f"{around}/") for one in labeled]
     tops = [_top(name) if "/" in name else "" for name in inside]
-    if not are_splits(tops):
+    if not are_splits(tops) and not any(one.part for one in labeled):
         return labeled
-    return [replace(one, part=part_of(top)) for one, top in zip(labeled, tops, strict=True)]
+    return [one if one.part else replace(one, part=part_of(top)) for one, top in zip(labeled, tops, strict=True)]
 
 
 class _TableReader:

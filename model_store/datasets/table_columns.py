@@ -5,11 +5,13 @@ In: a table's header, or the fields of a JSON line. Out: Columns, or an error th
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from model_store.datasets.comparable import comparable_word
+from model_store.datasets.given_splits import Part, part_of
 from shared.errors import BadDataset
 
 COLUMNS = ("filename", "labels")
@@ -55,11 +57,20 @@ _LABELS = (
     "defects",
     "labelname",
 )
-_SPLIT = ("split", "subset", "partition")
+_SPLIT = ("split", "splitname", "datasplit")
+# These are the split if they hold names of splits.
+_MAYBE_SPLIT = ("subset", "partition", "set", "dataset", "phase", "fold", "usage", "purpose")
+_IS = re.compile(r"^\s*is[\s_-]*", re.IGNORECASE)
+# The values of columns of 0 and 1, in small letters.
+ON, OFF = ("1", "1.0", "true"), ("", "0", "0.0", "false")
 
 
 class Columns(NamedTuple):
-    """The names of the columns, as written. `labels` is None if each class has a column of 0 and 1, `classes`."""
+    """The names of the columns, as written. `labels` is None if each class has a column of 0 and 1, `classes`.
+
+    `maybe_split` is the split if it holds names of splits, else a class or not read. `split_flags`: columns of 0 and 1
+    that each say whether an image is in a split.
+    """
 
     file: str
     labels: str | None
@@ -67,6 +78,8 @@ class Columns(NamedTuple):
     split: str | None
     classes: tuple[str, ...]
     not_read: tuple[str, ...]
+    maybe_split: str | None = None
+    split_flags: tuple[tuple[str, Part], ...] = ()
 
 
 def find_columns(names: Sequence[str], *, location: str, is_json: bool) -> Columns:
@@ -79,7 +92,7 @@ def find_columns(names: Sequence[str], *, location: str, is_json: bool) -> Colum
     if twice := [name for name, count in Counter(named).items() if count > 1]:
         raise BadDataset(f"{location} has two columns called {twice[0][:80]!r}: rename or remove one.")
     by_comparable = {comparable_word(name): name for name in reversed(named)}
-    file = next((by_comparable[word] for word in _FILE if word in by_comparable), None)
+    file = _first(_FILE, by_comparable)
     labels = [by_comparable[word] for word in _LABELS if word in by_comparable]
     if file is None:
         raise BadDataset(wrong_header(names, location=location, is_json=is_json))
@@ -89,11 +102,24 @@ def find_columns(names: Sequence[str], *, location: str, is_json: bool) -> Colum
             "`labels`, and remove the others."
         )
     camera = by_comparable.get(CAMERA_COLUMN)
-    split = next((by_comparable[word] for word in _SPLIT if word in by_comparable), None)
-    others = tuple(name for name in names if name not in {file, camera, split, *labels[:1]})
+    split, maybe = _first(_SPLIT, by_comparable), _first(_MAYBE_SPLIT, by_comparable)
+    maybe = None if split else maybe
+    used = {file, camera, split, *labels[:1]}
+    flags = tuple((name, part) for name in named if name not in used and (part := _flagged_part(name)))
+    others = tuple(name for name in names if name not in {*used, *(name for name, _ in flags)})
     if labels:
-        return Columns(file, labels[0], camera, split, (), others)
-    return Columns(file, None, camera, split, tuple(name for name in others if name.strip()), ())
+        others = tuple(name for name in others if name != maybe)
+        return Columns(file, labels[0], camera, split, (), others, maybe, flags)
+    return Columns(file, None, camera, split, tuple(name for name in others if name.strip()), (), maybe, flags)
+
+
+def _first(words: Sequence[str], by_comparable: dict[str, str]) -> str | None:
+    return next((by_comparable[word] for word in words if word in by_comparable), None)
+
+
+def _flagged_part(name: str) -> Part | None:
+    """The split that a column such as `test` or `is_valid` stands for."""
+    return part_of(name) or part_of(_IS.sub("", name))
 
 
 def wrong_header(names: Sequence[str], *, location: str, is_json: bool) -> str:
