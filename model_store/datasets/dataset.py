@@ -19,10 +19,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from model_store.bundle.policy import GOOD, Mode
-from model_store.datasets.comparable import comparable
+from model_store.datasets.comparable import comparable, comparable_word
 from model_store.datasets.dataset_files import HELD_OUT_FILE, DatasetFiles, is_image_name, open_files
 from model_store.datasets.file_lookup import FileLookup
 from model_store.datasets.given_splits import Part, lies_in_test
@@ -40,6 +40,8 @@ from shared.errors import BadDataset
 from shared.printable import printable
 
 _SHOWN = 3
+_LIST_SUFFIXES = frozenset({"", ".txt", ".csv", ".tsv", ".lst", ".json", ".jsonl"})
+_LIST_STEMS = frozenset({"heldout", "holdout"})
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ def load_dataset(path: Path, *, good_class: str | None = None) -> Dataset:
     if not labeled.files:
         raise BadDataset(_no_images(files, labeled))
     named = _Named.of(labeled, good_class=good_class)
+    _check_held_out_name(files)
     held_out = _held_out_names(files, {one.name for one in labeled.files})
     samples = tuple(_sample(one, labels, held_out) for one, labels in zip(labeled.files, named.labels, strict=True))
     return Dataset(
@@ -352,6 +355,22 @@ def _no_images(files: DatasetFiles, labeled: LabeledFiles) -> str:
 
 def _unlabelled(files: DatasetFiles, labeled: Set[str]) -> tuple[str, ...]:
     return tuple(printable(name) for name in files.names if name not in labeled and is_image_name(name))
+
+
+def _check_held_out_name(files: DatasetFiles) -> None:
+    """Raise if a list of held-out images has another name or place: what it names would be trained on.
+
+    Raises:
+        BadDataset: names the file.
+    """
+    for name in (*files.names, *files.beside_root):
+        path = PurePosixPath(name)
+        is_list = path.suffix.casefold() in _LIST_SUFFIXES and comparable_word(path.stem) in _LIST_STEMS
+        if is_list and (name.casefold() != HELD_OUT_FILE or name in files.beside_root):
+            raise BadDataset(
+                f"{files.path}: {printable(name)} seems to list held-out images, but isn't read. Call it "
+                f"{files.root}{HELD_OUT_FILE}, one image per line, or give it a name without `held out`."
+            )
 
 
 def _held_out_names(files: DatasetFiles, labeled: Set[str]) -> set[str]:

@@ -82,3 +82,16 @@ def test_a_table_of_train_alone_leaves_test_unlabeled_and_told(tmp_path: Path) -
     dataset = load_dataset(tmp_path)
     assert set(parts(dataset)) == {"train/a.png", "train/b.png"}
     assert dataset.unlabelled == ("test/c.png",)
+
+
+@pytest.mark.parametrize("name", ["held-out.txt", "heldout.txt", "held_out.csv", "good/Held_Out.txt", "holdout.txt"])
+def test_a_list_of_held_out_images_that_is_not_read_is_refused(tmp_path: Path, name: str) -> None:
+    (write_images(tmp_path, "good/1.png", "no cap/2.png") / name).write_text("good/1.png\n")
+    with pytest.raises(BadDataset, match=rf"{name} seems to list held-out images, .* Call it held_out\.txt"):
+        load_dataset(tmp_path)
+
+
+def test_a_list_of_held_out_images_beside_a_wrapper_is_refused(tmp_path: Path) -> None:
+    (write_images(tmp_path, "set/good/1.png", "set/no cap/2.png") / "held-out.txt").write_text("good/1.png\n")
+    with pytest.raises(BadDataset, match=r"held-out\.txt seems .* Call it set/held_out\.txt"):
+        load_dataset(tmp_path)
