@@ -123,9 +123,9 @@ class LabelTable:
             if not line.strip():
                 continue
             try:
-                row: Any = json.loads(line)
+                row: Any = json.loads(line, object_pairs_hook=_without_repeats)
             except (ValueError, RecursionError) as error:  # RecursionError: brackets within brackets
-                raise BadDataset(f"{self.location}, line {number} is not JSON: {error}.") from error
+                raise BadDataset(f"{self.location}, line {number} can't be read as JSON: {error}.") from error
             if not isinstance(row, dict):
                 raise BadDataset(f"{self.location}, line {number}: {WRONG_FIELDS}")
             yield number, row
@@ -180,6 +180,16 @@ class LabelTable:
         """The columns of classes, used or not."""
         names = {name for columns in self._columns.values() for name in columns.classes}
         return {name.strip() for name in names if not self._splits.is_split(name)}
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields of a JSON object. Of two with one name, json would take the last without a word."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it has the field {twice[:80]!r} twice: remove one")
+    return fields
 
 
 def _is_good(name: str) -> bool:

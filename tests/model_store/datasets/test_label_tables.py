@@ -213,7 +213,7 @@ def test_brackets_within_brackets_are_refused_with_the_line(tmp_path: Path, line
     (tmp_path / JSONL_FILE).write_text(f'{{"filename": "a.png", "labels": "good"}}\n{line}\n')
     rows = LabelTable(open_files(tmp_path), JSONL_FILE).rows()
     assert next(rows) == (f"{tmp_path}/labels.jsonl, line 1", LabelRow("a.png", ["good"]))
-    with pytest.raises(BadDataset, match=r"labels\.jsonl, line 2 is not JSON"):
+    with pytest.raises(BadDataset, match=r"labels\.jsonl, line 2 can't be read as JSON"):
         next(rows)
 
 

@@ -84,3 +84,9 @@ def test_columns_that_name_no_splits_are_not_read(tmp_path: Path) -> None:
 def test_a_class_called_fold_stays_a_class(tmp_path: Path) -> None:
     dataset = dataset_of(tmp_path, "good,fold", "1,0", "0,1", "0,1")
     assert dataset.classes == ("fold", "good")
+
+
+def test_a_json_line_with_a_repeated_field_is_refused(tmp_path: Path) -> None:
+    (write_images(tmp_path) / "labels.jsonl").write_text('{"file": "img/a.png", "label": "good", "label": "x"}\n')
+    with pytest.raises(BadDataset, match=r"line 1 can't be read as JSON: it has the field 'label' twice: remove one"):
+        load_dataset(tmp_path)
