@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from model_store.bundle.policy import Mode
 from shared.errors import BadSetting
@@ -51,6 +51,13 @@ class _Content(BaseModel):
     recipes: dict[str, dict[str, str]] = {}
     modes: dict[Mode, dict[str, Any]] = {}
     trainings: list[FinishedTraining] = []
+
+    @model_validator(mode="after")
+    def _has_facts(self) -> _Content:
+        """Each training's mode has its facts, which the summary needs."""
+        if lacking := {one.mode for one in self.trainings} - self.modes.keys():
+            raise ValueError(f"it has trainings in the mode {min(lacking)}, but no facts about it in `modes`")
+        return self
 
 
 class ComparisonRecord:

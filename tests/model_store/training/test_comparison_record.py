@@ -109,6 +109,16 @@ def test_a_damaged_or_foreign_file_is_refused_and_kept(tmp_path: Path, cut: byte
     assert path.read_bytes() == before
 
 
+def test_trainings_without_the_facts_of_their_mode_are_refused_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    written(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"modes": {}}))
+    before = path.read_bytes()
+    with pytest.raises(BadSetting, match=r"is damaged: .*trainings in the mode multi, but no facts about it"):
+        record_at(path)
+    assert path.read_bytes() == before
+
+
 def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path):
