@@ -25,7 +25,6 @@ OTHER_WAYS = {
     "model_store/reports/page.py": "what the report has written",
     "model_store/reports/tensorboard.py": "what the report has written",
     "model_store/backbones/sources.py": "what was downloaded; a backbone's file, after `is_file`",
-    "model_store/export/exporter.py": "what the export has written",
 }
 
 

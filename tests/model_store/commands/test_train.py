@@ -78,7 +78,7 @@ def test_a_size_or_a_handle_chooses_the_backbone(
 def test_a_size_together_with_a_backbone_is_refused(trained: list[TrainOptions], size: str, tmp_path: Path) -> None:
     failed = invoke(str(tmp_path), "--model-store", str(tmp_path), "--size", size, "--backbone", "./module").exception
     assert isinstance(failed, BadSetting)
-    assert f"--backbone ./module and --size {size}: a size is a choice of a backbone. Give one of them." in str(failed)
+    assert f"--backbone ./module and --size {size}: a size stands for a backbone. Give one of them." in str(failed)
     assert trained == []
 
 
@@ -103,5 +103,5 @@ def test_help_shows_only_crop() -> None:
     words = " ".join(invoke("--help").stdout.replace("│", " ").split())
     assert "--crop" in words
     assert "<auto|detected|full>" in words
-    assert "(default: auto, which measures what suits the data)" in words
+    assert "(default: auto: full, or with MobileNetV2 and InceptionV3 what measures better)" in words
     assert "--look" not in words

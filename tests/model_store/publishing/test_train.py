@@ -95,7 +95,8 @@ def test_manifests_keep_the_names_of_the_bundle_format() -> None:
         fine_tune_settings=SETTINGS["top"],
     )
     data = SimpleNamespace(pictures=SimpleNamespace(sample_bits=()), sample_bits=0)
-    training: Any = SimpleNamespace(options=TrainOptions(objective="confidence:0.95"), model=model, data=data)
+    options = TrainOptions(objective="confidence:0.95")
+    training: Any = SimpleNamespace(options=options, model=model, data=data, reasons=("start", *plan.reasons))
     settings = training_info(training).settings
     assert list(settings) == [
         *("epochs", "batch_size", "learning_rate", "decays", "label_smoothing", "views", "weight_decay"),
@@ -109,6 +110,7 @@ def test_manifests_keep_the_names_of_the_bundle_format() -> None:
     assert (settings["look"], settings["canvas"], settings["objective"]) == ("found", "192x128", "sure:0.95")
     assert settings["separation"] == {"found": 0.9124, "whole": 0.85}
     assert settings["best_epochs"] == {"head": 3, "fine-tuning": 5}
+    assert settings["reasons"] == ["start", "why"]
 
 
 def test_bundles_of_earlier_releases_load(bench: Bench, multi: dict[str, Any], tmp_path: Path) -> None:
