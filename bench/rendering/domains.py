@@ -40,18 +40,18 @@ class Domain:
     size: Range = (0.58, 0.9)
     cap_palettes: tuple[Palette, ...] = (VIVID, VIVID, WHITE, BLACK)
     # Probability of a cap of the belt's color, and of clear plastic.
-    camouflaged_caps: float = 0.04
-    clear_caps: float = 0.04
-    cap_height: Range = (0.07, 0.1)
-    severity: Range = (0.7, 1.0)
+    camouflaged_caps: float = 0.03
+    clear_caps: float = 0.03
+    cap_height: Range = (0.085, 0.115)
+    severity: Range = (0.8, 1.0)
     strip_height: Range = (0.65, 1.0)
     torn: float = 0.08
     # Probability that clear plastic has a tint, and a rest of colored content: neither is pigment.
-    tinted: float = 0.1
+    tinted: float = 0.08
     content: float = 0.03
     # Probability that pigmented plastic lets some light pass.
-    translucent: float = 0.2
-    stains: Range = (0.0, 0.6)
+    translucent: float = 0.15
+    stains: Range = (0.0, 0.5)
     rails: float = 0.2
     litter: tuple[int, int] = (0, 2)
     wall_shapes: tuple[int, int] = (0, 5)
@@ -76,13 +76,13 @@ _FIRST = ("water", "soda", "longneck", "hourglass", "carafe", "stepped")
 _SECOND = ("square", "grip", "dome", "flask", "barrel", "slim")
 _NOISY = Camera(
     exposure=(0.9, 1.3),
-    read_noise=(0.003, 0.008),
-    shot_noise=(0.001, 0.003),
-    blur_px=(0.4, 0.9),
-    motion_px=(0.0, 1.5),
+    read_noise=(0.003, 0.006),
+    shot_noise=(0.001, 0.0025),
+    blur_px=(0.4, 0.8),
+    motion_px=(0.0, 1.0),
     vignette=(0.1, 0.35),
     cast=(-0.07, 0.07),
-    quality=(65, 82),
+    quality=(70, 85),
 )
 
 PAIRS = {
@@ -120,7 +120,7 @@ PAIRS = {
             belt_palettes=(*_DULL, _GREEN, _OCHER, _BLUE),
             rigs=("low side", "amber", "two colors", "spots", "glare", "dim green"),
             camera=_NOISY,
-            size=(0.55, 0.88),
+            size=(0.6, 0.9),
         ),
     ),
     "camera": Pair(
@@ -139,17 +139,17 @@ PAIRS = {
             belt_palettes=(*_DULL, _LIGHT, _BLUE),
             rigs=("tubes", "ring", "low side"),
             camera=Camera(
-                exposure=(0.85, 1.3),
-                blur_px=(0.5, 0.9),
-                motion_px=(0.3, 2.0),
-                vignette=(0.1, 0.4),
-                contrast=(0.9, 1.12),
-                quality=(65, 82),
+                exposure=(0.88, 1.25),
+                blur_px=(0.5, 0.85),
+                motion_px=(0.3, 1.6),
+                vignette=(0.1, 0.35),
+                contrast=(0.92, 1.1),
+                quality=(70, 85),
             ),
             standing=0.4,
             lying_tilt=(0.0, 0.45),
             standing_tilt=(1.05, 1.45),
-            size=(0.58, 0.86),
+            size=(0.6, 0.88),
         ),
     ),
 }
