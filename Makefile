@@ -44,7 +44,7 @@ TUNED := build/tuned-layers
 TUNE := train --name tuned --mode multi --fine-tune top --model-store $(TUNED)/store
 tuned-layers: $(STAMP)
 	rm -rf $(TUNED)
-	$(BIN)/sortline bench render-pairs $(TUNED)/frames --mixed 2400 --seed 5
+	$(BIN)/sortline bench render-pairs $(TUNED)/frames --mixed 4000 --seed 5
 	$(BIN)/sortline $(TUNE) $(TUNED)/frames --backbone wheel:efficientnet-lite0 --epochs 12 \
 	  --save-layers $(TUNED)/rendered.npz
 	$(BIN)/sortline $(TUNE) producer/bottles --backbone $(TUNED)/rendered.npz --save-layers $(TUNED)/bottles.npz

@@ -34,6 +34,9 @@ from shared.progress import ignore
 FineTuneMethod = Literal["none", "top", "all", "scratch"]
 
 _EVALUATION_BATCH_SIZE = 32
+# The last epoch is kept if its loss on the validation images is at most so many times the lowest. Its weights come from
+# the smallest steps, and on a few dozen images it is chance which of several epochs with about the same loss is lowest.
+_LAST_EPOCH_MARGIN = 1.1
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,10 @@ def fine_tune(
     on_progress: OnProgress,
     on_epoch: OnEpoch = ignore,
 ) -> TrainResult:
-    """Train `variables` of the extractor, in place, and the head; keep the epoch with the lowest validation loss.
+    """Train `variables` of the extractor, in place, and the head.
 
-    If no epoch is better than the pretrained layers with the given head, layers and head stay as they were.
+    The last epoch is kept if its validation loss is near the lowest, else the epoch with the lowest. If no epoch is
+    better than the pretrained layers with the given head, layers and head stay as they were.
 
     Args:
         variables: those of the extractor's variables that are trained, in the extractor's order.
@@ -121,7 +125,8 @@ def fine_tune(
     pixels = run.crop(validation.images)
     loss_before = run.evaluate(pixels, validation.targets)[0]
     best_epoch, kept = -1, run.weights()
-    best_loss = math.inf if settings.own_statistics else loss_before  # random weights are not worth keeping
+    start_loss = math.inf if settings.own_statistics else loss_before  # random weights are not worth keeping
+    best_loss = start_loss
     for epoch in range(settings.epochs):
         trained = run.train_epoch(train, rng.permutation(len(train.images)), on_progress=on_progress)
         loss, accuracy = run.evaluate(pixels, validation.targets)
@@ -131,6 +136,8 @@ def fine_tune(
         on_epoch(Epoch(FINE_TUNING_PHASE, epoch, settings.epochs, head.mode, values))
         if loss < best_loss:
             best_loss, best_epoch, kept = loss, epoch, run.weights()
+    if loss < start_loss and loss <= _LAST_EPOCH_MARGIN * best_loss:
+        best_epoch, kept = settings.epochs - 1, run.weights()
     if settings.own_statistics and best_epoch < 0:
         raise BadSetting(
             f"--fine-tune scratch: no epoch of {settings.epochs} had a finite validation loss, so nothing was "

@@ -40,7 +40,11 @@ class Phase:
             return (
                 f"{self.name}: no epoch lowered the loss on the validation images{before}: the layers stay as they were"
             )
-        lowest = self.history["val_loss"][self.best_epoch]
+        losses = self.history["val_loss"]
+        kept, lowest = losses[self.best_epoch], min(losses)
+        if kept > lowest:
+            near = f"its loss on the validation images, {kept:.4f}, is near the lowest, {lowest:.4f}"
+            return f"{self.name}: kept the last epoch, {self.best_epoch + 1}: {near}"
         return f"{self.name}: kept epoch {self.best_epoch + 1}: lowest loss on the validation images, {lowest:.4f}"
 
 

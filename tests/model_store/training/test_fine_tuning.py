@@ -149,15 +149,16 @@ def test_from_scratch_gathers_its_own_statistics(scratch: Tuned) -> None:
 
 
 @pytest.mark.parametrize("method", ["top", "scratch"])
-def test_the_weights_of_the_best_epoch_are_kept(method: str, request: pytest.FixtureRequest) -> None:
+def test_the_weights_of_the_kept_epoch_are_those_of_the_model(method: str, request: pytest.FixtureRequest) -> None:
     run: Tuned = request.getfixturevalue(method)
     told = run.result.history["val_loss"]
-    assert run.result.best_epoch == int(np.argmin(told))
+    kept = told[run.result.best_epoch]
+    assert kept == min(told) or (run.result.best_epoch == len(told) - 1 and kept <= 1.1 * min(told))
     features = np.asarray(run.extractor.features(run.validation.images))
     logits, targets = logits_of(run.result.head, features), run.validation.targets
     weights = losses.class_weights(colored_frames(24, seed=1, size_px=SIZE_PX).targets, "single")
     found = float(np.mean(losses.loss(targets, logits, mode="single", smoothing=0.02, weights=weights)))
-    assert found == pytest.approx(min(told), rel=1e-3)
+    assert found == pytest.approx(kept, rel=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -215,12 +216,14 @@ class Scripted:
     ("losses", "best_epoch"),
     [
         ((2.0, 1.9, 1.5, 1.6, 1.7), 1),
+        ((2.0, 1.9, 1.5, 1.6, 1.64), 3),  # the last one is near the lowest
+        ((2.0, 1.9, 2.05), 0),  # near it too, but worse than the start
         ((2.0, 2.9, 2.5, 2.6, 1.7), 3),  # worse than the start for several epochs
         ((2.0, 2.1, 2.2), -1),
         ((2.0, 2.1, float("nan")), -1),
     ],
 )
-def test_the_epoch_with_the_lowest_loss_is_kept(
+def test_the_last_epoch_is_kept_if_its_loss_is_near_the_lowest(
     opaque_backbone: Backbone, monkeypatch: pytest.MonkeyPatch, losses: tuple[float, ...], best_epoch: int
 ) -> None:
     script = Scripted(monkeypatch, *losses)
