@@ -19,6 +19,7 @@ from shared.cpu_cores import usable_cores
 from shared.server.embedded import embedded_server
 from shared.settings import Settings
 from tests.model_store.tiny_bundle import TINY_MODELS
+from tests.shared_folders import run_folder
 
 # The marks of slow tests; pyproject.toml says what they mean.
 SLOW = ("training", "e2e", "bench", "slow")
@@ -49,8 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file that every running test locks: shared, or exclusively if it is marked `timing`."""
-    folder = tmp_path_factory.getbasetemp()
-    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "running"
+    return run_folder(tmp_path_factory) / "running"
 
 
 @pytest.fixture(autouse=True)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.model_store.conftest import CachedModule
 from tests.model_store.publishing.kit import KINDS, Bench
-from tests.model_store.tiny_backbone import picture, save_tiny_backbone, write_class_folders, write_labeled
+from tests.model_store.tiny_backbone import picture, write_class_folders, write_labeled
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def bench(tmp_path_factory: pytest.TempPathFactory, opaque_module: CachedModule) -> Bench:
     root = tmp_path_factory.mktemp("bench")
-    return Bench(root, save_tiny_backbone(root / "backbone"))
+    shutil.copytree(opaque_module.cache, root / "cache")
+    return Bench(root, opaque_module.module)
 
 
 @pytest.fixture(scope="module")

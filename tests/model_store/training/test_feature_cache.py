@@ -11,20 +11,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model_store.backbones.resolve import resolve_backbone
 from model_store.datasets.lazy_images import LazySubset, Rows
 from model_store.training import augmentation, feature_cache
 from model_store.training.feature_cache import FeatureCache, crop_batches, extract_features
 from model_store.training.feature_extractor import FeatureExtractor, opaque_extractor
-from tests.model_store.tiny_backbone import SIZE_PX, save_tiny_backbone
+from tests.model_store.conftest import CachedModule
+from tests.model_store.tiny_backbone import SIZE_PX
 
 pytestmark = pytest.mark.training
 
 
 @pytest.fixture(scope="module")
-def extractor(tmp_path_factory: pytest.TempPathFactory) -> FeatureExtractor:
-    folder = tmp_path_factory.mktemp("opaque")
-    return opaque_extractor(resolve_backbone(str(save_tiny_backbone(folder / "module")), cache=folder / "cache"))
+def extractor(opaque_module: CachedModule) -> FeatureExtractor:
+    return opaque_extractor(opaque_module.resolved())
 
 
 def frames(count: int) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from model_store.backbones.keras_graphs import Network
-from model_store.backbones.resolve import Backbone, resolve_backbone
+from model_store.backbones.resolve import Backbone
 from model_store.runtime.tensorflow_imports import import_tensorflow
 from model_store.training import fine_tuning, losses
 from model_store.training.crop_geometry import CropSize
@@ -19,8 +19,8 @@ from model_store.training.fine_tuning import SETTINGS, FineTuneSettings, Frames,
 from model_store.training.head import Head, Scaler, TrainResult, logits_of
 from model_store.training.object_localizer import ObjectLocalizer, resize_frames
 from shared.errors import BadSetting
+from tests.model_store.conftest import CachedModule
 from tests.model_store.tiny_backbone import SIZE_PX as OPAQUE_PX
-from tests.model_store.tiny_backbone import save_tiny_backbone
 from tests.model_store.tiny_network import colored_frames
 
 pytestmark = pytest.mark.training
@@ -162,10 +162,9 @@ def test_the_weights_of_the_kept_epoch_are_those_of_the_model(method: str, reque
 
 
 @pytest.fixture(scope="module")
-def opaque_backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+def opaque_backbone(opaque_module: CachedModule) -> Backbone:
     """Eight convolutions, which are traced in a moment, while the network takes seconds."""
-    folder = tmp_path_factory.mktemp("opaque")
-    return resolve_backbone(str(save_tiny_backbone(folder / "module")), cache=folder / "cache")
+    return opaque_module.resolved()
 
 
 @dataclass(frozen=True)

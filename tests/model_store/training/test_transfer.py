@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from model_store.backbones.keras_graphs import Network
-from model_store.backbones.resolve import Backbone, resolve_backbone
+from model_store.backbones.resolve import Backbone
 from model_store.runtime.progress import ProgressSteps
 from model_store.training import feature_extractor, plan
 from model_store.training.crop_geometry import CropSize
@@ -21,8 +21,8 @@ from model_store.training.plan import TransferOptions
 from model_store.training.transfer import TrainedModel, train_model
 from shared.errors import BadSetting
 from shared.progress import ignore
+from tests.model_store.conftest import CachedModule
 from tests.model_store.tiny_backbone import SIZE_PX as OPAQUE_PX
-from tests.model_store.tiny_backbone import save_tiny_backbone
 from tests.model_store.tiny_network import colored_frames
 
 pytestmark = pytest.mark.training
@@ -74,10 +74,8 @@ def bench(tiny_network: Network, network_backbone: Backbone, tmp_path: Path, mon
 
 
 @pytest.fixture(scope="module")
-def opaque(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    folder = tmp_path_factory.mktemp("opaque")
-    backbone = resolve_backbone(str(save_tiny_backbone(folder / "module")), cache=folder / "cache")
-    return Bench(backbone, None, folder / "cache", OPAQUE_PX)
+def opaque(tmp_path_factory: pytest.TempPathFactory, opaque_module: CachedModule) -> Bench:
+    return Bench(opaque_module.resolved(), None, tmp_path_factory.mktemp("opaque") / "cache", OPAQUE_PX)
 
 
 @pytest.mark.parametrize(
