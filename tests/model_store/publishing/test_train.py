@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from model_store.bundle.files import open_bundle
 from model_store.bundle.golden import read_golden
@@ -284,16 +284,21 @@ def test_help_shows_the_default_of_mode() -> None:
     assert "once for each camera, or for all" in words
 
 
-def test_a_training_tells_its_epochs_on_standard_error(bench: Bench, folders: Path) -> None:
+@pytest.fixture(scope="module")
+def told(bench: Bench, folders: Path) -> Result:
+    """What a training tells, and its JSON."""
     flags = ["--backbone", bench.backbone, "--cache-dir", bench.root / "cache", "--model-store", bench.store.root]
     flags += ["--name", "told", "--epochs", 2, "--fine-tune", "none", "--learning-rate", 0.02, "--batch-size", 8]
-    shown = CliRunner().invoke(commands(), ["train", str(folders), *map(str, flags), "--json"])
-    lines = shown.stderr.splitlines()
+    return CliRunner().invoke(commands(), ["train", str(folders), *map(str, flags), "--json"])
+
+
+def test_a_training_tells_its_epochs_on_standard_error(told: Result) -> None:
+    lines = told.stderr.splitlines()
     (logs,) = [line for line in lines if line.startswith("to watch the training: tensorboard --logdir ")]
     assert not Path(logs.split()[-1]).exists()
     head = lines.index("head:")
     assert [line.split(" - ")[0] for line in lines[head + 1 : head + 3]] == ["epoch 1/2", "epoch 2/2"]
-    training = json.loads(shown.stdout)["training"]
+    training = json.loads(told.stdout)["training"]
     assert (training["settings"]["learning_rate"], training["batch_size"]) == (0.02, 8)
 
 
@@ -324,15 +329,12 @@ def test_images_that_workers_would_reject_are_neither_trained_on_nor_evaluated(
     assert isinstance(report.exception, BadDataset)
 
 
-def test_a_training_says_what_it_chose_before_its_epochs_and_which_epoch_it_kept(bench: Bench, folders: Path) -> None:
-    flags = ["--backbone", bench.backbone, "--cache-dir", bench.root / "cache", "--model-store", bench.store.root]
-    flags += ["--name", "chosen", "--epochs", 2, "--fine-tune", "none", "--json"]
-    shown = CliRunner().invoke(commands(), ["train", str(folders), *map(str, flags)])
-    assert shown.stderr.startswith(f"{folders}: 37 images to check and to learn from: good 13, no cap 12, ")
+def test_a_training_says_what_it_chose_before_its_epochs_and_which_epoch_it_kept(told: Result, folders: Path) -> None:
+    assert told.stderr.startswith(f"{folders}: 37 images to check and to learn from: good 13, no cap 12, ")
     first, last, crop, method, kept = (
-        [number for number, line in enumerate(shown.stderr.splitlines()) if text in line]
+        [number for number, line in enumerate(told.stderr.splitlines()) if text in line]
         for text in ("epoch 1/2 ", "epoch 2/2 ", "--crop full: ", "--fine-tune none, as asked", "head: kept epoch ")
     )
     assert crop + method < first < last < kept
-    best = json.loads(shown.stdout)["training"]["settings"]["best_epochs"]["head"]
-    assert f"head: kept epoch {best + 1}: lowest loss on the validation images, " in shown.stderr
+    best = json.loads(told.stdout)["training"]["settings"]["best_epochs"]["head"]
+    assert f"head: kept epoch {best + 1}: lowest loss on the validation images, " in told.stderr

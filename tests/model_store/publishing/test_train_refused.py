@@ -18,9 +18,10 @@ from model_store.bundle.files import open_bundle
 from model_store.bundle.manifest import FP32_FILE, INT8_FILE
 from model_store.bundle.policy import Mode
 from model_store.export.exporter import export
-from model_store.publishing.publish import _kept_if_stopped
+from model_store.publishing.publish import Training, _kept_if_stopped
 from model_store.runtime.progress import ProgressSteps
 from model_store.training.history import Epoch
+from model_store.training.transfer import TrainedModel
 from shared.errors import BadBundle, BadDataset, BadSetting, SortlineError, StoreUnavailable
 from tests.model_store.publishing.kit import Bench, commands
 from tests.model_store.tiny_backbone import write_class_folders
@@ -30,6 +31,32 @@ pytestmark = pytest.mark.training
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 # The error that TensorFlow raises is not an OSError.
 FULL_BY_TENSORFLOW = RuntimeError("{{function_node SaveV2}} /x/variables.data; No space left on device [Op:SaveV2]")
+
+
+class Ended(Exception):
+    """The training is done, and nothing is exported."""
+
+
+@pytest.fixture(scope="module")
+def trained(bench: Bench, folders: Path) -> TrainedModel:
+    """The model that a training on `folders` gives."""
+    found: list[TrainedModel] = []
+
+    def ended(training: Training, **_: Any) -> None:
+        found.append(training.model)
+        raise Ended
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("model_store.publishing.train.publish", ended)
+        with pytest.raises(Ended):
+            bench.train(folders, "--name", "ended")
+    return found[0]
+
+
+@pytest.fixture
+def trained_already(trained: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings on `folders` give this model at once: what is tested is what becomes of it."""
+    monkeypatch.setattr("model_store.publishing.train.train_model", lambda *_, **__: trained)
 
 
 def test_a_dataset_that_cannot_be_trained_on_is_refused_at_the_start(bench: Bench, several: Path) -> None:
@@ -60,6 +87,7 @@ def test_a_training_that_diverges_ends_at_once(bench: Bench, folders: Path, monk
     assert bench.store.versions("diverged") == []
 
 
+@pytest.mark.usefixtures("trained_already")
 def test_a_model_whose_export_is_broken_is_kept_and_can_be_published(
     bench: Bench, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +109,7 @@ def test_a_model_whose_export_is_broken_is_kept_and_can_be_published(
     assert open_bundle(Path(published["path"])).manifest.metrics["accuracy"] > 0.9
 
 
+@pytest.mark.usefixtures("trained_already")
 def test_what_the_converter_refuses_is_kept_as_a_saved_model(
     bench: Bench, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +124,7 @@ def test_what_the_converter_refuses_is_kept_as_a_saved_model(
     assert (kept / "saved_model" / "saved_model.pb").is_file()
 
 
+@pytest.mark.usefixtures("trained_already")
 @pytest.mark.parametrize(
     "stop", [FULL, FULL_BY_TENSORFLOW, KeyboardInterrupt()], ids=["disk full", "disk full, by TensorFlow", "Ctrl-C"]
 )
@@ -135,6 +165,7 @@ def test_a_kept_model_that_cannot_be_read_again_is_still_named(tmp_path: Path, m
         raise RuntimeError("no such operator")
 
 
+@pytest.mark.usefixtures("trained_already")
 @pytest.mark.parametrize(
     ("step", "is_kept"), [("publishing.publish.export", False), ("export.quantization.to_int8", True)]
 )
@@ -159,6 +190,7 @@ def test_sigterm_ends_a_training_in_good_order(
     assert bench.store.versions("terminated") == []
 
 
+@pytest.mark.usefixtures("trained_already")
 @pytest.mark.parametrize("error", [FULL, FULL_BY_TENSORFLOW])
 def test_a_disk_that_is_full_before_the_model_is_saved_is_reported(
     error: Exception, bench: Bench, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
