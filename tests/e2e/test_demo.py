@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from model_store.backbones.resolve import DEFAULT_HANDLE, resolve_backbone
 from shared.settings import Settings
 from tests.e2e.kit import environment, sortline
 from tests.kit import command_line, wait_until, working_folder
+from tests.model_store.backbones.package_index import from_index
 
 pytestmark = pytest.mark.e2e
 
@@ -65,7 +68,15 @@ def test_it_leaves_no_process_behind(plant: Settings, tmp_path: Path, sign: sign
     wait_until(lambda: _processes_of(tmp_path) == [], "all processes of the demo end")
 
 
+@pytest.fixture
+def backbone_cache(settings: Settings) -> None:
+    """The cache has the demo's backbone, which takes half a minute of a core to build and is tested elsewhere."""
+    folder = from_index(resolve_backbone, DEFAULT_HANDLE).path.parent
+    shutil.copytree(folder, settings.cache_path / folder.parent.name / folder.name)
+
+
 @pytest.mark.timeout(1200)  # a training, which takes minutes on a busy machine
+@pytest.mark.usefixtures("backbone_cache")
 def test_the_first_run_trains_the_model(settings: Settings) -> None:
     """Few images: one of them has to be classified before its deadline, by a real backbone, to name the model."""
     done = sortline("demo", "--seconds", "4", "--rate", "3", "--json", settings=settings, patience_s=900)
