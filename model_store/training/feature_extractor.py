@@ -157,7 +157,8 @@ def graph_extractor(
         network=network,
         localizer=localizer,
         localizer_graph=localizer_graph,
-        tracked=(graph, localizer_graph),
+        # Not the graphs: Keras would trace each of their layers once more for the SavedModel, which nobody calls.
+        tracked=(*graph.weights, *(localizer_graph.weights if localizer_graph else ())),
     )
 
 
