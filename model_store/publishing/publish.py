@@ -138,7 +138,9 @@ def publish(training: Training, *, store: ModelStore, steps: ProgressSteps) -> P
         # This check comes last, so that a refused model is kept as a complete bundle.
         notes = check_parity(exported.predictions, classes=data.classes, mode=data.mode, policy=decisions.policy)
         with steps.step("Publishing"):
-            published = store.publish(name, copy_bundle(folder, name), promote=training.options.promote)
+            # The comparison has just loaded the SavedModel and run it: another process would take ten seconds for that.
+            build = copy_bundle(folder, name)
+            published = store.publish(name, build, promote=training.options.promote, litert_only=True)
     refusal = int8_refusal_reason(exported.parity)
     return PublishedVersion(
         path=published,

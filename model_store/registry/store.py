@@ -95,7 +95,9 @@ class ModelStore(ReadableStore):
         super().__init__(storage, keys=keys)
         self._try_loading = try_loading
 
-    def publish(self, name: str, build: Callable[[Path, int], None], *, promote: bool = True) -> Path:
+    def publish(
+        self, name: str, build: Callable[[Path, int], None], *, promote: bool = True, litert_only: bool = False
+    ) -> Path:
         """Publish the next version of a model and make it current.
 
         If the process is killed at any point, the store has either the old state or the new version, which may not be
@@ -107,6 +109,7 @@ class ModelStore(ReadableStore):
                 `manifest.json` last. `publish` fills in the manifest's `parent` afterwards: only here it is certain
                 which version is current, because no other process can promote one meanwhile.
             promote: False leaves `current` as it is.
+            litert_only: `try_loading` leaves the SavedModel out: whoever publishes it has just run it.
 
         Returns:
             the published folder; for a remote store its copy in the cache, read back from the store.
@@ -126,7 +129,7 @@ class ModelStore(ReadableStore):
             version = max([*history.versions, *self.version_numbers(name)], default=0) + 1
             with writer.staging() as staging:
                 build(staging, version)
-                self._try(_with_parent(staging, name, version, parent=history.current), litert_only=False)
+                self._try(_with_parent(staging, name, version, parent=history.current), litert_only=litert_only)
                 writer.place(staging, version)
             with self._discarding(writer, name, version):
                 path = self.storage.fetch(name, version)
