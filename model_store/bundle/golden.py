@@ -26,8 +26,8 @@ _MAX_BYTES = 256_000_000
 class Golden(NamedTuple):
     """The golden images of a bundle, and the answers that its models gave when it was made.
 
-    `images` is uint8 [N, S, S, 3]; `float32` and `int8` are float32 [N, C]: the probabilities of the
-    float model and of the int8 model.
+    `images` is uint8 [N, S, S, 3]; `float32` and `int8` are float32 [N, C]: the probabilities of the float model, and
+    those of the engine `litert`, which may let the float model recheck the int8 model.
     """
 
     images: Pixels

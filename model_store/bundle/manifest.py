@@ -6,7 +6,15 @@ import re
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from model_store.bundle.policy import GOOD, Mode, Policy
 from model_store.bundle.recorded_figures import check_metrics, check_parity, check_training_settings
@@ -25,6 +33,7 @@ REPORT_DIR = "report"
 MAX_INPUT_SIZE_PX = 4096
 MAX_CLASSES = 100_000
 MAX_VERSION = 10**18 - 1  # of 18 digits, as the name of its folder
+MAX_RECHECK_MARGIN = 20.0  # logits; every decision of a model is nearer to its threshold
 YEAR_2100_AT = 4_102_444_800.0  # many dates after it can't be printed
 # By the name of a crop, its name in manifests: part of the bundle format, which older readers know.
 MANIFEST_CROPS = {"detected": "found", "full": "whole"}
@@ -129,6 +138,8 @@ class Manifest(_Section):
     regions: dict[str, Region] = Field(default_factory=dict)  # by camera (`*`: all others): the part that is kept
     policy: Policy
     cpu_engine: Literal["litert", "litert-fp32"] = "litert"  # the engine that `auto` means without a GPU
+    # The int8 engine lets fp32 answer the images of which a decision lies within so many logits: `engines.recheck`.
+    int8_recheck_margin: float = Field(default=0.0, ge=0, le=MAX_RECHECK_MARGIN)
     backbone: BackboneInfo
     training: TrainingInfo
     dataset: DatasetInfo
@@ -136,6 +147,14 @@ class Manifest(_Section):
     calibration: CalibrationInfo | None = None
     parity: dict[str, float] = Field(default_factory=dict)  # how closely the exports agree: `export.parity`
     files: dict[str, str]  # path inside the bundle: SHA-256
+
+    @model_serializer(mode="wrap")
+    def _without_a_margin_of_zero(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `int8_recheck_margin` out if it is 0: releases that don't know it can serve such a model too."""
+        values: dict[str, Any] = serialize(self)
+        if not self.int8_recheck_margin:
+            values.pop("int8_recheck_margin", None)
+        return values
 
     @field_validator("metrics")
     @classmethod

@@ -27,7 +27,12 @@ SCORES = frozenset(
 # Far above every figure that is measured. JSON can hold numbers that no float can.
 _LARGEST = 1e15
 # By a key of `parity`, the one that is always written with it.
-_WRITTEN_WITH = {"int8_labels_agreement": "images", "int8_macro_f1": "fp32_macro_f1"}
+_WRITTEN_WITH = {
+    "int8_labels_agreement": "images",
+    "int8_macro_f1": "fp32_macro_f1",
+    "int8_rechecked": "int8_alone_labels_agreement",
+    "int8_alone_labels_agreement": "int8_rechecked",
+}
 
 
 def check_metrics(metrics: Mapping[str, Any]) -> None:

@@ -136,7 +136,7 @@ def _as_json(imported: ImportedClassifier) -> dict[str, Any]:
 
 
 def _print(imported: ImportedClassifier) -> None:
-    from model_store.bundle.int8_gate import int8_refusal_reason
+    from model_store.bundle.int8_gate import int8_notes
 
     manifest, parity = imported.manifest, imported.manifest.parity
     say(
@@ -148,8 +148,8 @@ def _print(imported: ImportedClassifier) -> None:
         f"{parity['saved_model_max_difference']:.1e}, LiteRT fp32 by {parity['fp32_max_difference']:.1e}; "
         f"int8 gives the same class on {parity['int8_class_agreement']:.1%} of them"
     )
-    if reason := int8_refusal_reason(parity):
-        say(reason)
+    for text in int8_notes(parity):
+        say(text)
     if imported.unreadable:
         noun = "image" if imported.unreadable == 1 else "images"
         note(f"not used: {imported.unreadable:,} {noun} that can't be read")

@@ -17,6 +17,7 @@ from model_store.bundle.files import Bundle, read_checked
 from model_store.bundle.manifest import FP32_FILE, INT8_FILE, SAVED_MODEL_DIR
 from model_store.engines.golden_check import replay_golden
 from model_store.engines.protocol import Engine, EngineKind, EngineName
+from model_store.engines.recheck import RecheckRule
 from model_store.engines.throttled import ThrottledEngine
 from model_store.runtime.native_output import quiet_native
 from shared.cpu_cores import usable_cores
@@ -104,14 +105,26 @@ def _load(bundle: Bundle, name: EngineName, *, threads: int, max_batch: int, xla
             mixed=name == "tensorflow-mixed",
             xla=xla,
         )
-    from model_store.engines.litert import LiteRTEngine
+    return _load_litert(bundle, name, threads=threads)
 
+
+def _load_litert(bundle: Bundle, name: Literal["litert", "litert-fp32"], *, threads: int) -> Engine:
+    from model_store.engines.litert import Fp32Recheck, LiteRTEngine
+
+    manifest = bundle.manifest
     file = INT8_FILE if name == "litert" else FP32_FILE
+    recheck = None
+    if name == "litert" and manifest.int8_recheck_margin:
+        rule = RecheckRule(
+            manifest.classes, mode=manifest.mode, policy=manifest.policy, margin=manifest.int8_recheck_margin
+        )
+        recheck = Fp32Recheck(read_checked(bundle, FP32_FILE), bundle.path / FP32_FILE, rule)
     return LiteRTEngine(
         read_checked(bundle, file),
         name=name,
-        input_size_px=size_px,
-        classes_count=classes_count,
+        input_size_px=manifest.input_size_px,
+        classes_count=len(manifest.classes),
         threads=threads,
         location=bundle.path / file,
+        recheck=recheck,
     )

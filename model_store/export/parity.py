@@ -22,6 +22,7 @@ from model_store.datasets.lazy_images import in_batches
 from model_store.engines.golden_check import FLOAT_TOLERANCE, INT8_TOLERANCE
 from model_store.engines.litert import LiteRTEngine
 from model_store.engines.protocol import Engine
+from model_store.engines.recheck import RecheckRule
 from model_store.engines.tensorflow import TensorFlowEngine
 from model_store.evaluation.metrics import ScoredPredictions, compute_metrics, score
 from model_store.runtime.native_output import quiet_native
@@ -49,7 +50,7 @@ _BATCH_SIZE = 16
 
 
 class ExportPredictions(NamedTuple):
-    """Probabilities of the same images, each float32 [N, C]."""
+    """Probabilities of the same images, each float32 [N, C]; those of `int8` are without rechecks, if not said."""
 
     trained: Floats
     saved_model: Floats
@@ -137,7 +138,7 @@ def measure_parity(
         BadBundle: an export's answers contain values that are not numbers.
     """
     _check_numbers(predictions, views)
-    compared = _with_views(predictions, views)
+    compared = with_views(predictions, views)
     rows = np.resize(np.arange(len(predictions.trained)), len(compared.fp32))  # view i is of image i % N
     # Without true labels only the decisions are compared; whether they are right is not used.
     truth = [labels[row] if labels is not None else () for row in rows.tolist()]
@@ -165,7 +166,7 @@ def _check_numbers(predictions: ExportPredictions, views: ViewPredictions | None
             raise _differs_error(name, float("nan"), "not a number")
 
 
-def _with_views(predictions: ExportPredictions, views: ViewPredictions | None) -> ViewPredictions:
+def with_views(predictions: ExportPredictions, views: ViewPredictions | None) -> ViewPredictions:
     """The LiteRT models' probabilities of the images, then of the views if there are any."""
     of_images = ViewPredictions(predictions.fp32, predictions.int8)
     if views is None:
@@ -265,33 +266,47 @@ def choose_golden(
     classes: tuple[str, ...],
     mode: Mode,
     policy: Policy,
+    recheck_margin: float = 0.0,
 ) -> Golden:
     """Choose up to 16 images whose labels are so clear that another CPU's rounding cannot change them.
 
     They cover as many distinct label sets as possible, also where the images come sorted by class. Images on which
     LiteRT differs from TensorFlow by more than `replay_golden` allows are left out; `check_parity` refuses a model that
     has no others.
+
+    With rechecks, the golden answers are those of int8 with its rechecks. Some images are rechecked and some not, and
+    if possible all are such that another CPU does the same, and that it would not matter if it did not.
     """
-    margins = _decision_margins(predictions.int8, classes=classes, mode=mode, policy=policy)
+    rule = partial(RecheckRule, classes, mode=mode, policy=policy)
+    given = predictions.int8
+    rechecked = rule(margin=recheck_margin).rows(given)
+    answered = np.where(rechecked[:, np.newaxis], predictions.fp32, given)
+    margins = _decision_margins(answered, classes=classes, mode=mode, policy=policy)
     agreed = _agreed(predictions)
-    clear = np.flatnonzero(agreed & (margins > 2 * INT8_TOLERANCE))
-    if not len(clear):  # no image is clear: take the clearest one
-        clear = np.array([np.where(agreed, margins, -1).argmax()])
-    decided = score(predictions.int8, [()] * len(images), classes=classes, mode=mode, policy=policy).decided
-    rows = np.sort(_round_robin(clear, decided[clear])[:GOLDEN_IMAGES])
-    return Golden(images=images[rows], float32=predictions.fp32[rows], int8=predictions.int8[rows])
+    # Fp32's answers are more exact, so a rechecked image may be closer to a threshold.
+    clear = agreed & (margins > 2 * np.where(rechecked, 2 * FLOAT_TOLERANCE, INT8_TOLERANCE))
+    sure_of_recheck = rule(margin=recheck_margin / 4).rows(given) | ~rule(margin=recheck_margin * 2).rows(given)
+    similar = np.abs(given - predictions.fp32).max(axis=1) <= INT8_TOLERANCE
+    preferred = clear & sure_of_recheck & similar if recheck_margin else clear
+    candidates = np.flatnonzero(preferred if preferred.any() else clear)
+    if not len(candidates):  # no image is clear: take the clearest one
+        candidates = np.array([np.where(agreed, margins, -1).argmax()])
+    decided = score(answered, [()] * len(images), classes=classes, mode=mode, policy=policy).decided
+    kinds = np.concatenate([decided, rechecked[:, np.newaxis]], axis=1)
+    rows = np.sort(_round_robin(candidates, kinds[candidates])[:GOLDEN_IMAGES])
+    return Golden(images=images[rows], float32=predictions.fp32[rows], int8=answered[rows])
 
 
-def _round_robin(rows: Indices, label_sets: Bools) -> Indices:
-    """The rows in another order: the first of every label set, then the second of every label set, and so on.
+def _round_robin(rows: Indices, kinds: Bools) -> Indices:
+    """The rows in another order: the first of every kind, then the second of every kind, and so on.
 
-    `label_sets` has one line per row.
+    `kinds` has one line per row: its labels, and whether it is rechecked.
     """
     seen: Counter[tuple[bool, ...]] = Counter()
     rounds = []
-    for label_set in map(tuple, label_sets.tolist()):
-        rounds.append(seen[label_set])
-        seen[label_set] += 1
+    for kind in map(tuple, kinds.tolist()):
+        rounds.append(seen[kind])
+        seen[kind] += 1
     return rows[np.argsort(rounds, kind="stable")]
 
 

@@ -30,8 +30,9 @@ from model_store.datasets.dataset import Sample
 from model_store.datasets.dataset_files import IMAGE_SUFFIXES, DatasetFiles, open_files
 from model_store.datasets.image_loading import DecodedSamples, DecodeSettings, decode_samples
 from model_store.export.exporter import export
-from model_store.export.parity import check_parity, choose_golden, measure_parity, predict_all
+from model_store.export.parity import check_parity, choose_golden, predict_all
 from model_store.export.quantization import CALIBRATION_IMAGES
+from model_store.export.recheck_margin import MeasuredExports, measure_exports
 from model_store.publishing.class_labels import IMAGENET, ClassLabels, labels_for, read_labels
 from model_store.publishing.publish import package_versions, sample_bits_info, write_manifest
 from model_store.publishing.train import check_writable
@@ -118,8 +119,10 @@ def import_classifier(
     policy = policy_of(labels.names, options.lanes)
     images = _images(files, size_px=module.input_size_px, decode_settings=decode_settings, steps=steps)
     with scratch_folder("sortline-import-") as folder:
-        parity, notes = _export(folder, module, labels, policy=policy, images=images, steps=steps)
-        manifest = _manifest(options, module, labels, policy=policy, images=images, parity=parity, location=location)
+        measured, notes = _export(folder, module, labels, policy=policy, images=images, steps=steps)
+        manifest = _manifest(
+            options, module, labels, policy=policy, images=images, measured=measured, location=location
+        )
         write_manifest(folder, manifest)
         with steps.step("Publishing"):
             path = store.publish(options.name, copy_bundle(folder, options.name), promote=options.promote)
@@ -211,8 +214,8 @@ def _images(files: DatasetFiles, *, size_px: int, decode_settings: DecodeSetting
 
 def _export(
     folder: Path, module: Backbone, labels: ClassLabels, *, policy: Policy, images: _Images, steps: ProgressSteps
-) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Write the models and golden.npz into `folder`. Returns the parity, and notes for the user."""
+) -> tuple[MeasuredExports, tuple[str, ...]]:
+    """Write the models and golden.npz into `folder`. Returns how far they agree, and notes for the user."""
     layer = import_hub().KerasLayer(str(module.path), trainable=False)
     served = serving_module(layer, size_px=module.input_size_px, softmax=module.gives == "logits")
     try:
@@ -224,11 +227,18 @@ def _export(
         raise BadBackbone(f"{module.handle} can't be converted to LiteRT: {first_line}") from error
     with steps.step("Comparing the exports with the classifier"):
         predictions = predict_all(served, folder, images.parity, classes_count=len(labels.names))
-        parity = measure_parity(predictions, classes=labels.names, mode="single", policy=policy)
+        measured = measure_exports(predictions, classes=labels.names, mode="single", policy=policy)
         notes = check_parity(predictions, classes=labels.names, mode="single", policy=policy)
-        golden = choose_golden(images.parity, predictions, classes=labels.names, mode="single", policy=policy)
+        golden = choose_golden(
+            images.parity,
+            predictions,
+            classes=labels.names,
+            mode="single",
+            policy=policy,
+            recheck_margin=measured.recheck_margin,
+        )
         write_golden(folder, golden)
-    return parity, notes
+    return measured, notes
 
 
 def _manifest(
@@ -238,7 +248,7 @@ def _manifest(
     *,
     policy: Policy,
     images: _Images,
-    parity: dict[str, float],
+    measured: MeasuredExports,
     location: str,
 ) -> Manifest:
     """The manifest; the store fills in version and files. Nothing was trained: 0 epochs, 0 images, no metrics."""
@@ -250,7 +260,8 @@ def _manifest(
         classes=labels.names,
         input_size_px=module.input_size_px,
         policy=policy,
-        cpu_engine=default_cpu_engine(parity),
+        cpu_engine=default_cpu_engine(measured.parity),
+        int8_recheck_margin=measured.recheck_margin,
         backbone=BackboneInfo(handle=module.handle, sha256=module.sha256, feature_width=module.feature_width),
         training=TrainingInfo(
             seed=_SEED,
@@ -262,7 +273,7 @@ def _manifest(
             packages=package_versions(),
         ),
         dataset=DatasetInfo(fingerprint=_NO_IMAGES, images=0, train=0, validation=0, per_label={}),
-        parity=parity,
+        parity=measured.parity,
         files={},
     )
 

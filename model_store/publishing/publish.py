@@ -23,7 +23,7 @@ from model_store.backbones.resolve import Backbone
 from model_store.backbones.tuned_layers import TunedLayers
 from model_store.bundle.files import file_digests, open_bundle, read_manifest
 from model_store.bundle.golden import write_golden
-from model_store.bundle.int8_gate import default_cpu_engine, int8_refusal_reason
+from model_store.bundle.int8_gate import default_cpu_engine, int8_notes
 from model_store.bundle.manifest import (
     IMAGES_BY_BITS_KEY,
     MANIFEST_CROPS,
@@ -49,11 +49,11 @@ from model_store.export.parity import (
     ExportPredictions,
     check_parity,
     choose_golden,
-    measure_parity,
     predict_all,
     predict_views,
 )
 from model_store.export.quantization import CALIBRATION_IMAGES
+from model_store.export.recheck_margin import MeasuredExports, measure_exports
 from model_store.publishing.train_options import TrainOptions
 from model_store.registry.store import ModelStore, copy_bundle
 from model_store.reports.data import ReportData, ValidationPredictions, thumbnails
@@ -127,7 +127,7 @@ def publish(training: Training, *, store: ModelStore, steps: ProgressSteps) -> P
     data, decisions, name = training.data, training.decisions, training.options.name
     with scratch_folder("sortline-export-") as folder, _kept_if_stopped(folder, steps=steps):
         exported = _export(folder, training, steps=steps)
-        manifest = _manifest(training, parity=exported.parity)
+        manifest = _manifest(training, measured=exported.measured)
         digests = np.array(data.pictures.digests)
         train, validation = (digests[rows] for rows in data.split)
         earlier = None if training.start is None else training.start.tuned_on
@@ -141,7 +141,6 @@ def publish(training: Training, *, store: ModelStore, steps: ProgressSteps) -> P
             # The comparison has just loaded the SavedModel and run it: another process would take ten seconds for that.
             build = copy_bundle(folder, name)
             published = store.publish(name, build, promote=training.options.promote, litert_only=True)
-    refusal = int8_refusal_reason(exported.parity)
     return PublishedVersion(
         path=published,
         manifest=read_manifest(published),
@@ -149,7 +148,7 @@ def publish(training: Training, *, store: ModelStore, steps: ProgressSteps) -> P
         unlabelled=data.dataset.unlabelled,
         held_out=len(data.held_out.samples),
         excluded=tuple(map(printable, data.report.excluded)),
-        notes=(*training.reasons, *decisions.notes, *notes, *([refusal] if refusal else [])),
+        notes=(*training.reasons, *decisions.notes, *notes, *int8_notes(exported.measured.parity)),
         seconds=steps.seconds,
     )
 
@@ -185,10 +184,10 @@ def _keep_folder(folder: Path) -> str:
 
 
 class _Exported(NamedTuple):
-    """The exports' answers for the images that were not trained on, and the metrics of `manifest.parity`."""
+    """The exports' answers for the images that were not trained on, and how far they agree."""
 
     predictions: ExportPredictions
-    parity: dict[str, float]
+    measured: MeasuredExports
 
 
 def _export(folder: Path, training: Training, *, steps: ProgressSteps) -> _Exported:
@@ -206,7 +205,7 @@ def _export(folder: Path, training: Training, *, steps: ProgressSteps) -> _Expor
     with steps.step("Comparing the exports with the trained model"):
         predictions = predict_all(module, folder, unseen, classes_count=len(classes))
         views = views_of(unseen, max(0, COMPARED_IMAGES - len(unseen)), seed=seed)
-        measured = measure_parity(
+        measured = measure_exports(
             predictions,
             classes=classes,
             mode=data.mode,
@@ -215,7 +214,14 @@ def _export(folder: Path, training: Training, *, steps: ProgressSteps) -> _Expor
             labels=[sample.labels for sample in samples],
             label_mask=data.label_mask(samples),
         )
-        golden = choose_golden(unseen, predictions, classes=classes, mode=data.mode, policy=decisions.policy)
+        golden = choose_golden(
+            unseen,
+            predictions,
+            classes=classes,
+            mode=data.mode,
+            policy=decisions.policy,
+            recheck_margin=measured.recheck_margin,
+        )
         write_golden(folder, golden)
     return _Exported(predictions, measured)
 
@@ -250,7 +256,7 @@ def report_data(manifest: Manifest, training: Training) -> ReportData:
     return ReportData(manifest, phases=training.model.phases, validation=validation, weights=weights)
 
 
-def _manifest(training: Training, *, parity: dict[str, float]) -> Manifest:
+def _manifest(training: Training, *, measured: MeasuredExports) -> Manifest:
     """The manifest; the store fills in the version, the parent and the files."""
     options, backbone, data = training.options, training.backbone, training.data
     return Manifest(
@@ -263,7 +269,8 @@ def _manifest(training: Training, *, parity: dict[str, float]) -> Manifest:
         fit=data.fit,
         regions=dict(options.regions),
         policy=training.decisions.policy,
-        cpu_engine=default_cpu_engine(parity),
+        cpu_engine=default_cpu_engine(measured.parity),
+        int8_recheck_margin=measured.recheck_margin,
         backbone=BackboneInfo(
             handle=backbone.handle, sha256=backbone.sha256, feature_width=training.model.extractor.feature_width
         ),
@@ -271,7 +278,7 @@ def _manifest(training: Training, *, parity: dict[str, float]) -> Manifest:
         dataset=_dataset_info(data),
         metrics=compute_metrics(training.scored),
         calibration=_calibration_info(training.decisions),
-        parity=parity,
+        parity=measured.parity,
         files={},
     )
 

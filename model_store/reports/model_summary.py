@@ -40,6 +40,8 @@ _PARITY_TITLES = {
     "fp32_max_difference": "fp32: largest difference of a probability",
     "int8_max_difference": "int8: largest difference of a probability",
     "views": "int8: compared on so many views of the images too",
+    "int8_alone_labels_agreement": "int8 without rechecks: same decided labels as fp32",
+    "int8_rechecked": "int8: share of images that fp32 rechecks",
     "int8_class_agreement": "int8: same most probable class as fp32",
     "int8_labels_agreement": "int8: same decided labels as fp32",
     "int8_sure_disagreement": "int8: other labels than fp32, both sure",
@@ -134,7 +136,10 @@ def gate_verdict(manifest: Manifest) -> str:
     compared = "int8_labels_agreement" in manifest.parity
     reason = int8_refusal_reason(manifest.parity) if compared else None
     if manifest.cpu_engine == "litert":
-        return "int8 (litert)" + (": it gives the same labels as fp32" if compared and reason is None else "")
+        same = ": it gives the same labels as fp32" if compared and reason is None else ""
+        rechecked = manifest.parity.get("int8_rechecked")
+        rechecks = f", which rechecks {rechecked:.0%} of the images" if same and rechecked else ""
+        return f"int8 (litert){same}{rechecks}"
     return f"fp32 (litert-fp32): {reason}" if reason else "fp32 (litert-fp32)"
 
 
@@ -164,7 +169,14 @@ def _model(manifest: Manifest) -> tuple[tuple[str, str], ...]:
         ("images", f"{manifest.input_size_px} x {manifest.input_size_px} px, {_FITS[manifest.fit]}"),
         *((f"part of {_camera(name)}", str(manifest.regions[name])) for name in sorted(manifest.regions)),
         ("on CPUs", gate_verdict(manifest)),
+        *_recheck_rows(manifest),
     )
+
+
+def _recheck_rows(manifest: Manifest) -> tuple[tuple[str, str], ...]:
+    if not manifest.int8_recheck_margin:
+        return ()
+    return (("fp32 rechecks int8", f"if a decision is closer than {manifest.int8_recheck_margin:.2f} logits"),)
 
 
 def _camera(name: str) -> str:

@@ -53,6 +53,8 @@ CHANGES = {
     "parity": put("1e400", "parity", "images"),
     "parity alone": put("1", "parity", "int8_labels_agreement"),
     "parity of one": put("1", "parity", "int8_macro_f1"),
+    "rechecks alone": put("0.1", "parity", "int8_rechecked"),
+    "recheck margin": put('"wide"', "int8_recheck_margin"),
     "version": put("1000000000000000000", "version"),
     "parent": put("-3", "parent"),
 }

@@ -208,3 +208,26 @@ def test_golden_images_cover_every_label_set() -> None:
 
 def test_a_model_without_clear_labels_gives_its_clearest_image() -> None:
     assert golden_rows(rows((0.5, 0.5), (0.52, 0.47), (0.51, 0.5))).tolist() == [1]
+
+
+def test_golden_answers_are_those_of_int8_with_its_rechecks() -> None:
+    """Close images are golden only if fp32 would surely recheck them on another CPU too, and if it hardly matters."""
+    fp32 = rows((0.1, 0.1), (0.51, 0.1), (0.9, 0.1), (0.1, 0.43), (0.1, 0.42), (0.9, 0.9), (0.1, 0.35))
+    int8 = rows((0.1, 0.1), (0.49, 0.1), (0.9, 0.1), (0.1, 0.46), (0.1, 0.42), (0.8, 0.8), (0.1, 0.35))
+    images = np.arange(len(int8), dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    chosen = functools.partial(choose_golden, images, classes=CLASSES, mode="multi", policy=POLICY)
+    golden = chosen(answers(fp32, int8), recheck_margin=0.3)
+    # Near the margin: 3 (within), 4 (just outside). Too different: 5. 0.35 is more than 0.6 logits from 0.5.
+    assert golden.images[:, 0, 0, 0].tolist() == [0, 1, 2, 6]
+    np.testing.assert_array_equal(golden.int8, [int8[0], fp32[1], int8[2], int8[6]])
+    np.testing.assert_array_equal(golden.float32, fp32[[0, 1, 2, 6]])
+    assert chosen(answers(fp32, int8)).images[:, 0, 0, 0].tolist() == [0, 2, 4, 5, 6]
+
+
+def test_a_model_without_better_images_takes_golden_images_near_the_margin() -> None:
+    given = rows((0.1, 0.42), (0.42, 0.1))
+    images = np.arange(2, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    golden = choose_golden(
+        images, answers(given, given), classes=CLASSES, mode="multi", policy=POLICY, recheck_margin=0.3
+    )
+    assert len(golden.images) == 2
