@@ -18,6 +18,7 @@ them are worth keeping in float.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import numpy as np
 
 from model_store.runtime.progress import OnProgress
 from model_store.runtime.tensorflow_imports import import_tensorflow
+from shared.errors import NotFound
 from shared.images.arrays import Pixels
 
 # The ranges of the activations settle after some tens of images; more only take longer (0.1 s each).
@@ -32,6 +34,33 @@ CALIBRATION_IMAGES = 64
 _STEM_CONVOLUTIONS = 3
 _CONVOLUTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"})
 _LOOKUPS = frozenset({"GATHER", "GATHER_ND"})  # only `crop_geometry.crop_frames` has them
+
+
+def check_private_functions() -> None:
+    """Check that TensorFlow and LiteRT have the functions that int8 needs and that are not public.
+
+    Called before a training, which would otherwise fail at its end.
+
+    Raises:
+        NotFound: one is missing; the message names it.
+    """
+    tf = import_tensorflow()
+    from ai_edge_litert.interpreter import Interpreter
+    from tensorflow.lite.python import convert
+
+    needed = {
+        "tf.lite.TFLiteConverter._experimental_calibrate_only": hasattr(
+            tf.lite.TFLiteConverter([]), "_experimental_calibrate_only"
+        ),
+        "tensorflow.lite.python.convert.mlir_quantize": hasattr(convert, "mlir_quantize"),
+        "ai_edge_litert.interpreter.Interpreter._get_ops_details": hasattr(Interpreter, "_get_ops_details"),
+    }
+    if missing := [name for name, is_there in needed.items() if not is_there]:
+        versions = f"TensorFlow {tf.__version__} and ai-edge-litert {version('ai-edge-litert')}"
+        raise NotFound(
+            f"int8 can't be exported with {versions}: {' and '.join(missing)} is not there. It is no public function, "
+            "and other versions may have it: install those of Sortline's requirements/dev.lock."
+        )
 
 
 def sensitive_operators(fp32_file: Path) -> list[str]:

@@ -31,7 +31,7 @@ from model_store.datasets.dataset_files import IMAGE_SUFFIXES, DatasetFiles, ope
 from model_store.datasets.image_loading import DecodedSamples, DecodeSettings, decode_samples
 from model_store.export.exporter import export
 from model_store.export.parity import check_parity, choose_golden, predict_all
-from model_store.export.quantization import CALIBRATION_IMAGES
+from model_store.export.quantization import CALIBRATION_IMAGES, check_private_functions
 from model_store.export.recheck_margin import MeasuredExports, measure_exports
 from model_store.publishing.class_labels import IMAGENET, ClassLabels, labels_for, read_labels
 from model_store.publishing.publish import package_versions, sample_bits_info, write_manifest
@@ -104,7 +104,7 @@ def import_classifier(
 
     Raises:
         BadSetting: the handle, the labels, a lane, the cache or the scratch folder is missing or unusable.
-        NotFound: the module or the labels can't be fetched.
+        NotFound: the module or the labels can't be fetched, or this TensorFlow lacks a function that int8 needs.
         BadBackbone: the module is not an image classifier, or can't be converted to LiteRT.
         BadDataset: fewer than 8 usable images.
         BadBundle: an export differs from the module; nothing is published.
@@ -117,6 +117,7 @@ def import_classifier(
     module = resolve_classifier(options.handle, cache=cache, steps=steps, insecure_http=options.insecure_http)
     labels = labels_for(lines, outputs=module.feature_width, location=masked(location))
     policy = policy_of(labels.names, options.lanes)
+    check_private_functions()
     images = _images(files, size_px=module.input_size_px, decode_settings=decode_settings, steps=steps)
     with scratch_folder("sortline-import-") as folder:
         measured, notes = _export(folder, module, labels, policy=policy, images=images, steps=steps)

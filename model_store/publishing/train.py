@@ -17,6 +17,7 @@ from model_store.bundle.policy import Mode
 from model_store.datasets.audit import DatasetReport
 from model_store.datasets.dataset import Dataset, load_dataset, training_mode
 from model_store.datasets.image_loading import DecodeSettings
+from model_store.export.quantization import check_private_functions
 from model_store.publishing.layers_file import check_save_layers, overlap_notes, resolve_wheel, save_layers
 from model_store.publishing.publish import PublishedVersion, Training, publish
 from model_store.publishing.train_options import TrainOptions
@@ -67,6 +68,7 @@ def train_and_publish(
     backbone = resolve_backbone(options.backbone, cache=cache, steps=steps, insecure_http=options.insecure_http)
     start, wheel = layers_of(options.backbone), resolve_wheel(options, cache=cache, steps=steps)
     with steps.step("Opening the backbone"):
+        check_private_functions()
         network = open_network(backbone)
     data = PreparedData.prepare(
         dataset,
