@@ -16,9 +16,12 @@ from typer.testing import CliRunner, Result
 
 from model_store.backbones.resolve import resolve_classifier
 from model_store.bundle.files import open_bundle
+from model_store.bundle.manifest import FP32_FILE, INT8_FILE
 from model_store.commands import add_to
 from model_store.commands.import_classifier import _print
+from model_store.engines.litert import LiteRTEngine
 from model_store.engines.loading import open_engine, runnable_engines
+from model_store.engines.recheck import RecheckRule
 from model_store.publishing.import_classifier import ImportedClassifier
 from model_store.registry.store import ModelStore, copy_bundle
 from model_store.runtime.tensorflow_imports import import_hub, import_tensorflow
@@ -209,6 +212,34 @@ def test_a_classifier_of_the_package_index_needs_nothing_but_its_handle(
     assert manifest.parity["images"] == 128
     settings = manifest.training.settings
     assert (settings["labels"], settings["calibration"]) == ("imagenet", "shipped frames")
+
+
+def test_what_is_recorded_of_rechecks_is_what_the_engine_does(
+    bench: Bench, module: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if int8 alone never passed its gate, which this tiny model may do."""
+    monkeypatch.setattr("model_store.bundle.int8_gate.INT8_AGREEMENT", 1.01)
+    imported = bench.imported(module, "imagenet", "--name", "rechecked")
+    bundle = open_bundle(Path(imported["path"]))
+    manifest, parity = bundle.manifest, imported["parity"]
+    assert manifest.int8_recheck_margin > 0
+    rule = RecheckRule(manifest.classes, mode="single", policy=manifest.policy, margin=manifest.int8_recheck_margin)
+    images = random_images(20, size_px=SIZE_PX, seed=9)
+    alone, fp32 = (
+        LiteRTEngine(
+            (bundle.path / file).read_bytes(),
+            name="litert",
+            input_size_px=SIZE_PX,
+            classes_count=CLASSES,
+            threads=1,
+            location=bundle.path / file,
+        ).predict(images)
+        for file in (INT8_FILE, FP32_FILE)
+    )
+    answers = open_engine(bundle, "litert", threads=2, max_batch=4).predict(images)
+    np.testing.assert_array_equal(answers, rule.answers(int8=alone, fp32=fp32))
+    assert 0 <= parity["int8_rechecked"] <= 1
+    assert parity["int8_alone_labels_agreement"] <= parity["int8_labels_agreement"]
 
 
 def test_the_shipped_names_fit_a_tf_hub_classifier(bench: Bench, module: Path) -> None:

@@ -66,7 +66,14 @@ def test_exports_answer_like_the_trained_model(multi: dict[str, Any]) -> None:
     assert parity["fp32_max_difference"] <= 1e-5
     assert parity["int8_max_difference"] < 0.2  # int8 changes the answers of random weights more than usual
     earned = parity["int8_labels_agreement"] >= 0.99 and parity["fp32_macro_f1"] - parity["int8_macro_f1"] <= 0.005
+    earned = earned and parity.get("int8_rechecked", 0) <= 1 / 3
     assert multi["cpu_engine"] == ("litert" if earned else "litert-fp32")
+
+
+def test_int8_is_rechecked_if_it_does_not_pass_its_gate_alone(multi: dict[str, Any]) -> None:
+    manifest, parity = open_bundle(Path(multi["path"])).manifest, multi["parity"]
+    assert (manifest.int8_recheck_margin > 0) == ("int8_rechecked" in parity)
+    assert ("int8_alone_labels_agreement" in parity) == ("int8_rechecked" in parity)
 
 
 def test_the_manifest_records_how_the_version_was_trained(multi: dict[str, Any]) -> None:
