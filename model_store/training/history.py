@@ -41,10 +41,12 @@ class Phase:
                 f"{self.name}: no epoch lowered the loss on the validation images{before}: the layers stay as they were"
             )
         losses = self.history["val_loss"]
-        kept, lowest = losses[self.best_epoch], min(losses)
-        if kept > lowest:
-            near = f"its loss on the validation images, {kept:.4f}, is near the lowest, {lowest:.4f}"
-            return f"{self.name}: kept the last epoch, {self.best_epoch + 1}: {near}"
+        lowest = min(losses)
+        if losses[self.best_epoch] > lowest:
+            return (
+                f"{self.name}: kept the last epoch, {self.best_epoch + 1}: it is about as accurate on the validation "
+                f"images as epoch {losses.index(lowest) + 1}, whose loss was the lowest, {lowest:.4f}"
+            )
         return f"{self.name}: kept epoch {self.best_epoch + 1}: lowest loss on the validation images, {lowest:.4f}"
 
 
