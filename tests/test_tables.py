@@ -15,7 +15,7 @@ from model_store.commands.output import print_metrics
 from model_store.commands.recipe_tables import print_recipes
 from model_store.commands.show import print_version
 from model_store.datasets.audit import DatasetReport
-from model_store.training.recipe_comparison import METRICS
+from model_store.training.comparison_metrics import METRICS
 from model_store.training.recipes import RECIPES
 from producer import display
 from producer.camera_summary import CameraSummary

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from model_store.bundle.policy import Mode
+from model_store.training.comparison_metrics import ModeFacts, TrainingMetrics
 from shared.errors import BadSetting
 from shared.json_text import as_json
 from shared.output_files import replace_file, unwritable_error
@@ -38,7 +39,12 @@ class FinishedTraining(BaseModel):
     recipe: str
     seed: int
     backbone_sha256: str
-    metrics: dict[str, Any]
+    metrics: TrainingMetrics
+
+    @property
+    def key(self) -> tuple[Mode, str, int]:
+        """What a file has at most one training of."""
+        return self.mode, self.recipe, self.seed
 
 
 class _Content(BaseModel):
@@ -49,14 +55,25 @@ class _Content(BaseModel):
     format: Literal["sortline-recipe-comparison-1"] = "sortline-recipe-comparison-1"
     made_with: dict[str, Any]
     recipes: dict[str, dict[str, str]] = {}
-    modes: dict[Mode, dict[str, Any]] = {}
+    modes: dict[Mode, ModeFacts] = {}
     trainings: list[FinishedTraining] = []
 
     @model_validator(mode="after")
-    def _has_facts(self) -> _Content:
-        """Each training's mode has its facts, which the summary needs."""
+    def _has_what_trainings_need(self) -> _Content:
+        """Each training is there once, with its mode's facts, its recipe, and the classes of the others of its mode."""
         if lacking := {one.mode for one in self.trainings} - self.modes.keys():
             raise ValueError(f"it has trainings in the mode {min(lacking)}, but no facts about it in `modes`")
+        if unknown := {one.recipe for one in self.trainings} - self.recipes.keys():
+            raise ValueError(f"it has trainings by the recipe {min(unknown)}, which is not in `recipes`")
+        classes: dict[Mode, set[str]] = {}
+        seen: set[tuple[Mode, str, int]] = set()
+        for one in self.trainings:
+            which = f"{one.mode}, {one.recipe}, seed {one.seed}"
+            if one.key in seen:
+                raise ValueError(f"it has the training {which} twice")
+            seen.add(one.key)
+            if classes.setdefault(one.mode, {*one.metrics.per_class}) != {*one.metrics.per_class}:
+                raise ValueError(f"the training {which} has other classes than the first one of its mode")
         return self
 
 
@@ -103,16 +120,20 @@ class ComparisonRecord:
 
     def find(self, mode: Mode, recipe: str, seed: int) -> FinishedTraining | None:
         """A finished training."""
-        wanted = (mode, recipe, seed)
-        return next((one for one in self._content.trainings if (one.mode, one.recipe, one.seed) == wanted), None)
+        return next((one for one in self._content.trainings if one.key == (mode, recipe, seed)), None)
 
-    def facts(self, mode: Mode) -> dict[str, Any]:
+    def facts(self, mode: Mode) -> ModeFacts:
         """What was recorded about a mode that has finished trainings."""
         return self._content.modes[mode]
 
-    def set_facts(self, mode: Mode, facts: dict[str, Any]) -> None:
-        """Record what is the same for all trainings of a mode. It is written with the next training."""
-        self._content.modes[mode] = facts
+    def set_facts(self, mode: Mode, facts: ModeFacts) -> None:
+        """Record what is the same for all trainings of a mode. It is written with the next training.
+
+        What was recorded about recipes that `facts` doesn't name is kept.
+        """
+        before = self._content.modes.get(mode)
+        tuned_on = {} if before is None else before.tuned_on
+        self._content.modes[mode] = facts.model_copy(update={"tuned_on": tuned_on | facts.tuned_on})
 
     def check_backbone(self, recipe: str, sha256: str) -> None:
         """Raise if the recipe's finished trainings had other weights under the same handle.

@@ -24,11 +24,23 @@ import numpy as np
 
 from model_store.backbones.keras_graphs import open_network
 from model_store.backbones.resolve import Backbone, resolve_backbone
+from model_store.backbones.sources import layers_of
+from model_store.backbones.tuned_layers import TunedLayers
 from model_store.bundle.policy import Mode
+from model_store.bundle.training_digests import count_among
 from model_store.datasets.audit import DatasetReport
 from model_store.datasets.dataset import Dataset
-from model_store.datasets.image_loading import DecodeSettings
+from model_store.datasets.image_loading import DecodedSamples, DecodeSettings
 from model_store.runtime.progress import ProgressSteps
+from model_store.training.comparison_metrics import (
+    CLASS_METRICS,
+    METRICS,
+    JudgedFacts,
+    ModeFacts,
+    TrainingMetrics,
+    TunedImages,
+    Unreadable,
+)
 from model_store.training.comparison_record import ComparisonRecord, FinishedTraining
 from model_store.training.recipe_data import (
     Judged,
@@ -44,9 +56,6 @@ from model_store.training.recipe_training import RecipeTrainer
 from model_store.training.recipes import Recipe
 from shared.errors import BadDataset
 from shared.printable import printable
-
-METRICS = ("accuracy", "macro_f1", "macro_f1_defects", "map", "exact_match", "ece", "seconds")
-CLASS_METRICS = ("f1", "precision", "recall", "average_precision", "threshold")
 
 
 @dataclass(frozen=True)
@@ -99,12 +108,16 @@ def compare_recipes(
 
 @dataclass(frozen=True)
 class _Comparison:
-    """The datasets, and the backbones by handle: all are there before the first training, which takes minutes."""
+    """The datasets, and the backbones by handle: all are there before the first training, which takes minutes.
+
+    `layers` are the tuned layers of the backbones that have such. The classes of `test` have the names of `learn`.
+    """
 
     options: ComparisonOptions
     learn: Dataset
     test: Dataset | None
     backbones: dict[str, Backbone]
+    layers: dict[str, TunedLayers]
     record: ComparisonRecord
     resources: Resources
 
@@ -112,13 +125,14 @@ class _Comparison:
     def open(
         cls, learn: Dataset, test: Dataset | None, options: ComparisonOptions, *, resources: Resources
     ) -> _Comparison:
-        test = None if test is None else without_splits(test)
+        test = None if test is None else without_splits(test).named_like(learn.classes)
         record = ComparisonRecord.open(
             options.out,
             made_with={} if options.out is None else _made_with(learn, test, resources.decode_settings),
             recipes={recipe.name: recipe.choices for recipe in options.recipes},
         )
         backbones: dict[str, Backbone] = {}
+        layers: dict[str, TunedLayers] = {}
         for recipe in options.recipes:
             if recipe.backbone not in backbones:
                 backbones[recipe.backbone] = resolve_backbone(
@@ -127,10 +141,13 @@ class _Comparison:
                     steps=resources.steps,
                     insecure_http=options.insecure_http,
                 )
+                if (tuned := layers_of(recipe.backbone)) is not None:
+                    layers[recipe.backbone] = tuned
             record.check_backbone(recipe.name, backbones[recipe.backbone].sha256)
         # A model that another dataset judges is the one that `train` publishes: not trained on held-out images, and
         # validated by the dataset's own split.
-        return cls(options, without_splits(learn) if test is None else learn, test, backbones, record, resources)
+        learn = without_splits(learn) if test is None else learn
+        return cls(options, learn, test, backbones, layers, record, resources)
 
     def compare(self, mode: Mode) -> dict[str, Any]:
         """Do the trainings that are not in the record, and sum up all."""
@@ -140,10 +157,11 @@ class _Comparison:
             report = audit_for_comparison(learn, mode, self.resources)
             for recipe, seeds in unfinished.items():
                 self._train(recipe, seeds, learn, report=report)
+        facts = self.record.facts(mode)
         return {
-            **self.record.facts(mode),
+            **facts.model_dump(exclude={"tuned_on"}),
             "seeds": list(self.options.seeds),
-            "recipes": {recipe.name: self._summary(mode, recipe) for recipe in self.options.recipes},
+            "recipes": {recipe.name: self._summary(mode, recipe, facts) for recipe in self.options.recipes},
         }
 
     def _unfinished(self, mode: Mode, recipe: Recipe) -> list[int]:
@@ -158,12 +176,12 @@ class _Comparison:
             learn, mode, backbone=backbone, network=network, report=report, resources=self.resources
         )
         test = None if self.test is None else data.judged_dataset(mode_subset(self.test, mode), self.resources)
-        self.record.set_facts(mode, _facts(data, self.test, test))
+        self.record.set_facts(mode, self._facts(data, test, recipe))
         trainer = RecipeTrainer(recipe, backbone, network, data.prepared, self.resources.cache, tunes=test is not None)
         with steps.step(f"Recipe {recipe.name} ({mode})", total=len(seeds)) as on_progress:
             for seed in seeds:
                 rows, judged = (data.rows, test) if test else data.split_off_fifth(seed)
-                metrics = trainer.train_and_judge(rows, judged, seed=seed)
+                metrics = TrainingMetrics.model_validate(trainer.train_and_judge(rows, judged, seed=seed))
                 self.record.add(
                     FinishedTraining(
                         mode=mode, recipe=recipe.name, seed=seed, backbone_sha256=backbone.sha256, metrics=metrics
@@ -172,10 +190,33 @@ class _Comparison:
                 steps.print_line(_finished_line(mode, recipe, seed, metrics=metrics))
                 on_progress(1)
 
-    def _summary(self, mode: Mode, recipe: Recipe) -> dict[str, Any]:
+    def _facts(self, data: LearningData, test: Judged | None, recipe: Recipe) -> ModeFacts:
+        """What is the same for all trainings of a mode, and how much of it tuned the layers of this recipe."""
+        report = data.prepared.report
+        judged = None
+        if self.test is not None and test is not None and test.decoded is not None:
+            judged = JudgedFacts(
+                path=str(self.test.files.path),
+                images=len(test.labels),
+                unreadable=_unreadable(test.decoded),
+            )
+        layers = self.layers.get(recipe.backbone)
+        return ModeFacts(
+            images=len(data.rows),
+            unreadable=_unreadable(data.prepared.pictures),
+            excluded=tuple(map(printable, report.excluded)),
+            excluded_reasons=excluded_reasons(report),
+            validation_refused=report.validation_refused and printable(report.validation_refused),
+            test=judged,
+            tuned_on={} if layers is None else {recipe.name: _tuned_images(layers, data, test)},
+        )
+
+    def _summary(self, mode: Mode, recipe: Recipe, facts: ModeFacts) -> dict[str, Any]:
         trainings = [self.record.find(mode, recipe.name, seed) for seed in self.options.seeds]
-        metrics = [training.metrics for training in trainings if training is not None]
-        return {"title": recipe.title, **recipe.choices, **summarize(metrics)}
+        metrics = [training.metrics.model_dump() for training in trainings if training is not None]
+        is_tuned = recipe.backbone in self.layers
+        tuned_on = facts.tuned_on.get(recipe.name, TunedImages()).model_dump() if is_tuned else None
+        return {"title": recipe.title, **recipe.choices, "tuned_on": tuned_on, **summarize(metrics)}
 
 
 def summarize(trainings: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -209,25 +250,24 @@ def _made_with(learn: Dataset, test: Dataset | None, decode_settings: DecodeSett
     }
 
 
-def _facts(data: LearningData, dataset: Dataset | None, test: Judged | None) -> dict[str, Any]:
-    """What is the same for all trainings of a mode."""
-    report = data.prepared.report
-    facts: dict[str, Any] = {
-        "images": len(data.rows),
-        "unreadable": [item.as_dict() for item in data.prepared.pictures.unreadable],
-        "excluded": list(map(printable, report.excluded)),
-        "excluded_reasons": excluded_reasons(report),
-        "validation_refused": report.validation_refused and printable(report.validation_refused),
-        "test": None,
-    }
-    if dataset is not None and test is not None and test.decoded is not None:
-        unreadable = [item.as_dict() for item in test.decoded.unreadable]
-        facts["test"] = {"path": str(dataset.files.path), "images": len(test.labels), "unreadable": unreadable}
-    return facts
+def _unreadable(decoded: DecodedSamples) -> tuple[Unreadable, ...]:
+    return tuple(Unreadable(**item.as_dict()) for item in decoded.unreadable)
 
 
-def _finished_line(mode: Mode, recipe: Recipe, seed: int, *, metrics: dict[str, Any]) -> str:
+def _tuned_images(layers: TunedLayers, data: LearningData, test: Judged | None) -> TunedImages:
+    """How many of the images to learn from, and of those of another dataset, tuned these layers."""
+    if layers.tuned_on is None:
+        return TunedImages()
+    learned = [data.prepared.pictures.digests[row] for row in data.rows]
+    judged = None if test is None or test.decoded is None else test.decoded.digests
+    return TunedImages(
+        learn=count_among(learned, layers.tuned_on),
+        test=None if judged is None else count_among(judged, layers.tuned_on),
+    )
+
+
+def _finished_line(mode: Mode, recipe: Recipe, seed: int, *, metrics: TrainingMetrics) -> str:
     return (
-        f"{mode}, {recipe.name}, seed {seed}: accuracy {metrics['accuracy']:.3f}, macro F1 of the defects "
-        f"{metrics['macro_f1_defects']:.3f}, exact match {metrics['exact_match']:.3f}; {metrics['seconds']:.0f} s"
+        f"{mode}, {recipe.name}, seed {seed}: accuracy {metrics.accuracy:.3f}, macro F1 of the defects "
+        f"{metrics.macro_f1_defects:.3f}, exact match {metrics.exact_match:.3f}; {metrics.seconds:.0f} s"
     )

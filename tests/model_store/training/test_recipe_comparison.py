@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from model_store.backbones.tuned_layers import TunedLayers
+from model_store.bundle.training_digests import short_digests
 from model_store.commands import add_to
 from model_store.training import decision_tuning, recipe_comparison, recipe_training, transfer
 from model_store.training.decision_tuning import DecisionTuning
@@ -182,3 +185,52 @@ def test_another_dataset_judges_models_that_know_nothing_of_it(place: Path, monk
     assert thresholds == {"good": None, **tuned[0].policy.thresholds}
     monkeypatch.setattr(recipe_training.RecipeTrainer, "train_and_judge", None)
     assert json.loads(run(place, "compare-recipes", *flags)) == result  # no training is done again
+
+
+@pytest.mark.parametrize("tuned_on", [True, False])
+def test_images_that_tuned_a_recipes_layers_are_counted(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuned_on: bool
+) -> None:
+    """Of the images that are used: those of each dataset that the layers' file names."""
+    judge = write_labeled(tmp_path / "judge", {f"j{index}.png": KINDS[index % 4] for index in range(8)}, first_seed=700)
+    names = [place / "dataset" / f"{index:03}.png" for index in range(12)] + [judge / "j1.png", judge / "j2.png"]
+    digests = short_digests(hashlib.sha256(name.read_bytes()).hexdigest() for name in names)
+    layers = TunedLayers("wheel:x", "s", {}, digests if tuned_on else None)
+    monkeypatch.setattr(recipe_comparison, "layers_of", lambda handle: layers)
+    flags = ["--recipes", "plain", "--seeds", "3", "--out", str(tmp_path / "r.json"), "--json", "--test", str(judge)]
+    result = json.loads(run(place, "compare-recipes", *flags))
+    found = {mode: each["recipes"]["plain"]["tuned_on"] for mode, each in result.items()}
+    unknown = {"learn": None, "test": None}
+    counts = {"single": {"learn": 9, "test": 2}, "multi": {"learn": 12, "test": 2}}
+    assert found == (counts if tuned_on else dict.fromkeys(("single", "multi"), unknown))
+    assert json.loads(run(place, "compare-recipes", *flags)) == result  # from the file
+    monkeypatch.setattr(recipe_comparison, "layers_of", lambda handle: None)
+    result = json.loads(run(place, "compare-recipes", *flags))
+    assert [each["recipes"]["plain"]["tuned_on"] for each in result.values()] == [None, None]
+
+
+def test_the_other_dataset_may_spell_the_classes_in_another_way(place: Path, tmp_path: Path) -> None:
+    spelled = {"good": "Good", "no cap": "No_Cap", "pigmented": "PIGMENTED", "no cap|pigmented": "No_Cap|PIGMENTED"}
+    judge = tmp_path / "judge"
+    judge.mkdir()
+    rows = [(f"j{index}.png", KINDS[index % 4]) for index in range(8)]
+    for index, (name, kind) in enumerate(rows):
+        (judge / name).write_bytes(picture(kind, 800 + index))
+    (judge / "labels.csv").write_text("filename,labels\n" + "".join(f"{name},{spelled[kind]}\n" for name, kind in rows))
+    flags = ("--recipes", "plain", "--seeds", "3", "--modes", "multi", "--json", "--test", str(judge))
+    result = json.loads(run(place, "compare-recipes", *flags))
+    per_class = result["multi"]["recipes"]["plain"]["per_class"]
+    assert {name: each["support"] for name, each in per_class.items()} == {"good": 2, "no cap": 4, "pigmented": 4}
+
+
+def test_a_file_whose_metrics_were_edited_is_refused_and_kept(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r.json"
+    flags = ("--recipes", "plain", "--seeds", "3", "--modes", "single", "--out", str(out))
+    run(place, "compare-recipes", *flags)
+    content = json.loads(out.read_text())
+    del content["trainings"][0]["metrics"]["macro_f1_defects"]
+    out.write_text(json.dumps(content))
+    before = out.read_bytes()
+    with pytest.raises(BadSetting, match=r"metrics\.macro_f1_defects is missing.*left as it is\. Name another file"):
+        run(place, "compare-recipes", *flags)
+    assert out.read_bytes() == before

@@ -18,6 +18,7 @@ from model_store.datasets.dataset import Dataset, load_dataset
 from model_store.datasets.image_loading import DecodeSettings
 from model_store.runtime.progress import ProgressSteps
 from model_store.training import head_timing, recipe_comparison, recipe_training
+from model_store.training.comparison_metrics import METRICS
 from model_store.training.fine_tuning import Frames
 from model_store.training.recipe_data import (
     Judged,
@@ -122,7 +123,7 @@ def test_a_split_that_lacks_a_class_is_replaced_by_a_fifth_and_reported(
     (learned, validated), report = split_of(load_dataset(folder), tmp_path, monkeypatch, tunes=True)
     assert learned + validated == 28 and validated > 4  # a fifth, and not the four images in valid/
     assert report.validation_refused is not None
-    scores: dict[str, Any] = {f"{metric}_mean": 0.9 for metric in recipe_comparison.METRICS} | {"per_class": {}}
+    scores: dict[str, Any] = {f"{metric}_mean": 0.9 for metric in METRICS} | {"per_class": {}}
     facts = {"images": 28, "unreadable": [], "excluded": [], "seeds": [1], "test": None}
     recipes = {"default": {"title": "", **RECIPES["default"].choices, **scores}}
     print_recipes({"single": {**facts, "recipes": recipes, "validation_refused": report.validation_refused}})
