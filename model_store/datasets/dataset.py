@@ -146,7 +146,7 @@ def load_dataset(path: Path, *, good_class: str | None = None) -> Dataset:
             names is missing, or no class is called `good_class`.
     """
     files = open_files(path)
-    labeled = read_labeled_files(files)
+    labeled = read_labeled_files(files, good_class=good_class)
     if not labeled.files:
         raise BadDataset(_no_images(files, labeled))
     named = _Named.of(labeled, good_class=good_class)

@@ -102,6 +102,11 @@ def _cleaned_label(label: str, location: str) -> str:
             f"{location}: {name[:80]!r} can't be a label: `{FOLDER_SEPARATOR}` joins the labels of a folder. Join "
             f"the labels in a table by `{LABEL_SEPARATOR}`, or rename the label."
         )
-    if not name.isprintable() or len(name) > MAX_CHARACTERS or LABEL_SEPARATOR in name:
+    if len(name) > MAX_CHARACTERS:
+        raise BadDataset(
+            f"{location}: the label {name[:20]!r}… has {len(name):,} characters, but may have {MAX_CHARACTERS}. "
+            "Shorten it."
+        )
+    if not name.isprintable() or LABEL_SEPARATOR in name:
         raise BadDataset(f"{location}: {label[:80]!r} can't be a label: 1 to 64 printable characters, no `|`.")
     return name

@@ -25,7 +25,17 @@ from model_store.datasets.given_splits import Part
 from model_store.datasets.label_cells import LabelCells, check_single
 from model_store.datasets.label_names import is_like_good
 from model_store.datasets.split_cells import SplitCells
-from model_store.datasets.table_columns import OFF, ON, WRONG_FIELDS, Columns, find_columns, wrong_header
+from model_store.datasets.table_columns import (
+    COLUMNS,
+    OFF,
+    ON,
+    WRONG_FIELDS,
+    Columns,
+    check_column_count,
+    find_columns,
+    is_missing,
+    wrong_header,
+)
 from shared.csv_files import unmarked
 from shared.errors import BadDataset, BadImage
 from shared.printable import printable
@@ -35,11 +45,16 @@ JSONL_FILE = "labels.jsonl"
 
 _SEPARATORS = (",", ";", "\t")
 _SEPARATOR_LINE = "sep="  # a first line that spreadsheets write for themselves
-_HEADER_CHARACTERS = 100_000
+_HEADER_CHARACTERS = 500_000
+_UNLABELED = (
+    f"without a label (an empty cell, `NaN` or the like), not used. Write `{GOOD}` where no defect applies, and rename "
+    "a label that is called so"
+)
+_NOTHING_APPLIES = f"without a 1, although a column says which images are `{GOOD}`: without a label, not used"
 
 
 class LabelRow(NamedTuple):
-    """One line of a table, as written. No labels: the table has a column per class, and all are 0."""
+    """One line of a table, as written, with one label or more."""
 
     filename: str
     labels: list[str]
@@ -50,25 +65,30 @@ class LabelRow(NamedTuple):
 class LabelTable:
     """A table among a dataset's files. What is worth telling is known when all rows have been read."""
 
-    def __init__(self, files: DatasetFiles, name: str) -> None:
+    def __init__(self, files: DatasetFiles, name: str, *, good_class: str | None = None) -> None:
+        """`good_class`: another name of the class `good`."""
         self.name = name
         self.location = f"{files.path}/{files.root}{name}"
         self._files = files
         self._is_json = PurePosixPath(name).suffix.casefold() == ".jsonl"
         self._cells = LabelCells()
         self._splits = SplitCells()
+        self._good = comparable(good_class or GOOD)
         self._columns: dict[tuple[str, ...], Columns] = {}
+        self._names: set[str] = set()
+        self._good_columns: dict[Columns, bool] = {}
         self._counts: Counter[str] = Counter()
 
     def rows(self) -> Iterator[tuple[str, LabelRow]]:
-        """The rows, each with its location, for messages.
+        """The rows with labels, each with its location, for messages. Those without are counted.
 
         Raises:
             BadDataset: the file can't be read, or a line is not in this format; the message names the line.
         """
         for number, fields in self._json_lines() if self._is_json else self._csv_lines():
             location = f"{self.location}, line {number}"
-            yield location, self._row(fields, location)
+            if (row := self._row(fields, location)) is not None:
+                yield location, row
         for columns in self._columns.values():
             self._splits.check(columns, location=self.location)
 
@@ -89,7 +109,7 @@ class LabelTable:
 
     def _csv_lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
         text, skipped = self._csv_text()
-        header, separator = _header(text)
+        header, separator = _header(text, location=self.location)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
         try:
             next(reader, None)
@@ -133,12 +153,16 @@ class LabelTable:
     def _columns_of(self, names: tuple[str, ...], *, location: str = "") -> Columns:
         """The columns of a header, or of the fields of a JSON line, most of which have the same."""
         if names not in self._columns:
+            self._names.update(names)
+            check_column_count(len(self._names), location=location or self.location)
             self._columns[names] = find_columns(names, location=location or self.location, is_json=self._is_json)
         return self._columns[names]
 
-    def _row(self, fields: Mapping[str, Any], location: str) -> LabelRow:
+    def _row(self, fields: Mapping[str, Any], location: str) -> LabelRow | None:
+        """A row; None if it has no label."""
         columns = self._columns_of(tuple(fields), location=location)
         filename, camera = fields[columns.file], fields[columns.camera] if columns.camera else None
+        camera = None if is_missing(camera) else camera
         if not isinstance(filename, str):
             raise BadDataset(f"{location}: {WRONG_FIELDS}")
         if camera is not None and not isinstance(camera, str):
@@ -148,20 +172,37 @@ class LabelTable:
             labels = self._labels_by_class(fields, columns, location=location)
         else:
             labels = self._labels(fields[columns.labels], location=location)
-        return LabelRow(unmarked(filename), labels, camera, part)
+        return LabelRow(unmarked(filename), labels, camera, part) if labels else None
 
     def _labels(self, value: object, *, location: str) -> list[str]:
+        """The labels of a row with all of them in one cell; none if there are none."""
+        labels = [] if is_missing(value) else self._listed(value, location=location)
+        missing = [label for label in labels if label.strip() and is_missing(label)]
+        if not labels or missing == labels:
+            self._counts[_UNLABELED] += 1
+            return []
+        if missing:
+            raise BadDataset(
+                f"{location}: {missing[0]!r} beside other labels stands for a value that is missing. Remove it, or "
+                "rename the label."
+            )
+        return labels
+
+    def _listed(self, value: object, *, location: str) -> list[str]:
         if isinstance(value, str):
-            return self._cells.split(unmarked(value), location=location)
+            return self._cells.split(unmarked(value), location=location) or [""]
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise BadDataset(f"{location}: filename should be a string, and labels a string or a list of strings.")
         check_single(value, location=location)
         return value or [""]
 
     def _labels_by_class(self, fields: Mapping[str, Any], columns: Columns, *, location: str) -> list[str]:
-        """The labels of a row with a column per class."""
+        """The labels of a row with a column per class; none if all are 0, those of good bottles too."""
         names = [name for name in columns.classes if name != columns.maybe_split or not self._splits.is_split(name)]
         flags = {name: str(fields[name]).strip().casefold() for name in names}
+        if any(flags.values()) and all(is_missing(fields[name]) for name in names):  # cells that are blank are 0
+            self._counts[_UNLABELED] += 1
+            return []
         if not any(flag in ON or flag in OFF for flag in flags.values()):
             where = location if self._is_json else self.location
             raise BadDataset(wrong_header(tuple(fields), location=where, is_json=self._is_json))
@@ -171,10 +212,20 @@ class LabelTable:
                 "or 1. Correct it, or remove the column. If one column holds the labels, call it `labels`."
             )
         found = [name for name, flag in flags.items() if flag in ON]
-        if not found and not any(map(_is_good, names)):
-            self._counts[f"without a 1, read as `{GOOD}`"] += 1
-            return [GOOD]
-        return found
+        if found:
+            return found
+        if self._has_good_column(columns):
+            self._counts[_NOTHING_APPLIES] += 1
+            return []
+        self._counts[f"without a 1, read as `{GOOD}`"] += 1
+        return [GOOD]
+
+    def _has_good_column(self, columns: Columns) -> bool:
+        if columns not in self._good_columns:
+            self._good_columns[columns] = any(
+                comparable(name) in (GOOD, self._good) or is_like_good(name) for name in columns.classes
+            )
+        return self._good_columns[columns]
 
     def classes(self) -> set[str]:
         """The columns of classes, used or not."""
@@ -192,12 +243,17 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _is_good(name: str) -> bool:
-    return comparable(name) == GOOD or is_like_good(name)
+def _header(text: str, *, location: str) -> tuple[list[str], str]:
+    """The names of the columns, and what separates them: the separator that gives a header which can be read.
 
-
-def _header(text: str) -> tuple[list[str], str]:
-    """The names of the columns, and what separates them: the separator that gives a header which can be read."""
+    Raises:
+        BadDataset: it is too long.
+    """
+    if len(text) > _HEADER_CHARACTERS and "\n" not in text[:_HEADER_CHARACTERS]:
+        raise BadDataset(
+            f"{location}: the first line has more than {_HEADER_CHARACTERS:,} characters, so it is no header of a "
+            f"table of labels. It should be {','.join(COLUMNS)!r}."
+        )
     found: list[tuple[list[str], str]] = []
     for separator in _SEPARATORS:
         lines = io.StringIO(text[:_HEADER_CHARACTERS], newline="")

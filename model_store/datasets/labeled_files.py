@@ -28,9 +28,11 @@ from model_store.datasets.table_columns import COLUMNS
 from shared.errors import BadDataset
 from shared.printable import printable
 from shared.schemas import NAME_RULE, Name
+from shared.system_files import left_out_part
 
 _CAMERA: TypeAdapter[str] = TypeAdapter(Name)
 _SHOWN = 3
+_SHOWN_CHARACTERS = 80
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,14 @@ class LabeledFiles:
     remarks: list[str] = field(default_factory=list)
 
 
-def read_labeled_files(files: DatasetFiles) -> LabeledFiles:
-    """Read which file has which labels.
+def read_labeled_files(files: DatasetFiles, *, good_class: str | None = None) -> LabeledFiles:
+    """Read which file has which labels. `good_class`: another name of the class `good`.
 
     Raises:
         BadDataset: a table is wrong, or names files that are not there; or it is unclear what the folders are.
     """
     tables = _tables(files)
-    return _from_tables(files, tables) if tables else _from_class_folders(files)
+    return _from_tables(files, tables, good_class=good_class) if tables else _from_class_folders(files)
 
 
 def _tables(files: DatasetFiles) -> list[str]:
@@ -92,12 +94,12 @@ def _tables(files: DatasetFiles) -> list[str]:
     return found
 
 
-def _from_tables(files: DatasetFiles, names: Sequence[str]) -> LabeledFiles:
+def _from_tables(files: DatasetFiles, names: Sequence[str], *, good_class: str | None) -> LabeledFiles:
     found: dict[str, LabeledFile] = {}
     empty: set[str] = set()
     remarks: list[str] = []
     for name in names:
-        table = LabelTable(files, name)
+        table = LabelTable(files, name, good_class=good_class)
         folder = name.rpartition("/")[0]
         reader = _TableReader(table, FileLookup(files, within=f"{folder}/" if folder else ""), found)
         reader.read(part=part_of(folder) if folder else None)
@@ -132,13 +134,16 @@ class _TableReader:
         self._lookup = lookup
         self._found = found
         self._missing: list[tuple[str, str]] = []
+        self._left_out: list[str] = []
         self._repeated = 0
 
     def read(self, *, part: Part | None) -> None:
         """Read all rows; `part` is the split of the table's folder."""
         for location, row in self._table.rows():
             name = self._lookup.find(row.filename)
-            if name is None:
+            if name is None and left_out_part(row.filename.strip().replace("\\", "/")) is not None:
+                self._left_out.append(row.filename.strip())
+            elif name is None:
                 self._missing.append((location, row.filename.strip()))
             else:
                 labels = tuple(row.labels)
@@ -150,6 +155,11 @@ class _TableReader:
     def describe(self) -> Iterator[str]:
         """Sentences about files that were found otherwise than written, and about rows that come twice."""
         yield from (f"{self._table.name}: {text}" for text in self._lookup.describe())
+        if self._left_out:
+            yield (
+                f"{self._table.name}: hidden files, and those of the system, are left out, although rows name them: "
+                f"{_shown(self._left_out)}"
+            )
         if self._repeated:
             yield f"{self._table.name}: rows that repeat an earlier one, and count once: {self._repeated:,}"
 
@@ -197,6 +207,7 @@ def _from_class_folders(files: DatasetFiles) -> LabeledFiles:
         labeled = [(name, None, name) for name in files.names if "/" in name]
     check_class_level((path for name, _, path in labeled if is_image_name(name)), location=str(files.path))
     classes = {_top(path) for _, _, path in labeled}
+    _check_joined({*classes, *empty}, location=str(files.path))
     _check_detection(files, {_top(path) for name, _, path in labeled if is_image_name(name)}, classes)
     return LabeledFiles(
         [LabeledFile(name, _folder_labels(path), _folder(files, path), part=part) for name, part, path in labeled],
@@ -211,11 +222,21 @@ def _top(path: str) -> str:
 
 
 def _folder(files: DatasetFiles, path: str) -> str:
-    return f"{files.path}, folder {_top(path)!r}"
+    return f"{files.path}, folder {_top(path)[:_SHOWN_CHARACTERS]!r}"
 
 
 def _folder_labels(path: str) -> tuple[str, ...]:
     return tuple(_top(path).split(FOLDER_SEPARATOR))
+
+
+def _check_joined(folders: set[str], *, location: str) -> None:
+    """Refuse `C++/`: nobody knows whether its `+` belongs to the name, or joins a label that is missing."""
+    for folder in sorted(folders):
+        if FOLDER_SEPARATOR in folder and not all(map(str.strip, _folder_labels(folder))):
+            raise BadDataset(
+                f"{location}: `{FOLDER_SEPARATOR}` joins the labels in a folder's name, and in "
+                f"{printable(folder)[:_SHOWN_CHARACTERS]!r} one of them is empty. Give the folder another name."
+            )
 
 
 def _class_paths(inside: dict[str, str]) -> dict[str, str]:

@@ -66,7 +66,9 @@ class Reading:
         if not self.like_good:
             return ""
         names = ", ".join(map(repr, self.like_good))
+        is_none = any(name.casefold() == "none" for name in self.like_good)
+        missing = "; if it means that the label is missing, leave the cell empty" if is_none else ""
         return (
             f"{names} may mean that a bottle has no defect, but only `{GOOD}` does: read as a class like others, which "
-            f"`multi` takes for a defect. If it means `{GOOD}`, give --good-class {self.like_good[0]!r}"
+            f"`multi` takes for a defect. If it means `{GOOD}`, give --good-class {self.like_good[0]!r}{missing}"
         )

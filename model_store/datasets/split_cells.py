@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from model_store.datasets.given_splits import Part, part_of
-from model_store.datasets.table_columns import OFF, ON, Columns
+from model_store.datasets.table_columns import OFF, ON, Columns, is_missing
 from shared.errors import BadDataset
 
 
@@ -64,7 +64,7 @@ class SplitCells:
 
     def _note(self, name: str, value: object) -> Part | None:
         word = str(value).strip() if isinstance(value, str | int | float) else ""
-        if not word:
+        if is_missing(word):
             return None
         part = part_of(word)
         if part is None:
@@ -76,7 +76,7 @@ class SplitCells:
     def _flagged(self, fields: Mapping[str, Any], columns: Columns, *, location: str) -> Part | None:
         flags: dict[Part, bool] = {}
         for name, part in columns.split_flags:
-            flag = "" if fields[name] is None else str(fields[name]).strip().casefold()
+            flag = "" if is_missing(fields[name]) else str(fields[name]).strip().casefold()
             if flag not in (*ON, *OFF):
                 raise BadDataset(
                     f"{location}: the column {name[:80]!r} has {flag[:80]!r}, but should say by 0 or 1 whether the "
@@ -94,7 +94,7 @@ class SplitCells:
 
 def _part(value: object, *, location: str) -> Part | None:
     word = value.strip() if isinstance(value, str) else ""
-    if not word:
+    if is_missing(word):
         return None
     if (part := part_of(word)) is None:
         raise BadDataset(f"{location}: {word[:80]!r} is no split: write train, valid or test.")

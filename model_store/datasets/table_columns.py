@@ -63,6 +63,11 @@ _MAYBE_SPLIT = ("subset", "partition", "set", "dataset", "phase", "fold", "usage
 _IS = re.compile(r"^\s*is[\s_-]*", re.IGNORECASE)
 # The values of columns of 0 and 1, in small letters.
 ON, OFF = ("1", "1.0", "true"), ("", "0", "0.0", "false")
+# What programs write into a cell that has no value, in small letters. `None` is not among them: people write it where a
+# bottle has no defect.
+_MISSING = frozenset({"", "nan", "-nan", "null", "<na>", "na", "n/a", "#n/a", "nat"})
+# More than any list of classes has. A table of a hundred thousand columns would take minutes.
+MAX_COLUMNS = 5_000
 
 
 class Columns(NamedTuple):
@@ -80,6 +85,26 @@ class Columns(NamedTuple):
     not_read: tuple[str, ...]
     maybe_split: str | None = None
     split_flags: tuple[tuple[str, Part], ...] = ()
+
+
+def is_missing(value: object) -> bool:
+    """Whether a cell, or a field of a JSON line, holds no value."""
+    if isinstance(value, str):
+        return value.strip().casefold() in _MISSING
+    return value is None or value != value  # JSON's null, and the NaN that Python's json writes
+
+
+def check_column_count(count: int, *, location: str) -> None:
+    """Raise if a table is so wide that it must be something else.
+
+    Raises:
+        BadDataset: names the limit.
+    """
+    if count > MAX_COLUMNS:
+        raise BadDataset(
+            f"{location}: {count:,} columns, but a table of labels may have {MAX_COLUMNS:,}. Give each image's labels "
+            f"in one column, {COLUMNS[1]}, and remove the columns that Sortline doesn't read."
+        )
 
 
 def find_columns(names: Sequence[str], *, location: str, is_json: bool) -> Columns:
