@@ -27,8 +27,12 @@ from shared.messages import say
 
 if TYPE_CHECKING:
     from model_store.datasets.audit import DatasetReport
+    from model_store.datasets.reading import Reading
     from model_store.publishing.publish import PublishedVersion
+    from model_store.publishing.train_options import TrainOptions
+    from model_store.registry.store import ModelStore
     from shared.images.crop_regions import Region
+    from shared.settings import Settings
 
 
 def train(
@@ -105,12 +109,8 @@ def train(
 
     Example: sortline train producer/bottles --name bottles
     """
-    from model_store.datasets.image_loading import DecodeSettings
-    from model_store.publishing.train import train_and_publish
     from model_store.publishing.train_options import TrainOptions
-    from model_store.runtime.progress import show_progress
     from shared.settings import load_settings
-    from shared.termination import ended_by_sigterm
 
     check_training_installed()
     settings = load_settings(model_store=model_store, cache_dir=cache_dir)
@@ -132,6 +132,28 @@ def train(
         insecure_http=insecure_http,
         promote=decide_promotion(store, no_promote=no_promote),
     )
+    trained, reading = _train(dataset, options, store=store, settings=settings)
+    if options.promote:
+        trained = replace(trained, notes=(*trained.notes, *missing_classes_notes(store, trained.manifest)))
+    if as_json:
+        print_json(_trained_json(trained) | {"reading": asdict(reading)})
+    else:
+        _print_trained(trained, promoted=options.promote)
+
+
+def _train(
+    dataset: Path, options: TrainOptions, *, store: ModelStore, settings: Settings
+) -> tuple[PublishedVersion, Reading]:
+    """Train with a progress display, and show the report on the dataset before. Also returns how the dataset was read.
+
+    Raises:
+        the errors of `train_and_publish`.
+    """
+    from model_store.datasets.image_loading import DecodeSettings
+    from model_store.publishing.train import train_and_publish
+    from model_store.runtime.progress import show_progress
+    from shared.termination import ended_by_sigterm
+
     reports: list[DatasetReport] = []
     with ended_by_sigterm(), show_progress() as steps:
 
@@ -148,12 +170,7 @@ def train(
             steps=steps,
             show=show,
         )
-    if options.promote:
-        trained = replace(trained, notes=(*trained.notes, *missing_classes_notes(store, trained.manifest)))
-    if as_json:
-        print_json(_trained_json(trained) | {"reading": asdict(reports[-1].reading)})
-    else:
-        _print_trained(trained, promoted=options.promote)
+    return trained, reports[-1].reading
 
 
 def _backbone(backbone: str | None, size: Literal["normal", "small"] | None) -> str:

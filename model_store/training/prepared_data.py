@@ -65,10 +65,12 @@ class PreparedData:
         cache: Path,
         steps: ProgressSteps,
         show: Callable[[DatasetReport], None] = ignore,
+        report: DatasetReport | None = None,
     ) -> PreparedData:
         """Decode all images, check them, and split them.
 
         `show` is called with the report before the dataset is refused: the report says why too few images are usable.
+        `report`: that of an earlier check of the same dataset, so that it isn't checked again.
 
         Raises:
             BadDataset: the dataset can't be trained on; says why.
@@ -84,7 +86,7 @@ class PreparedData:
             scratch=cache,
             steps=steps,
         )
-        report = audit_dataset(dataset, pictures, held_out=held_out, mode=mode, steps=steps)
+        report = report or audit_dataset(dataset, pictures, held_out=held_out, mode=mode, steps=steps)
         show(report)
         excluded, samples = set(report.excluded), pictures.samples
         rows = np.array([index for index, sample in enumerate(samples) if sample.name not in excluded], np.intp)
@@ -101,6 +103,11 @@ class PreparedData:
             held_out=held_out,
             sample_bits=decode_settings.sample_bits,
         )
+
+    @property
+    def rows(self) -> Indices:
+        """The rows of `pictures` that are trained on or validated with, ascending."""
+        return np.sort(np.concatenate(self.split))
 
     def samples(self, rows: Indices) -> list[Sample]:
         """The samples of these rows of `pictures`."""

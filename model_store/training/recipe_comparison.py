@@ -42,14 +42,16 @@ from model_store.training.comparison_metrics import (
     Unreadable,
 )
 from model_store.training.comparison_record import ComparisonRecord, FinishedTraining
+from model_store.training.prepared_data import PreparedData
 from model_store.training.recipe_data import (
     Judged,
-    LearningData,
     Resources,
     audit_for_comparison,
     dataset_fingerprint,
     excluded_reasons,
+    judged_dataset,
     mode_subset,
+    split_off_fifth,
     without_splits,
 )
 from model_store.training.recipe_training import RecipeTrainer
@@ -172,15 +174,13 @@ class _Comparison:
         """Train by one recipe for each of the seeds, in the mode of the report."""
         mode, backbone, steps = report.mode, self.backbones[recipe.backbone], self.resources.steps
         network = None if recipe.fine_tune == "plain" else open_network(backbone)
-        data = LearningData.prepare(
-            learn, mode, backbone=backbone, network=network, report=report, resources=self.resources
-        )
-        test = None if self.test is None else data.judged_dataset(mode_subset(self.test, mode), self.resources)
+        data = self.resources.prepare(learn, mode, backbone=backbone, network=network, report=report)
+        test = None if self.test is None else judged_dataset(data, mode_subset(self.test, mode), self.resources)
         self.record.set_facts(mode, self._facts(data, test, recipe))
-        trainer = RecipeTrainer(recipe, backbone, network, data.prepared, self.resources.cache, tunes=test is not None)
+        trainer = RecipeTrainer(recipe, backbone, network, data, self.resources.cache, tunes=test is not None)
         with steps.step(f"Recipe {recipe.name} ({mode})", total=len(seeds)) as on_progress:
             for seed in seeds:
-                rows, judged = (data.rows, test) if test else data.split_off_fifth(seed)
+                rows, judged = (data.rows, test) if test else split_off_fifth(data, seed)
                 metrics = TrainingMetrics.model_validate(trainer.train_and_judge(rows, judged, seed=seed))
                 self.record.add(
                     FinishedTraining(
@@ -190,9 +190,9 @@ class _Comparison:
                 steps.print_line(_finished_line(mode, recipe, seed, metrics=metrics))
                 on_progress(1)
 
-    def _facts(self, data: LearningData, test: Judged | None, recipe: Recipe) -> ModeFacts:
+    def _facts(self, data: PreparedData, test: Judged | None, recipe: Recipe) -> ModeFacts:
         """What is the same for all trainings of a mode, and how much of it tuned the layers of this recipe."""
-        report = data.prepared.report
+        report = data.report
         judged = None
         if self.test is not None and test is not None and test.decoded is not None:
             judged = JudgedFacts(
@@ -203,7 +203,7 @@ class _Comparison:
         layers = self.layers.get(recipe.backbone)
         return ModeFacts(
             images=len(data.rows),
-            unreadable=_unreadable(data.prepared.pictures),
+            unreadable=_unreadable(data.pictures),
             excluded=tuple(map(printable, report.excluded)),
             excluded_reasons=excluded_reasons(report),
             validation_refused=report.validation_refused and printable(report.validation_refused),
@@ -254,11 +254,11 @@ def _unreadable(decoded: DecodedSamples) -> tuple[Unreadable, ...]:
     return tuple(Unreadable(**item.as_dict()) for item in decoded.unreadable)
 
 
-def _tuned_images(layers: TunedLayers, data: LearningData, test: Judged | None) -> TunedImages:
+def _tuned_images(layers: TunedLayers, data: PreparedData, test: Judged | None) -> TunedImages:
     """How many of the images to learn from, and of those of another dataset, tuned these layers."""
     if layers.tuned_on is None:
         return TunedImages()
-    learned = [data.prepared.pictures.digests[row] for row in data.rows]
+    learned = [data.pictures.digests[row] for row in data.rows]
     judged = None if test is None or test.decoded is None else test.decoded.digests
     return TunedImages(
         learn=count_among(learned, layers.tuned_on),

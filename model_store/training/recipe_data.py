@@ -1,6 +1,6 @@
 """The images that recipes are compared on: those to learn from, and those to judge by.
 
-In: datasets. Out: LearningData for a backbone, and the judged images in the same geometry. Nothing is trained here.
+In: datasets. Out: PreparedData for a backbone, and the judged images in the same geometry. Nothing is trained here.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
 
 from model_store.backbones.keras_graphs import Network
 from model_store.backbones.resolve import Backbone
@@ -53,6 +51,27 @@ class Resources:
                 on_progress=on_progress,
                 scratch=self.cache,
             )
+
+    def prepare(
+        self, dataset: Dataset, mode: Mode, *, backbone: Backbone, network: Network | None, report: DatasetReport
+    ) -> PreparedData:
+        """Decode the images as training does. `report` excludes the same images for all recipes.
+
+        Raises:
+            BadDataset: the dataset can't be trained on.
+        """
+        return PreparedData.prepare(
+            dataset,
+            mode,
+            backbone=backbone,
+            network=network,
+            regions={},
+            decode_settings=self.decode_settings,
+            seed=0,  # each training splits the images by its own seed
+            cache=self.cache,
+            steps=self.steps,
+            report=report,
+        )
 
 
 def mode_subset(dataset: Dataset, mode: Mode) -> Dataset:
@@ -101,80 +120,39 @@ class Judged:
     decoded: DecodedSamples | None = None  # of another dataset than the one to learn from
 
 
-@dataclass(frozen=True)
-class LearningData:
-    """Images of one mode, decoded for one backbone, and those of the rows that may be used."""
+def split_off_fifth(data: PreparedData, seed: int) -> tuple[Indices, Judged]:
+    """The rows to learn from, and a stratified fifth of the images to judge by.
 
-    prepared: PreparedData
-    rows: Indices
+    Raises:
+        BadDataset: there are too few.
+    """
+    learned, judged = data.split_rows(data.rows, seed=seed)
+    labels, mask = data.labels(judged), data.label_mask(data.samples(judged))
+    return learned, Judged(data.frames(judged).images, labels, mask)
 
-    @classmethod
-    def prepare(
-        cls,
-        dataset: Dataset,
-        mode: Mode,
-        *,
-        backbone: Backbone,
-        network: Network | None,
-        report: DatasetReport,
-        resources: Resources,
-    ) -> LearningData:
-        """Decode the images as training does. They are split by `report`, which is the same for all recipes.
 
-        Raises:
-            BadDataset: the dataset can't be trained on.
-        """
-        prepared = PreparedData.prepare(
-            dataset,
-            mode,
-            backbone=backbone,
-            network=network,
-            regions={},
-            decode_settings=resources.decode_settings,
-            seed=0,  # each training splits the images by its own seed
-            cache=resources.cache,
-            steps=resources.steps,
+def judged_dataset(data: PreparedData, dataset: Dataset, resources: Resources) -> Judged:
+    """All usable images of another dataset, decoded in the size and the shape that training gets.
+
+    Raises:
+        BadDataset: it has no usable image, a label that is not learned, or an image that is learned from.
+    """
+    path = dataset.files.path
+    check_labels_known((sample.labels for sample in dataset.samples), data.classes)
+    title, size_px = f"Reading the images to judge by ({data.mode})", data.pictures.images.shape[1]
+    decoded = resources.decode(dataset, dataset.samples, title=title, size_px=size_px, fit=data.fit)
+    if not decoded.samples:
+        which = " with exactly one label" if data.mode == "single" else ""
+        raise BadDataset(f"{path} has no usable image{which} to judge by.")
+    learned = set(data.pictures.digests)
+    if seen := [each.name for each, digest in zip(decoded.samples, decoded.digests, strict=True) if digest in learned]:
+        noun = "image" if len(seen) == 1 else "images"
+        raise BadDataset(
+            f"{path} has {len(seen):,} {noun} in common with {data.dataset.files.path}, e.g. {printable(seen[0])}. "
+            "A model has to be judged by images that it did not learn from: remove them from one of the two."
         )
-        excluded = set(report.excluded)
-        names = [sample.name for sample in prepared.pictures.samples]
-        rows = np.array([row for row, name in enumerate(names) if name not in excluded], np.intp)
-        return cls(replace(prepared, report=report), rows)
-
-    def split_off_fifth(self, seed: int) -> tuple[Indices, Judged]:
-        """The rows to learn from, and a stratified fifth of the images to judge by.
-
-        Raises:
-            BadDataset: there are too few.
-        """
-        data = self.prepared
-        learned, judged = data.split_rows(self.rows, seed=seed)
-        labels, mask = data.labels(judged), data.label_mask(data.samples(judged))
-        return learned, Judged(data.frames(judged).images, labels, mask)
-
-    def judged_dataset(self, dataset: Dataset, resources: Resources) -> Judged:
-        """All usable images of another dataset, decoded in the size and the shape that training gets.
-
-        Raises:
-            BadDataset: it has no usable image, a label that is not learned, or an image that is learned from.
-        """
-        data, path = self.prepared, dataset.files.path
-        check_labels_known((sample.labels for sample in dataset.samples), data.classes)
-        title, size_px = f"Reading the images to judge by ({data.mode})", data.pictures.images.shape[1]
-        decoded = resources.decode(dataset, dataset.samples, title=title, size_px=size_px, fit=data.fit)
-        if not decoded.samples:
-            which = " with exactly one label" if data.mode == "single" else ""
-            raise BadDataset(f"{path} has no usable image{which} to judge by.")
-        learned = set(data.pictures.digests)
-        if seen := [
-            each.name for each, digest in zip(decoded.samples, decoded.digests, strict=True) if digest in learned
-        ]:
-            noun = "image" if len(seen) == 1 else "images"
-            raise BadDataset(
-                f"{path} has {len(seen):,} {noun} in common with {data.dataset.files.path}, e.g. {printable(seen[0])}. "
-                "A model has to be judged by images that it did not learn from: remove them from one of the two."
-            )
-        mask = label_mask_of(dataset, decoded.samples, classes=data.classes, mode=data.mode)
-        return Judged(decoded.images, [sample.labels for sample in decoded.samples], mask, decoded)
+    mask = label_mask_of(dataset, decoded.samples, classes=data.classes, mode=data.mode)
+    return Judged(decoded.images, [sample.labels for sample in decoded.samples], mask, decoded)
 
 
 def audit_for_comparison(dataset: Dataset, mode: Mode, resources: Resources) -> DatasetReport:

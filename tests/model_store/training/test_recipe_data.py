@@ -12,12 +12,14 @@ from model_store.bundle.policy import Mode
 from model_store.datasets.dataset import Dataset, load_dataset
 from model_store.datasets.image_loading import DecodeSettings
 from model_store.runtime.progress import ProgressSteps
+from model_store.training.prepared_data import PreparedData
 from model_store.training.recipe_data import (
-    LearningData,
     Resources,
     audit_for_comparison,
     dataset_fingerprint,
+    judged_dataset,
     mode_subset,
+    split_off_fifth,
 )
 from shared.errors import BadDataset
 from tests.model_store.tiny_backbone import write_class_folders, write_labeled
@@ -36,11 +38,11 @@ def resources(tmp_path: Path) -> Resources:
     return Resources(tmp_path / "cache", DecodeSettings(), ProgressSteps())
 
 
-def prepared(dataset: Dataset, mode: Mode, resources: Resources, *, size_px: int = 48) -> LearningData:
+def prepared(dataset: Dataset, mode: Mode, resources: Resources, *, size_px: int = 48) -> PreparedData:
     backbone = Backbone(handle="b", path=Path("b"), sha256="s", input_size_px=size_px, feature_width=8)
     subset = mode_subset(dataset, mode)
     report = audit_for_comparison(subset, mode, resources)
-    return LearningData.prepare(subset, mode, backbone=backbone, network=None, report=report, resources=resources)
+    return resources.prepare(subset, mode, backbone=backbone, network=None, report=report)
 
 
 def test_the_judged_images_have_the_size_that_is_learned_from(
@@ -50,7 +52,7 @@ def test_the_judged_images_have_the_size_that_is_learned_from(
     judge = load_dataset(write_labeled(tmp_path / "judge", rows, first_seed=700))
     (tmp_path / "judge" / "b.png").write_bytes(b"no image")
     for mode, names in (("multi", ["a.png", "c.png", "d.png"]), ("single", ["a.png", "d.png"])):
-        judged = prepared(learn, mode, resources).judged_dataset(mode_subset(judge, mode), resources)
+        judged = judged_dataset(prepared(learn, mode, resources), mode_subset(judge, mode), resources)
         assert judged.decoded is not None
         assert [sample.name for sample in judged.decoded.samples] == names
         assert [item.name for item in judged.decoded.unreadable] == ["b.png"]
@@ -60,7 +62,7 @@ def test_the_judged_images_have_the_size_that_is_learned_from(
 
 def test_unknown_labels_of_the_judged_images_stay_unknown(tmp_path: Path, learn: Dataset, resources: Resources) -> None:
     judge = load_dataset(write_class_folders(tmp_path / "folders", per_class=2))
-    judged = prepared(learn, "multi", resources).judged_dataset(judge, resources)
+    judged = judged_dataset(prepared(learn, "multi", resources), judge, resources)
     assert judged.label_mask is not None
     # The columns are good, no cap, pigmented. Of the bottles in `no cap`, it is unknown whether they are pigmented.
     assert judged.label_mask[2:4].tolist() == [[True, True, False]] * 2
@@ -70,7 +72,7 @@ def test_an_image_that_is_learned_from_judges_nothing(tmp_path: Path, learn: Dat
     judge = write_labeled(tmp_path / "judge", {"a.png": "good", "b.png": "good"}, first_seed=700)
     shutil.copy(tmp_path / "learn" / "00.png", judge / "b.png")
     with pytest.raises(BadDataset, match=r"judge has 1 image in common with .*learn, e\.g\. b\.png"):
-        prepared(learn, "multi", resources).judged_dataset(load_dataset(judge), resources)
+        judged_dataset(prepared(learn, "multi", resources), load_dataset(judge), resources)
 
 
 def test_labels_that_are_not_learned_and_no_images_are_refused(
@@ -79,15 +81,15 @@ def test_labels_that_are_not_learned_and_no_images_are_refused(
     write_labeled(tmp_path / "judge", {"a.png": "no cap|pigmented"}, first_seed=700)
     judge = load_dataset(tmp_path / "judge")
     with pytest.raises(BadDataset, match="no usable image with exactly one label to judge by"):
-        prepared(learn, "single", resources).judged_dataset(mode_subset(judge, "single"), resources)
+        judged_dataset(prepared(learn, "single", resources), mode_subset(judge, "single"), resources)
     (tmp_path / "judge" / "labels.csv").write_text("filename,labels\na.png,dirty\n")
     with pytest.raises(BadDataset, match="has the label 'dirty', which the model doesn't know"):
-        prepared(learn, "multi", resources).judged_dataset(load_dataset(tmp_path / "judge"), resources)
+        judged_dataset(prepared(learn, "multi", resources), load_dataset(tmp_path / "judge"), resources)
 
 
 def test_all_sizes_get_the_same_splits(learn: Dataset, resources: Resources) -> None:
     (small, judged), (large, others) = (
-        prepared(learn, "multi", resources, size_px=size_px).split_off_fifth(3) for size_px in (32, 96)
+        split_off_fifth(prepared(learn, "multi", resources, size_px=size_px), 3) for size_px in (32, 96)
     )
     assert small.tolist() == large.tolist()
     assert judged.labels == others.labels

@@ -22,7 +22,6 @@ from model_store.training.comparison_metrics import METRICS
 from model_store.training.fine_tuning import Frames
 from model_store.training.recipe_data import (
     Judged,
-    LearningData,
     Resources,
     audit_for_comparison,
     excluded_reasons,
@@ -85,9 +84,9 @@ def split_of(
     resources = Resources(tmp_path / "cache", DecodeSettings(), ProgressSteps())
     backbone = Backbone(handle="b", path=Path("b"), sha256="s", input_size_px=32, feature_width=8)
     report = audit_for_comparison(learn, "single", resources)
-    data = LearningData.prepare(learn, "single", backbone=backbone, network=None, report=report, resources=resources)
-    trainer = RecipeTrainer(RECIPES["default"], backbone, None, data.prepared, resources.cache, tunes=tunes)
-    judged = Judged(data.prepared.pictures.images, [], None)
+    data = resources.prepare(learn, "single", backbone=backbone, network=None, report=report)
+    trainer = RecipeTrainer(RECIPES["default"], backbone, None, data, resources.cache, tunes=tunes)
+    judged = Judged(data.pictures.images, [], None)
     with pytest.raises(_Split) as raised:
         trainer.train_and_judge(data.rows, judged, seed=1)
     return raised.value.args, report
