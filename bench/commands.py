@@ -45,7 +45,9 @@ _SINGLE_PANEL = "Options of single benchmarks"
 class _Bench(TyperCommand):
     """`bench`, whose first argument may also be the name of a command of its own.
 
-    A group of commands would not do: `bench line queue` would be taken for a command `line`.
+    A group of commands would not do: `bench line queue` would be taken for a command `line`, and a group that falls
+    back on one of its commands has to rewrite the arguments too, and then shows that command's name in every usage
+    line. `make_context` is where click lets a command choose what parses its arguments.
     """
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:

@@ -48,20 +48,24 @@ def tuned_note(recipe: dict[str, Any], found: dict[str, Any]) -> str:
         recipe: the recipe's summary.
         found: that of its mode.
     """
-    tuned, layers, test = recipe.get("tuned_on"), recipe.get("backbone"), found["test"]
+    tuned, backbone, test = recipe.get("tuned_on"), recipe.get("backbone"), found["test"]
     if tuned is None:
         return ""
     learn, judge = tuned["learn"], tuned["learn"] if test is None else tuned["test"]
     if learn is None or judge is None:
-        return f"it isn't known which images tuned {layers}. If they are among these, its figures are too good."
+        return (
+            f"it isn't known which images tuned the layers of {backbone}. If they are among these, its figures are too "
+            "good."
+        )
     if not learn and not judge:
         return ""
     if test is None:
-        return f"{learn:,} of these {found['images']:,} images tuned {layers}, so its figures are too good."
+        images = f"{learn:,} of these {found['images']:,} images"
+        return f"{images} tuned the layers of {backbone}, so its figures are too good."
     effect = "its figures are too good" if judge else "its thresholds and calibration may suit other images less"
     return (
         f"{judge:,} of the {test['images']:,} images to judge by, and {learn:,} of the {found['images']:,} to learn "
-        f"from, tuned {layers}, so {effect}."
+        f"from, tuned the layers of {backbone}, so {effect}."
     )
 
 

@@ -12,9 +12,11 @@ from model_store.training.comparison_metrics import METRICS
 ALONE: dict[str, Any] = {"images": 1_376, "test": None}
 JUDGED: dict[str, Any] = {"images": 1_376, "test": {"path": "belt2", "images": 420, "unreadable": []}}
 
+UNKNOWN = "it isn't known which images tuned the layers of mine.npz. If they are among these, its figures are too good."
+
 
 def recipe(**tuned_on: int | None) -> dict[str, Any]:
-    return {"backbone": "tuned:bottles", "tuned_on": tuned_on or None}
+    return {"backbone": "mine.npz", "tuned_on": tuned_on or None}
 
 
 @pytest.mark.parametrize(
@@ -26,29 +28,29 @@ def recipe(**tuned_on: int | None) -> dict[str, Any]:
         (
             recipe(learn=1_300, test=None),
             ALONE,
-            "1,300 of these 1,376 images tuned tuned:bottles, so its figures are too good.",
+            "1,300 of these 1,376 images tuned the layers of mine.npz, so its figures are too good.",
         ),
         (
             recipe(learn=5, test=7),
             JUDGED,
-            "7 of the 420 images to judge by, and 5 of the 1,376 to learn from, tuned tuned:bottles, so its figures "
-            "are too good.",
+            "7 of the 420 images to judge by, and 5 of the 1,376 to learn from, tuned the layers of mine.npz, so its "
+            "figures are too good.",
         ),
         (
             recipe(learn=5, test=0),
             JUDGED,
-            "0 of the 420 images to judge by, and 5 of the 1,376 to learn from, tuned tuned:bottles, so its thresholds "
-            "and calibration may suit other images less.",
+            "0 of the 420 images to judge by, and 5 of the 1,376 to learn from, tuned the layers of mine.npz, so its "
+            "thresholds and calibration may suit other images less.",
         ),
         (
             recipe(learn=None, test=None),
             ALONE,
-            "it isn't known which images tuned tuned:bottles. If they are among these, its figures are too good.",
+            UNKNOWN,
         ),
         (
             recipe(learn=5, test=None),  # only an edited file says so
             JUDGED,
-            "it isn't known which images tuned tuned:bottles. If they are among these, its figures are too good.",
+            UNKNOWN,
         ),
     ],
 )
@@ -66,4 +68,4 @@ def test_the_notes_stand_below_the_tables_of_their_mode(capsys: pytest.CaptureFi
     }
     print_recipes({"multi": {**ALONE, "unreadable": [], "excluded": [], "seeds": [1], "recipes": recipes}})
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "- mine: 9 of these 1,376 images tuned tuned:bottles, so its figures are too good."
+    assert lines[-1] == "- mine: 9 of these 1,376 images tuned the layers of mine.npz, so its figures are too good."
