@@ -95,9 +95,9 @@ def fine_tune(
 ) -> TrainResult:
     """Train `variables` of the extractor, in place, and the head.
 
-    The last epoch is kept, unless it is less accurate on the validation images than the epoch with the lowest loss: then
-    that one is. If no epoch lowers the loss of the pretrained layers with the given head, layers and head stay as they
-    were.
+    The last epoch is kept, unless it is less accurate on the validation images than the epoch with the lowest loss:
+    then that one is. If no epoch lowers the loss of the pretrained layers with the given head, layers and head stay as
+    they were.
 
     Args:
         variables: those of the extractor's variables that are trained, in the extractor's order.
