@@ -41,13 +41,14 @@ class RecheckRule:
     def applies_to(self, row: Floats) -> bool:
         """Whether fp32 must answer this image, from int8's probabilities [C].
 
-        False for numbers that are not finite: rechecks are for close decisions, not to hide a broken model.
+        False if a number is not finite: rechecks are for close decisions, not to hide a broken model.
         """
         if self._mode == "single":
             second, first = np.partition(row, -2)[-2:].tolist()
             return bool(second > first * self._least_ratio)
         values: list[float] = row.tolist()
-        return any(low < values[column] < high for column, low, high in self._bands)
+        # The sum is finite only if all of them are.
+        return math.isfinite(sum(values)) and any(low < values[column] < high for column, low, high in self._bands)
 
     def rows(self, probabilities: Floats) -> Bools:
         """The same for each row of [N, C], bool [N]."""

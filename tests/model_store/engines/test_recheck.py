@@ -60,6 +60,7 @@ def test_without_a_margin_nothing_is_rechecked(mode: Mode) -> None:
 def test_an_answer_that_is_not_finite_is_left_for_the_engine_to_refuse(mode: Mode, value: float) -> None:
     assert not rule(0.3, mode=mode).applies_to(row(value, value, value))
     assert not rule(0.3, mode=mode).applies_to(row(value, 0.9, 0.0))
+    assert not rule(0.3, mode=mode).applies_to(row(value, 0.9, 0.1))  # beside a defect at its threshold
 
 
 @pytest.mark.parametrize("mode", ["multi", "single"])
