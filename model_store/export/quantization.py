@@ -58,8 +58,8 @@ def check_private_functions() -> None:
     if missing := [name for name, is_there in needed.items() if not is_there]:
         versions = f"TensorFlow {tf.__version__} and ai-edge-litert {version('ai-edge-litert')}"
         raise NotFound(
-            f"int8 can't be exported with {versions}: {' and '.join(missing)} is not there. It is no public function, "
-            "and other versions may have it: install those of Sortline's requirements/dev.lock."
+            f"int8 can't be exported with {versions}: {' and '.join(missing)} is missing. It is no public function, "
+            "so other versions may lack it: install those of Sortline's requirements/dev.lock."
         )
 
 

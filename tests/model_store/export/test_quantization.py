@@ -36,5 +36,5 @@ def test_a_converter_that_can_no_longer_only_measure_is_named(monkeypatch: pytes
         def __init__(self, functions: object) -> None: ...
 
     monkeypatch.setattr(tf.lite, "TFLiteConverter", Another)
-    with pytest.raises(NotFound, match="_experimental_calibrate_only is not there"):
+    with pytest.raises(NotFound, match="_experimental_calibrate_only is missing"):
         check_private_functions()

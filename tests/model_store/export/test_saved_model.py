@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from model_store.backbones.keras_graphs import Network
+from model_store.engines.golden_check import FLOAT_TOLERANCE, MIXED_TOLERANCE
+from model_store.engines.tensorflow import TensorFlowEngine
 from model_store.export.exporter import serving_module
 from model_store.runtime.tensorflow_imports import import_tensorflow
 from model_store.training.calibration import Calibration
@@ -36,6 +38,11 @@ def test_a_saved_model_answers_like_the_module(tiny_network: Network, crop: Crop
     (answers,) = loaded.signatures["serving_default"](images=tf.constant(frames)).values()
     np.testing.assert_allclose(answers, module.serve(tf.constant(frames))["probabilities"], atol=1e-5)
     assert np.ptp(np.asarray(answers), axis=0).min() > 0.01, "the frames are told apart"
+    for mixed, tolerance in ((False, FLOAT_TOLERANCE), (True, MIXED_TOLERANCE)):
+        engine = TensorFlowEngine(
+            tmp_path, input_size_px=SIZE_PX, classes_count=3, threads=1, max_batch=16, frozen=True, mixed=mixed
+        )
+        np.testing.assert_allclose(engine.predict(frames), answers, atol=tolerance)
     # A Keras graph in it would be traced once more, layer by layer, into hundreds of functions, which take seconds to
     # save, and to load.
     functions = set(re.findall(rb"__inference_\w+", (tmp_path / "saved_model.pb").read_bytes()))
