@@ -18,21 +18,20 @@ decode JPEGs it gives 1.15 times the images/s. Reasons:
 (Measured with ai-edge-litert 2.3 on two shared cores: a counting thread kept 86 % of its speed while a model ran in
 another thread, and 93 % while an unrelated process ran. If the lock were held, a few percent would be left.)
 
-With an `Fp32Recheck`, each interpreter has an fp32 interpreter beside it. That one answers an image again, in the same
-thread, if int8's answer is close (`engines.recheck`). It takes 24 MB for EfficientNet-Lite0: with two threads, and so
-three interpreters, an engine takes 109 MB in place of 39.
+With an `Fp32Recheck`, an fp32 interpreter answers an image again, in the same thread, if int8's answer is close
+(`engines.recheck`). For EfficientNet-Lite0 and two threads, an engine takes 63 MB in place of 39.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -95,13 +94,17 @@ class LiteRTEngine:
         self.classes_count = classes_count
         # While some interpreters run the last images of a batch, the others start with the next batch.
         self.max_concurrency = 2
-        interpreter = _interpreter_maker(
-            content, location, size_px=input_size_px, classes_count=classes_count, recheck=recheck
-        )
-        self._interpreters = [interpreter(threads=share) for share in _shares(threads)]
+        shares = _shares(threads)
+        self._rechecks = _Rechecks(recheck, size_px=input_size_px, shares=shares) if recheck is not None else None
+
+        def interpreter(threads: int) -> _Interpreter:
+            first = _ImageInterpreter(content, location, size_px=input_size_px, threads=threads)
+            return first if self._rechecks is None else _RecheckedInterpreter(first, self._rechecks, classes_count)
+
+        self._interpreters = [interpreter(share) for share in shares]
         # A single image can't be distributed, so one interpreter runs it on all threads (two threads take 0.6 to 0.7 of
         # the time of one).
-        self._for_single_images = interpreter(threads=threads) if len(self._interpreters) > 1 else None
+        self._for_single_images = interpreter(threads) if len(self._interpreters) > 1 else None
         self._idle = deque(self._interpreters)
         self._pool = ThreadPoolExecutor(len(self._interpreters), thread_name_prefix="litert")
         self._active_calls = 0
@@ -111,11 +114,13 @@ class LiteRTEngine:
         """Run one image on each interpreter that batches of these sizes use. Every tensor holds just one image."""
         blank = np.zeros((1, self.input_size_px, self.input_size_px, 3), np.uint8)
         with self._translating_errors(blank):
+            if self._rechecks is not None:
+                self._rechecks.warm_up(blank[0])
             if 1 in batch_sizes and self._for_single_images is not None:
-                self._for_single_images.warm_up(blank[0])
+                self._for_single_images.answer(blank[0])
             if max(batch_sizes) > 1 or self._for_single_images is None:
                 for interpreter in self._interpreters:
-                    interpreter.warm_up(blank[0])
+                    interpreter.answer(blank[0])
 
     def predict(self, batch: Images, *, on_ready_for_next: Callable[[], None] | None = None) -> Floats:
         """See `Engine.predict`."""
@@ -173,19 +178,6 @@ class LiteRTEngine:
         return [answers[index] for index in range(len(batch))]
 
 
-def _interpreter_maker(
-    content: bytes, location: Path, *, size_px: int, classes_count: int, recheck: Fp32Recheck | None
-) -> Callable[..., _Interpreter]:
-    """What makes an interpreter of the engine, given its `threads`."""
-    first = functools.partial(_ImageInterpreter, content, location, size_px=size_px)
-    if recheck is None:
-        return first
-    second = functools.partial(_ImageInterpreter, recheck.content, recheck.location, size_px=size_px)
-    return functools.partial(
-        _RecheckedInterpreter, first=first, second=second, rule=recheck.rule, classes_count=classes_count
-    )
-
-
 def _shares(threads: int) -> list[int]:
     """The threads of each interpreter."""
     count = min(threads, MAX_INTERPRETERS)
@@ -198,9 +190,6 @@ class _Interpreter(Protocol):
 
     def answer(self, image: Pixels) -> Floats:
         """The answer for one image [S, S, 3]: float32 [1, C]; the caller checks the shape."""
-
-    def warm_up(self, image: Pixels) -> None:
-        """Run everything that could answer an image."""
 
 
 class _ImageInterpreter:
@@ -224,10 +213,6 @@ class _ImageInterpreter:
         # LiteRT gives a scale of 0 when the output is not quantized.
         self._scale, self._zero_point = answer["quantization"]
 
-    def warm_up(self, image: Pixels) -> None:
-        """See `_Interpreter.warm_up`."""
-        self.answer(image)
-
     def answer(self, image: Pixels) -> Floats:
         """See `_Interpreter.answer`.
 
@@ -244,34 +229,51 @@ class _ImageInterpreter:
         return rows
 
 
-class _RecheckedInterpreter:
-    """An interpreter whose close answers a second one replaces."""
+class _Rechecks:
+    """The interpreters that answer close images again, and when they do.
 
-    def __init__(
-        self,
-        *,
-        first: Callable[..., _ImageInterpreter],
-        second: Callable[..., _ImageInterpreter],
-        rule: RecheckRule,
-        classes_count: int,
-        threads: int,
-    ) -> None:
-        """`first` and `second` make the two interpreters, with `threads` each; they never run at the same time."""
-        self._first, self._second = first(threads=threads), second(threads=threads)
-        self._rule = rule
-        self._expected_shape = (1, classes_count)
+    Few images are close, and an fp32 interpreter takes more memory than an int8 one. So there is one of them for every
+    two of the engine's interpreters, which share it: whichever needs it waits until it is free.
+    """
+
+    def __init__(self, recheck: Fp32Recheck, *, size_px: int, shares: Sequence[int]) -> None:
+        """`shares` are the threads of each of the engine's interpreters."""
+        self.rule = recheck.rule
+        self._idle: SimpleQueue[_ImageInterpreter] = SimpleQueue()
+        self._interpreters = [
+            _ImageInterpreter(recheck.content, recheck.location, size_px=size_px, threads=share)
+            for share in shares[::2]
+        ]
+        for interpreter in self._interpreters:
+            self._idle.put(interpreter)
 
     def warm_up(self, image: Pixels) -> None:
-        """See `_Interpreter.warm_up`."""
-        self._first.warm_up(image)
-        self._second.warm_up(image)
+        """Run one image on each interpreter. Nothing else uses them yet."""
+        for interpreter in self._interpreters:
+            interpreter.answer(image)
+
+    def answer(self, image: Pixels) -> Floats:
+        """See `_Interpreter.answer`. Any thread may call it."""
+        interpreter = self._idle.get()
+        try:
+            return interpreter.answer(image)
+        finally:
+            self._idle.put(interpreter)
+
+
+class _RecheckedInterpreter:
+    """An interpreter whose close answers `rechecks` replace."""
+
+    def __init__(self, first: _ImageInterpreter, rechecks: _Rechecks, classes_count: int) -> None:
+        self._first, self._rechecks = first, rechecks
+        self._expected_shape = (1, classes_count)
 
     def answer(self, image: Pixels) -> Floats:
         """See `_Interpreter.answer`."""
         rows = self._first.answer(image)
         # The caller refuses an answer of another shape; the rule can't read it.
-        if rows.shape == self._expected_shape and self._rule.applies_to(rows[0]):
-            return self._second.answer(image)
+        if rows.shape == self._expected_shape and self._rechecks.rule.applies_to(rows[0]):
+            return self._rechecks.answer(image)
         return rows
 
 
