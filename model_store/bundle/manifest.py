@@ -33,7 +33,7 @@ REPORT_DIR = "report"
 MAX_INPUT_SIZE_PX = 4096
 MAX_CLASSES = 100_000
 MAX_VERSION = 10**18 - 1  # of 18 digits, as the name of its folder
-MAX_RECHECK_MARGIN = 20.0  # logits; every decision of a model is nearer to its threshold
+MAX_RECHECK_MARGIN = 20.0  # logits: far more than int8's noise, and it has a finite exponential
 YEAR_2100_AT = 4_102_444_800.0  # many dates after it can't be printed
 # By the name of a crop, its name in manifests: part of the bundle format, which older readers know.
 MANIFEST_CROPS = {"detected": "found", "full": "whole"}

@@ -9,8 +9,8 @@ and not the smallest one that passes the gate on them, because a rule with nothi
 
 Measured with frozen features of EfficientNet-Lite0 and 12 heads, on 80 to 382 unseen frames each, by the multiple:
 1.25: 9 of 12 heads agree with fp32 on 99 %, 9 % of the images are rechecked; 1.5: 11, 11 %; 1.75: 12, 12 %; 2: 12,
-14 %; 2.25: 12, 16 % (at worst 99.5 %); 2.5: 12, 18 %. Some differences are far larger than of a normal distribution, up
-to 8 times the noise, so a multiple of 2.25 leaves more room than such a distribution would need.
+14 %; 2.25: 12, 16 % (at worst 99.5 %); 2.5: 12, 18 %. Some differences are far larger than a normal distribution
+has, up to 8 times the noise, so a multiple of 2.25 leaves more room than such a distribution would need.
 """
 
 from __future__ import annotations
