@@ -84,7 +84,9 @@ def test_a_lone_image_is_rechecked_too(tiny_bundle: Path) -> None:
     np.testing.assert_array_equal(alone, engine.predict(images))
 
 
-@pytest.mark.parametrize(("threads", "sizes", "interpreters"), [(1, [1, 4], 2), (2, [1], 2), (2, [1, 4], 6)])
+@pytest.mark.parametrize(
+    ("threads", "sizes", "interpreters"), [(1, [1, 4], 2), (2, [1], 2), (2, [1, 4], 4), (4, [1, 4], 7)]
+)
 def test_both_models_are_warmed_up(
     tiny_bundle: Path, invoked: list[int], *, threads: int, sizes: list[int], interpreters: int
 ) -> None:
