@@ -133,7 +133,8 @@ def fine_tune(
         on_epoch(Epoch(FINE_TUNING_PHASE, epoch, settings.epochs, head.mode, values))
         if loss < best_loss:
             best_loss, best_epoch, kept = loss, epoch, run.weights()
-    if best_epoch >= 0 and _is_about_as_accurate(accuracy, history["val_acc"][best_epoch], validation.targets):
+    answers = _known_answers(validation.targets, mode=head.mode)
+    if best_epoch >= 0 and _is_about_as_accurate(accuracy, history["val_acc"][best_epoch], answers=answers):
         best_epoch, kept = settings.epochs - 1, run.weights()
     if settings.own_statistics and best_epoch < 0:
         raise BadSetting(
@@ -144,15 +145,21 @@ def fine_tune(
     return TrainResult(run.head(), history | {"learning_rate": learning_rates}, best_epoch, loss_before)
 
 
-def _is_about_as_accurate(accuracy: float, other: float, targets: Floats) -> bool:
-    """Whether an accuracy on these targets is lower than another by at most one standard error, or one answer.
+def _known_answers(targets: Floats, *, mode: Mode) -> int:
+    """How many answers can be right or wrong: one for each image, or in `multi` one for each known defect."""
+    known = ~np.isnan(targets)
+    return int(np.count_nonzero(known.all(axis=1) if mode == "single" else known))
+
+
+def _is_about_as_accurate(accuracy: float, other: float, *, answers: int) -> bool:
+    """Whether an accuracy of so many answers is lower than another by at most two standard errors, or two answers.
 
     The last epoch's weights come from the smallest steps. The loss of a few dozen images jumps from epoch to epoch, as
     few answers that are wrong and sure decide it: on frames from other belts, the last epoch was better than the one
     with the lowest loss in most trainings (`docs/decisions/default-model.md`).
     """
-    answers = np.count_nonzero(~np.isnan(targets))
-    return bool(accuracy >= other - math.sqrt((other * (1 - other) + 1 / answers) / answers))
+    answers = max(1, answers)
+    return accuracy >= other - 2 * math.sqrt((other * (1 - other) + 1 / answers) / answers)
 
 
 class _Run:
