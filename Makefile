@@ -38,8 +38,8 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/sortline bench $(ARGS)
 
-# The layers of the default backbone: tuned on rendered frames of many belts, then on the project's bottles. About half an
-# hour on two cores. Another processor rounds differently, and so gives slightly other layers.
+# The layers of the default backbone: tuned on rendered frames of many belts, then on the project's bottles. About forty
+# minutes on two cores. Another processor rounds differently, and so gives slightly other layers.
 TUNED := build/tuned-layers
 TUNE := train --name tuned --mode multi --fine-tune top --model-store $(TUNED)/store
 tuned-layers: $(STAMP)
